@@ -1,0 +1,150 @@
+"""Checks that turn an argument into its one canonical form, or say what was needed instead."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+Kind = Literal["float", "complex", "integer", "bool"]
+
+_NUMPY_KINDS: tuple[tuple[Any, Kind], ...] = (
+    (jnp.floating, "float"),
+    (jnp.complexfloating, "complex"),
+    (jnp.integer, "integer"),
+    (jnp.bool_, "bool"),
+)
+
+
+def as_shape(caller: str, shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple of Python ints."""
+    try:
+        if isinstance(shape, str | bytes):
+            raise TypeError
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise TypeError(
+            f"{caller} needs a shape that is a sequence of ints, got {shape!r}. "
+            "Pass a tuple such as (512, 256); a single axis is (512,)."
+        ) from None
+    if any(size < 0 for size in sizes):
+        raise ValueError(
+            f"{caller} needs a shape without negative sizes, got {sizes}. "
+            "Write every size out; -1 is not inferred here."
+        )
+    return sizes
+
+
+def as_dtype(caller: str, dtype: Any, kinds: frozenset[Kind]) -> np.dtype:
+    """A dtype as JAX will hold it (64 bits only under ``jax_enable_x64``), of one of the kinds."""
+    try:
+        resolved = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{caller} needs a dtype that JAX knows, got {dtype!r}. Use for example 'float32'."
+        ) from None
+    kind = next(
+        (kind for numpy_kind, kind in _NUMPY_KINDS if jnp.issubdtype(resolved, numpy_kind)), None
+    )
+    if kind not in kinds:
+        wanted = " or ".join(sorted(kinds))
+        raise TypeError(
+            f"{caller} needs a {wanted} dtype, got {resolved}. "
+            "Draw in such a dtype and convert the result yourself if you need another."
+        )
+    return np.dtype(cast(Any, resolved))
+
+
+def as_index(caller: str, name: str, value: Any) -> int:
+    """A Python int; bools are refused."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{caller} needs {name} as an int, got {value!r}.") from None
+
+
+def as_groups(caller: str, groups: Any) -> int:
+    """The number of feature groups of a convolution."""
+    groups = as_index(caller, "groups", groups)
+    if groups < 1:
+        raise ValueError(f"{caller} needs groups >= 1, got {groups}.")
+    return groups
+
+
+def as_number(caller: str, name: str, value: Any) -> float:
+    """A finite real number as a Python float, so that it stays weakly typed."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{caller} needs {name} as a concrete number, got a traced value. Build the "
+            "initializer outside of jit, or multiply its result by the traced value."
+        )
+    try:
+        if isinstance(value, bool | str | bytes | complex):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{caller} needs {name} as a real number, got {value!r}.") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{caller} needs a finite {name}, got {number}.")
+    return number
+
+
+def as_scale(caller: str, name: str, value: Any) -> float:
+    """A finite number that is not negative."""
+    number = as_number(caller, name, value)
+    if number < 0:
+        raise ValueError(
+            f"{caller} needs {name} >= 0, got {number}. The laws here are symmetric or take "
+            "explicit bounds, so a negative factor has no use."
+        )
+    return number
+
+
+def as_choice(caller: str, name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of the strings in ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{caller} needs {name} to be one of {', '.join(choices)}, got {value!r}.")
+    return value
+
+
+def as_key(caller: str, key: Any) -> Any:
+    """One typed key, from a typed key or from raw key data of the default implementation."""
+    advice = "Pass jax.random.key(0)."
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"{caller} needs a JAX random key, got {type(key).__name__}. {advice}")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.dtype != np.uint32:
+            raise TypeError(
+                f"{caller} needs a JAX random key, got an array of dtype {key.dtype}. {advice}"
+            )
+        try:
+            key = jax.random.wrap_key_data(jnp.asarray(key))
+        except TypeError:
+            raise ValueError(
+                f"{caller} needs raw key data of the default implementation, got uint32 of "
+                f"shape {key.shape}. {advice}"
+            ) from None
+    if key.shape != ():
+        raise ValueError(
+            f"{caller} needs one key, got a batch of shape {key.shape}. "
+            "Index it, or jax.vmap over the keys."
+        )
+    return key
+
+
+def spell(value: Any) -> str:
+    """Source text that evaluates to ``value``."""
+    if isinstance(value, np.dtype):
+        return repr(str(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    return repr(value)

@@ -1,0 +1,291 @@
+"""The named recipes of variance scaling, each one expression over `variance_scaling`.
+
+LeCun for layers without a rectifier, Glorot (Xavier) for a compromise between forward and
+backward, He (Kaiming) for ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax.typing import DTypeLike
+
+from jaxinit.initializers.arguments import as_number
+from jaxinit.initializers.variance import VarianceScaling, variance_scaling
+
+
+def glorot_uniform(
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: DTypeLike | None = None,
+    *,
+    gain: float = 1.0,
+    groups: int = 1,
+    transposed_strides: int | Sequence[int] = (),
+) -> VarianceScaling:
+    r"""Kernel for tanh-like layers: a compromise that keeps signal and gradient near their size.
+
+    Law: :math:`W \sim U(-a, a)` with :math:`a = g \sqrt{6 / (n_{in} + n_{out})}`, so
+    :math:`\operatorname{Var} W = 2 g^2 / (n_{in} + n_{out})`. Also known as Xavier uniform.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        gain: factor on the standard deviation, for the activation that follows.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``2 * gain**2 / (fan_in + fan_out)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> low, high = glorot_uniform().law((300, 300)).support
+        >>> round(low, 9), round(high, 9)
+        (-0.1, 0.1)
+
+    References:
+        Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
+        networks*, 2010, equation 16.
+    """
+    return variance_scaling(
+        1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype,
+        gain=gain, groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+
+
+def glorot_normal(
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: DTypeLike | None = None,
+    *,
+    gain: float = 1.0,
+    groups: int = 1,
+    transposed_strides: int | Sequence[int] = (),
+) -> VarianceScaling:
+    r"""Kernel for tanh-like layers, Gaussian without tails; `glorot_uniform` with other entries.
+
+    Law: normal truncated at two standard deviations with
+    :math:`\operatorname{Var} W = 2 g^2 / (n_{in} + n_{out})`. Also known as Xavier normal.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        gain: factor on the standard deviation, for the activation that follows.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``2 * gain**2 / (fan_in + fan_out)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> glorot_normal().law((100, 300)).variance
+        0.005
+
+    References:
+        Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
+        networks*, 2010, equation 12.
+    """
+    return variance_scaling(
+        1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype,
+        gain=gain, groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+
+
+def lecun_uniform(
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: DTypeLike | None = None,
+    *,
+    groups: int = 1,
+    transposed_strides: int | Sequence[int] = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of its input: for linear outputs, SELU, gates.
+
+    Law: :math:`W \sim U(-a, a)` with :math:`a = \sqrt{3 / n_{in}}`, so
+    :math:`\operatorname{Var} W = 1 / n_{in}`.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``1 / fan_in``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> round(lecun_uniform().law((300, 10)).support[1], 9)
+        0.1
+
+    References:
+        LeCun et al., *Efficient BackProp*, 1998, section 4.6, equation 16.
+    """
+    return variance_scaling(
+        1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype,
+        groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+
+
+def lecun_normal(
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: DTypeLike | None = None,
+    *,
+    groups: int = 1,
+    transposed_strides: int | Sequence[int] = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of its input; the default of Flax's layers.
+
+    Law: normal truncated at two standard deviations with
+    :math:`\operatorname{Var} W = 1 / n_{in}`.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``1 / fan_in``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> lecun_normal().law((200, 10)).variance
+        0.005
+
+    References:
+        LeCun et al., *Efficient BackProp*, 1998, section 4.6, equation 16; Klambauer et al.,
+        *Self-Normalizing Neural Networks*, 2017, section "Initialization".
+    """
+    return variance_scaling(
+        1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype,
+        groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+
+
+def _he_scale(caller: str, negative_slope: float) -> float:
+    slope = as_number(caller, "negative_slope", negative_slope)
+    return 2.0 / (1.0 + slope**2)
+
+
+def he_uniform(
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: DTypeLike | None = None,
+    *,
+    negative_slope: float = 0.0,
+    groups: int = 1,
+    transposed_strides: int | Sequence[int] = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of a ReLU layer, with uniform entries.
+
+    Law: :math:`W \sim U(-b, b)` with :math:`b = \sqrt{6 / ((1 + a^2)\, n_{in})}`, so
+    :math:`\operatorname{Var} W = 2 / ((1 + a^2)\, n_{in})`, a the negative slope. Also known as
+    Kaiming uniform.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        negative_slope: slope of a leaky ReLU below zero; 0 is plain ReLU.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance
+        ``2 / ((1 + negative_slope**2) * fan_in)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> round(he_uniform().law((600, 10)).support[1], 9)
+        0.1
+
+    References:
+        He et al., *Delving Deep into Rectifiers*, 2015, equations 10 and 15.
+    """
+    return variance_scaling(
+        _he_scale("he_uniform", negative_slope), "fan_in", "uniform",
+        in_axis, out_axis, batch_axis, dtype,
+        groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+
+
+def he_normal(
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: DTypeLike | None = None,
+    *,
+    negative_slope: float = 0.0,
+    groups: int = 1,
+    transposed_strides: int | Sequence[int] = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of a ReLU layer.
+
+    Law: normal truncated at two standard deviations with
+    :math:`\operatorname{Var} W = 2 / ((1 + a^2)\, n_{in})`, :math:`n_{in}` the number of inputs
+    that one output sums over and a the negative slope. Also known as Kaiming normal.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        negative_slope: slope of a leaky ReLU below zero; 0 is plain ReLU.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance
+        ``2 / ((1 + negative_slope**2) * fan_in)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> import jax
+        >>> kernel = he_normal()(jax.random.key(0), (512, 256))
+        >>> kernel.shape, round(float(kernel.var()) * 512, 1)
+        ((512, 256), 2.0)
+
+    References:
+        He et al., *Delving Deep into Rectifiers*, 2015, equations 10 and 15.
+    """
+    return variance_scaling(
+        _he_scale("he_normal", negative_slope), "fan_in", "truncated_normal",
+        in_axis, out_axis, batch_axis, dtype,
+        groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+
+
+xavier_uniform = glorot_uniform
+xavier_normal = glorot_normal
+kaiming_uniform = he_uniform
+kaiming_normal = he_normal

@@ -1,0 +1,242 @@
+"""Initializers made of one other: scaled by a number, masked, drawn in another shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxinit.initializers import laws
+from jaxinit.initializers.arguments import Kind, as_number, as_shape
+from jaxinit.initializers.fans import Axes, Fans
+from jaxinit.initializers.frozen import FrozenArray
+from jaxinit.initializers.protocol import Initializer
+
+
+def as_initializer(caller: str, value: Any) -> Initializer:
+    """An initializer of jaxinit, or a ``TypeError`` that says how to get one."""
+    if not isinstance(value, Initializer):
+        raise TypeError(
+            f"{caller} needs an initializer of jaxinit, got {value!r}. Build one, for example "
+            "he_normal(); translate one of JAX's with jaxinit.initializers.from_jax."
+        )
+    return value
+
+
+class Wrapper(Initializer):
+    """What all wrappers share: kinds, randomness and axes are those of what they wrap."""
+
+    initializer: Initializer
+
+    @property
+    def kinds(self) -> frozenset[Kind]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.initializer.kinds
+
+    @property
+    def elementwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.initializer.elementwise
+
+    @property
+    def random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.initializer.random
+
+    @property
+    def axes(self) -> Axes | None:
+        return self.initializer.axes
+
+    def with_axes(
+        self, axes: Axes, *, groups: int = 1, transposed_strides: int | Sequence[int] = ()
+    ) -> Self:
+        inner = self.initializer.with_axes(
+            axes, groups=groups, transposed_strides=transposed_strides
+        )
+        return dataclasses.replace(self, initializer=inner)
+
+    def fans(self, shape: Sequence[int]) -> Fans | None:
+        return self.initializer.fans(shape)
+
+    def resolve_dtype(self, dtype: Any) -> np.dtype:
+        return self.initializer.resolve_dtype(dtype)
+
+    def arguments(self) -> dict[str, Any]:
+        arguments = super().arguments()
+        arguments.pop("dtype", None)  # the inner initializers carry theirs
+        return arguments
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Scaled(Wrapper):
+    """Law of `scaled`."""
+
+    initializer: Initializer
+    factor: float
+
+    name: ClassVar[str] = "scaled"
+
+    def __post_init__(self) -> None:
+        as_initializer(self.name, self.initializer)
+        object.__setattr__(self, "factor", as_number(self.name, "factor", self.factor))
+
+    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+        return self.initializer.sample(key, shape, dtype) * self.factor
+
+    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+        inner = self.initializer.exact_law(shape, is_complex)
+        if not is_complex:
+            return inner.scaled(self.factor)
+        # The support of a complex law bounds moduli, which a sign leaves alone.
+        law = inner.scaled(abs(self.factor))
+        return dataclasses.replace(law, mean=inner.mean * self.factor)
+
+
+def scaled(initializer: Initializer, factor: float) -> Scaled:
+    r"""Another initializer times a number: residual outputs, temperature, a damped last layer.
+
+    Law: :math:`x = c\,y` with y from ``initializer``: mean times c, variance times :math:`c^2`.
+    In narrow dtypes the product is taken in float32, before the one cast.
+
+    Args:
+        initializer: what to scale.
+        factor: the number; multiplies the standard deviation.
+
+    Returns:
+        An initializer for the same shapes and dtypes.
+
+    Raises:
+        TypeError: when an argument is of the wrong kind.
+        ValueError: when ``factor`` is not finite.
+
+    Example:
+        >>> from jaxinit.initializers import normal
+        >>> scaled(normal(0.02), (2 * 12) ** -0.5).law((768, 768)).std
+        0.004082482904638631
+
+    References:
+        Radford et al., 2019, section 2.3, for residual outputs over the square root of their
+        number.
+    """
+    return Scaled(initializer, factor)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Masked(Wrapper):
+    """Law of `masked`."""
+
+    initializer: Initializer
+    mask: FrozenArray
+
+    name: ClassVar[str] = "masked"
+
+    def __post_init__(self) -> None:
+        as_initializer(self.name, self.initializer)
+        mask = FrozenArray.of(self.name, "mask", self.mask)
+        if not np.isin(mask.array, (0, 1)).all():
+            raise ValueError(f"masked needs a mask of booleans, or 0 and 1, got {mask!r}.")
+        object.__setattr__(self, "mask", mask)
+
+    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+        values = self.initializer.sample(key, shape, dtype)
+        return jnp.where(jnp.broadcast_to(self.mask.array != 0, shape), values, 0)
+
+    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+        self.mask.check_broadcasts(self.name, "mask", shape)
+        inner = self.initializer.exact_law(shape, is_complex)
+        share = float(self.mask.array.mean()) if self.mask.array.size else 0.0
+        if share == 1:
+            return inner
+        if share == 0:
+            return laws.point(0.0)
+        return laws.mixture([share, 1 - share], [inner, laws.point(0.0)])
+
+
+def masked(initializer: Initializer, mask: ArrayLike) -> Masked:
+    """Another initializer with some entries held at 0: causal or block structure, pruning.
+
+    Law: where the mask is 1 the law of ``initializer``, elsewhere 0. The fans stay those of the
+    full kernel; scale up yourself when fewer inputs count.
+
+    Args:
+        initializer: law of the entries that stay.
+        mask: booleans, or 0 and 1, that broadcast to the shape.
+
+    Returns:
+        An initializer for shapes to which the mask broadcasts.
+
+    Raises:
+        TypeError: when an argument is of the wrong kind.
+        ValueError: when the mask holds other numbers; when drawing, if it does not broadcast.
+
+    Example:
+        >>> from jaxinit.initializers import ones
+        >>> masked(ones, np.tri(3))(None, (3, 3)).tolist()
+        [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    return Masked(initializer, mask)  # pyright: ignore[reportArgumentType]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Reshaped(Wrapper):
+    """Law of `reshaped`."""
+
+    initializer: Initializer
+    shape: tuple[int, ...]
+
+    name: ClassVar[str] = "reshaped"
+
+    def __post_init__(self) -> None:
+        as_initializer(self.name, self.initializer)
+        object.__setattr__(self, "shape", as_shape(self.name, self.shape))
+
+    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+        return self.initializer.sample(key, self.shape, dtype).reshape(shape)
+
+    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+        if math.prod(shape) != math.prod(self.shape):
+            raise ValueError(
+                f"reshaped needs a shape of {math.prod(self.shape)} entries, as {self.shape} has, "
+                f"got {shape}."
+            )
+        law = self.initializer.exact_law(self.shape, is_complex)
+        return dataclasses.replace(law, parts=())
+
+    def fans(self, shape: Sequence[int]) -> Fans | None:
+        return self.initializer.fans(self.shape)
+
+    @property
+    def axes(self) -> Axes | None:
+        return None
+
+    def with_axes(
+        self, axes: Axes, *, groups: int = 1, transposed_strides: int | Sequence[int] = ()
+    ) -> Self:
+        return self
+
+
+def reshaped(initializer: Initializer, shape: Sequence[int]) -> Reshaped:
+    """A kernel drawn in one shape and used in another, as Flax draws its DenseGeneral layers.
+
+    Law: that of ``initializer`` in ``shape``, with its fans.
+
+    Args:
+        initializer: law of the array before reshaping.
+        shape: the shape to draw in.
+
+    Returns:
+        An initializer for shapes of as many entries.
+
+    Raises:
+        TypeError: when an argument is of the wrong kind.
+        ValueError: when drawing, if the shape asked for has another number of entries.
+
+    Example:
+        >>> from jaxinit.initializers import lecun_normal
+        >>> reshaped(lecun_normal(), (64, 128)).law((64, 8, 16)).variance * 64
+        1.0
+    """
+    return Reshaped(initializer, shape)  # pyright: ignore[reportArgumentType]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, cast
 
 import jax
@@ -25,9 +25,9 @@ _NUMPY_KINDS: tuple[tuple[Any, Kind], ...] = (
 def as_shape(caller: str, shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of Python ints."""
     try:
-        if isinstance(shape, str | bytes):
+        if isinstance(shape, str | bytes | Mapping | Set):
             raise TypeError
-        sizes = tuple(operator.index(size) for size in shape)
+        sizes = tuple(position(size) for size in shape)
     except TypeError:
         raise TypeError(
             f"{caller} needs a shape that is a sequence of ints, got {shape!r}. "
@@ -38,20 +38,30 @@ def as_shape(caller: str, shape: Any) -> tuple[int, ...]:
             f"{caller} needs a shape without negative sizes, got {sizes}. "
             "Write every size out; -1 is not inferred here."
         )
+    if math.prod(filter(None, sizes)) >= 2**63:
+        raise ValueError(f"{caller} needs a shape of fewer than 2**63 entries, got {sizes}.")
     return sizes
 
 
 def as_dtype(caller: str, dtype: Any, kinds: frozenset[Kind]) -> np.dtype:
     """A dtype as JAX will hold it (64 bits only under ``jax_enable_x64``), of one of the kinds."""
     try:
-        resolved = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-    except (TypeError, ValueError):
+        resolved = jax.dtypes.canonicalize_dtype(float if dtype is None else jnp.dtype(dtype))
+        kind = next(
+            (kind for numpy_kind, kind in _NUMPY_KINDS if jnp.issubdtype(resolved, numpy_kind)),
+            None,
+        )
+        if kind and resolved.itemsize > (16 if kind == "complex" else 8):
+            raise TypeError  # numpy's long doubles
+    except (TypeError, ValueError, SyntaxError):  # numpy parses a dtype string with commas
         raise TypeError(
             f"{caller} needs a dtype that JAX knows, got {dtype!r}. Use for example 'float32'."
         ) from None
-    kind = next(
-        (kind for numpy_kind, kind in _NUMPY_KINDS if jnp.issubdtype(resolved, numpy_kind)), None
-    )
+    if kind == "float" and float(jnp.finfo(resolved).min) >= 0:
+        raise TypeError(
+            f"{caller} needs a dtype that holds 0 and negative numbers, got {resolved}. "
+            "Use for example 'float8_e4m3fn'."
+        )
     if kind not in kinds:
         wanted = " or ".join(sorted(kinds))
         raise TypeError(
@@ -61,12 +71,17 @@ def as_dtype(caller: str, dtype: Any, kinds: frozenset[Kind]) -> np.dtype:
     return np.dtype(cast(Any, resolved))
 
 
+def position(value: Any) -> int:
+    """A Python int; ``TypeError`` for bools and whatever else is no integer."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
 def as_index(caller: str, name: str, value: Any) -> int:
     """A Python int; bools are refused."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
+        return position(value)
     except TypeError:
         raise TypeError(f"{caller} needs {name} as an int, got {value!r}.") from None
 
@@ -87,14 +102,22 @@ def as_number(caller: str, name: str, value: Any) -> float:
             "initializer outside of jit, or multiply its result by the traced value."
         )
     try:
-        if isinstance(value, bool | str | bytes | complex):
+        if isinstance(value, bool | str | bytes | complex) or _is_no_number(value):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
         raise TypeError(f"{caller} needs {name} as a real number, got {value!r}.") from None
     if not math.isfinite(number):
         raise ValueError(f"{caller} needs a finite {name}, got {number}.")
-    return number
+    return number + 0.0  # -0.0 equals 0.0, so it must also draw the same
+
+
+def _is_no_number(value: Any) -> bool:
+    """Whether an array or a numpy scalar is something that ``float`` takes and should not."""
+    dtype = str(getattr(value, "dtype", ""))
+    return dtype.startswith(("bool", "complex")) or getattr(value, "ndim", 0) > 0
 
 
 def as_scale(caller: str, name: str, value: Any) -> float:
@@ -143,8 +166,6 @@ def as_key(caller: str, key: Any) -> Any:
 
 def spell(value: Any) -> str:
     """Source text that evaluates to ``value``."""
-    if isinstance(value, np.dtype):
-        return repr(str(value))
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     return repr(value)

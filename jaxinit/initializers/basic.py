@@ -19,13 +19,16 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxinit.initializers import laws
-from jaxinit.initializers.arguments import Kind, as_number, as_scale
+from jaxinit.initializers.arguments import Kind, as_number, as_scale, spell
 from jaxinit.initializers.frozen import FrozenArray
 from jaxinit.initializers.protocol import Initializer, normalise_dtype
 
 # Below this share of the normal's mass between the bounds, float32 inversion of the distribution
 # function leaves fewer than about ten thousand distinct values.
 _SMALLEST_MASS = 1e-3
+
+# The lowest normal that inversion yields, by bits of the dtype: where 1 + erf is one step.
+_LOWEST = {32: -5.42, 64: -8.29}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -50,14 +53,14 @@ class Constant(Initializer):
         out_sharding: Any = None,
     ) -> Any:
         """Draws as every initializer; without arguments returns itself, so ``zeros()`` works."""
-        if key is None and shape is None:
+        if key is None and shape is None and dtype is None and out_sharding is None:
             return self
         if shape is None:
             raise TypeError(f"{self.label} needs a shape, as in {self!r}(key, (512, 256)).")
         return super().__call__(key, shape, dtype, out_sharding)
 
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(self._as(dtype)), shape)
+        return jnp.broadcast_to(jnp.asarray(self.value.array.astype(dtype)), shape)
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
         values = self.value.array
@@ -66,29 +69,23 @@ class Constant(Initializer):
             return laws.point(values.item())
         return laws.empirical(values)
 
-    def _as(self, dtype: np.dtype) -> np.ndarray:
+    def resolve_dtype(self, dtype: Any) -> np.dtype:
+        resolved = super().resolve_dtype(dtype)
         values = self.value.array
-        if np.iscomplexobj(values) and dtype.kind != "c":
+        if np.iscomplexobj(values) and resolved.kind != "c":
             raise TypeError(
-                f"constant needs a complex dtype for a complex value, got {dtype}. "
+                f"constant needs a complex dtype for a complex value, got {resolved}. "
                 "Pass dtype='complex64', or the real part."
             )
-        if jnp.issubdtype(dtype, jnp.integer):
-            limits = jnp.iinfo(dtype)
-            whole = np.equal(np.mod(values, 1), 0).all()
-            if not whole or values.min() < limits.min or values.max() > limits.max:
+        if not jnp.issubdtype(resolved, jnp.inexact):
+            low, high = (0, 1) if resolved.kind == "b" else _integer_range(resolved)
+            whole = np.isfinite(values).all() and (values == np.trunc(values)).all()
+            if not whole or values.min().item() < low or values.max().item() > high:
                 raise ValueError(
-                    f"constant needs values that {dtype} can hold, got {self.value!r}. "
+                    f"constant needs values that {resolved} can hold, got {self.value!r}. "
                     "Use whole numbers within its range, or a float dtype."
                 )
-        with np.errstate(over="ignore"):
-            cast = values.astype(dtype)
-        if not np.array_equal(np.isfinite(cast), np.isfinite(values)):
-            raise ValueError(
-                f"constant needs values that {dtype} can hold, got {self.value!r}. "
-                "Use a wider dtype or a smaller value."
-            )
-        return cast
+        return resolved
 
     def __repr__(self) -> str:
         if self.dtype is None and self.value.array.shape == ():
@@ -96,6 +93,11 @@ class Constant(Initializer):
                 if self.value.array.item() == number:
                     return name
         return super().__repr__()
+
+
+def _integer_range(dtype: np.dtype) -> tuple[int, int]:
+    limits = jnp.iinfo(dtype)
+    return int(limits.min), int(limits.max)
 
 
 def constant(value: ArrayLike, dtype: DTypeLike | None = None) -> Constant:
@@ -190,8 +192,12 @@ class Uniform(Initializer):
         return arguments
 
     def __repr__(self) -> str:
-        # The scale reads as JAX users write it, by position.
-        return super().__repr__().replace("scale=", "", 1)
+        # The scale reads as JAX users write it, by position; the bounds are keyword-only.
+        spelled = [
+            spell(value) if name == "scale" else f"{name}={spell(value)}"
+            for name, value in self.arguments().items()
+        ]
+        return f"{self.label}({', '.join(spelled)})"
 
 
 def uniform(
@@ -226,7 +232,7 @@ def uniform(
         >>> law.mean, round(law.variance, 3)
         (0.0, 0.03)
     """
-    if maxval is not None and scale != 1e-2:
+    if maxval is not None and as_number("uniform", "scale", scale) != 1e-2:
         raise ValueError(
             f"uniform needs one upper bound, got scale={scale} and maxval={maxval}. "
             "Write uniform(scale) for U(0, scale), or uniform(minval=a, maxval=b)."
@@ -311,8 +317,9 @@ class TruncatedNormal(Initializer):
         object.__setattr__(self, "mean", as_number(caller, "mean", self.mean))
         for bound in ("lower", "upper"):
             value = getattr(self, bound)
-            if not (isinstance(value, float) and math.isinf(value)):
-                object.__setattr__(self, bound, as_number(caller, bound, value))
+            infinite = isinstance(value, float | np.floating) and math.isinf(value)
+            number = float(value) if infinite else as_number(caller, bound, value)
+            object.__setattr__(self, bound, number)
         if not isinstance(self.exact, bool):
             raise TypeError(f"{caller} needs exact as True or False, got {self.exact!r}.")
         cdf = statistics.NormalDist().cdf
@@ -326,7 +333,12 @@ class TruncatedNormal(Initializer):
 
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
         factor, shift = self._affine()
-        drawn = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype) * factor
+        drawn = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype)
+        if math.isinf(self.lower):
+            # JAX returns the lowest finite number where the distribution function rounds to 0,
+            # one entry in 1e5 at upper=-3; that mass belongs beyond the last value it resolves.
+            drawn = jnp.maximum(drawn, _LOWEST[jnp.finfo(dtype).bits])
+        drawn = drawn * factor
         return drawn + shift if shift else drawn
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxinit.initializers import laws
 from jaxinit.initializers.arguments import Kind, as_dtype, as_index, as_shape
-from jaxinit.initializers.fans import Axes, Fans, as_axes
+from jaxinit.initializers.fans import Axes, Fans, axis_tuple
 from jaxinit.initializers.protocol import Initializer
 from jaxinit.initializers.wrappers import Wrapper, as_initializer
 
@@ -34,7 +34,9 @@ class Stacked(Wrapper):
 
     def __post_init__(self) -> None:
         as_initializer(self.name, self.initializer)
-        axes = as_axes(self.name, (), (), self.axis).batch_axis
+        axes = axis_tuple(self.name, "axis", self.axis)
+        if len(set(axes)) != len(axes):
+            raise ValueError(f"stacked needs every axis once, got axis={axes}.")
         object.__setattr__(self, "axis", axes[0] if len(axes) == 1 else axes)
 
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
@@ -52,10 +54,7 @@ class Stacked(Wrapper):
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
         _, layer = self._split(shape)
         law = self.initializer.exact_law(tuple(shape[axis] for axis in layer), is_complex)
-        parts = (
-            dataclasses.replace(part, axis=layer[part.axis] - len(shape)) for part in law.parts
-        )
-        return dataclasses.replace(law, parts=tuple(parts))
+        return _with_part_axes(law, [axis - len(shape) for axis in layer])
 
     def fans(self, shape: Sequence[int]) -> Fans | None:
         _, layer = self._split(tuple(shape))
@@ -71,6 +70,15 @@ class Stacked(Wrapper):
                 f"stacked needs its axes inside shape {shape}, each once, got axis={self.axis}."
             )
         return stack, [axis for axis in range(rank) if axis not in stack]
+
+
+def _with_part_axes(law: laws.Law, axes: Sequence[int]) -> laws.Law:
+    """The law with axis i of its parts, and of theirs, renamed to ``axes[i]``."""
+    parts = (
+        dataclasses.replace(part, axis=axes[part.axis], law=_with_part_axes(part.law, axes))
+        for part in law.parts
+    )
+    return dataclasses.replace(law, parts=tuple(parts))
 
 
 def stacked(initializer: Initializer, axis: int | Sequence[int] = 0) -> Stacked:
@@ -112,9 +120,10 @@ class Fused(Initializer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", as_shape("fused (sizes)", self.sizes))
         given = self.initializers
-        several = (given,) * len(self.sizes) if isinstance(given, Initializer) else tuple(given)
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            given = (as_initializer(self.name, given),) * len(self.sizes)
         object.__setattr__(
-            self, "initializers", tuple(as_initializer(self.name, part) for part in several)
+            self, "initializers", tuple(as_initializer(self.name, part) for part in given)
         )
         if not self.sizes or len(self.initializers) != len(self.sizes):
             raise ValueError(
@@ -158,18 +167,24 @@ class Fused(Initializer):
         }
         return several.pop() if len(several) == 1 else None
 
+    @property
+    def dtype_asked(self) -> str | None:
+        return next(filter(None, (part.dtype_asked for part in self.initializers)), None)
+
     def resolve_dtype(self, dtype: Any) -> np.dtype:
-        own = next((p.dtype for p in self.initializers if p.dtype is not None), None)
-        return as_dtype(self.label, own if dtype is None else dtype, self.kinds)
+        wanted = self.dtype_asked if dtype is None else dtype
+        resolved = as_dtype(self.label, wanted, self.kinds)
+        for part in self.initializers:
+            part.resolve_dtype(resolved)  # a part may refuse it, as an unfit constant does
+        return resolved
 
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
         count = len(self.sizes)
         keys = jax.random.split(key, count) if self.random else [None] * count
         drawn = [
-            part.sample(keys[i], inner, dtype).astype(dtype)
-            for i, (part, inner) in enumerate(
-                zip(self.initializers, self._shapes(shape), strict=True)
-            )
+            part.sample(key, inner, dtype).astype(dtype)
+            for part, key, inner in zip(self.initializers, keys, self._shapes(shape), strict=True)
+            if 0 not in inner
         ]
         return jnp.concatenate(drawn, self.axis)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from jaxinit.initializers.arguments import as_shape, position
 
 
 class Axes(NamedTuple):
@@ -53,7 +54,7 @@ def as_axes(caller: str, in_axis: Any, out_axis: Any, batch_axis: Any) -> Axes:
         ValueError: when the same axis is written twice.
     """
     named = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    axes = Axes(*(_axis_tuple(caller, name, value) for name, value in named.items()))
+    axes = Axes(*(axis_tuple(caller, name, value) for name, value in named.items()))
     written = [axis for group in axes for axis in group]
     if len(set(written)) != len(written):
         raise ValueError(
@@ -63,22 +64,17 @@ def as_axes(caller: str, in_axis: Any, out_axis: Any, batch_axis: Any) -> Axes:
     return axes
 
 
-def _axis_tuple(caller: str, name: str, value: Any) -> tuple[int, ...]:
+def axis_tuple(caller: str, name: str, value: Any) -> tuple[int, ...]:
+    """An axis argument as a tuple of Python ints, or a ``TypeError`` that names it."""
     try:
         if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-            return tuple(_index(axis) for axis in value)
-        return (_index(value),)
+            return tuple(position(axis) for axis in value)
+        return (position(value),)
     except TypeError:
         raise TypeError(
             f"{caller} needs {name} as an int or a sequence of ints, got {value!r}. "
             "Axes are positions in the shape, for example -2 or (0, 1)."
         ) from None
-
-
-def _index(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError("a bool is no position")
-    return operator.index(value)
 
 
 def _spell(axes: Axes) -> str:
@@ -110,6 +106,7 @@ def compute_fans(
         ValueError: when the rank leaves a fan undefined, an axis is out of range or has two
             roles, or the groups do not divide the outputs.
     """
+    shape = as_shape(caller, shape)
     rank = len(shape)
     roles = _resolve_axes(caller, shape, axes)
     in_size, out_size = (math.prod(shape[axis] for axis in group) for group in roles[:2])

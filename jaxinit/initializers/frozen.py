@@ -45,17 +45,24 @@ class FrozenArray:
             array = np.array(value)
             if array.dtype.kind == "V":  # bfloat16 and its kin are void dtypes to numpy
                 array = array.astype(np.float64)
-            exact = array
-            array = array.astype(_CANONICAL[array.dtype.kind])
+            kind = array.dtype.kind
+            array = array.astype(_CANONICAL[kind])
         except (TypeError, ValueError, KeyError, OverflowError):
             raise TypeError(
                 f"{caller} needs {argument} as a number or an array of numbers, got {value!r}."
             ) from None
-        if exact.dtype.kind in "iu" and not np.array_equal(array.astype(exact.dtype), exact):
+        if kind in "iu" and np.abs(array).max(initial=0) >= 2**53:
             raise ValueError(
                 f"{caller} needs whole numbers in {argument} below 2**53, got {value!r}. "
                 "They are kept as float64."
             )
+        if not array.size:
+            raise ValueError(
+                f"{caller} needs at least one number in {argument}, got an array of shape "
+                f"{array.shape}. A number broadcasts to an empty array too."
+            )
+        # -0.0 equals 0.0, so it must also draw the same.
+        array = np.asarray(array + 0)
         array.setflags(write=False)
         return cls(array)
 
@@ -79,8 +86,7 @@ class FrozenArray:
 
     @functools.cached_property
     def _content(self) -> tuple[str, tuple[int, ...], bytes]:
-        # Adding 0 turns -0.0 into 0.0, so that equal numbers have equal bytes.
-        return self.array.dtype.kind, self.array.shape, (self.array + 0).tobytes()
+        return self.array.dtype.kind, self.array.shape, self.array.tobytes()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FrozenArray) and self._content == other._content

@@ -68,7 +68,7 @@ class Initializer(abc.ABC):
         """
         shape = as_shape(self.label, shape)
         target = self.resolve_dtype(dtype)
-        check_fits(self.label, self.exact_law(shape, target.kind == "c"), target)
+        _law(self, shape, target)
         return _place(self, _as_key(self, key), shape, target, out_sharding)
 
     @abc.abstractmethod
@@ -80,7 +80,11 @@ class Initializer(abc.ABC):
         """The law before rounding; raises ``ValueError`` where the shape has none."""
 
     def law(self, shape: Sequence[int], dtype: DTypeLike | None = None) -> Law:
-        """The law of an array of this shape and dtype, per entry, after rounding to the dtype."""
+        """The law of an array of this shape and dtype, per entry, after rounding to the dtype.
+
+        Raises:
+            TypeError, ValueError: where drawing would, for the same shape and dtype.
+        """
         return _law(self, as_shape(self.label, shape), self.resolve_dtype(dtype))
 
     def fans(self, shape: Sequence[int]) -> Fans | None:
@@ -104,11 +108,17 @@ class Initializer(abc.ABC):
         """The public name that errors start with."""
         return self.name or type(self).__name__
 
+    @property
+    def dtype_asked(self) -> str | None:
+        """The dtype that the factory was given, of the wrapped initializer where there is one."""
+        return self.dtype
+
     def resolve_dtype(self, dtype: DTypeLike | None) -> np.dtype:
         """The dtype to draw: the caller's, else the initializer's, else JAX's default float."""
         return as_dtype(self.label, self.dtype if dtype is None else dtype, self.kinds)
 
-    dtype: np.dtype | None = dataclasses.field(default=None, kw_only=True)
+    # A name, since numpy holds that `np.dtype("float64") == None`.
+    dtype: str | None = dataclasses.field(default=None, kw_only=True)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the factory named `label` that recreate the value."""
@@ -128,42 +138,43 @@ class Initializer(abc.ABC):
 
 @functools.lru_cache(maxsize=4096)
 def _law(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-    return initializer.exact_law(shape, dtype.kind == "c").rounded(dtype)
+    law = initializer.exact_law(shape, dtype.kind == "c")
+    check_fits(initializer.label, law, dtype, random=initializer.random)
+    return law.rounded(dtype)
 
 
 def normalise_dtype(initializer: Initializer) -> None:
-    """Turns the ``dtype`` field, given in any of numpy's spellings, into a dtype object."""
+    """Turns the ``dtype`` field, given in any of numpy's spellings, into the dtype's name."""
     if initializer.dtype is not None:
-        try:
-            dtype = jnp.dtype(initializer.dtype)
-        except TypeError:
-            raise TypeError(
-                f"{initializer.label} needs a dtype that JAX knows, got {initializer.dtype!r}. "
-                "Use for example 'float32'."
-            ) from None
-        object.__setattr__(initializer, "dtype", dtype)
-        as_dtype(initializer.label, dtype, initializer.kinds)
+        initializer.resolve_dtype(None)
+        object.__setattr__(initializer, "dtype", jnp.dtype(initializer.dtype).name)
 
 
-def check_fits(caller: str, law: Law, dtype: np.dtype) -> None:
-    """Raises when draws of ``law`` would overflow, underflow or collapse in ``dtype``."""
+def check_fits(caller: str, law: Law, dtype: np.dtype, *, random: bool = True) -> None:
+    """Raises when draws of ``law`` would overflow, or underflow or collapse where random."""
     for part in law.parts:
-        check_fits(caller, part.law, dtype)
-    if not jnp.issubdtype(dtype, jnp.inexact) or law.variance == 0:
-        return
+        check_fits(caller, part.law, dtype, random=random)
+    centre = abs(law.mean)
+    if not jnp.issubdtype(dtype, jnp.inexact) or not math.isfinite(centre):
+        return  # a constant may be infinite or NaN by its own wish
     limits = jnp.finfo(dtype)
-    std, centre = law.std, abs(law.mean)
+    narrow = dtype.itemsize < 4
+    steps = jnp.finfo(jnp.float32) if narrow else limits
+    std = law.std
     # The largest normal that float32 sampling yields is 5.42 standard deviations out.
-    ends = [end if math.isfinite(end) else 6 * std + centre for end in law.support]
-    if not (largest := max(map(abs, ends))) <= float(limits.max):
+    reach = 6 * std + centre
+    low, high = (end if math.isfinite(end) else math.copysign(reach, end) for end in law.support)
+    largest = max(abs(low), abs(high))
+    # A bounded law is drawn as a number below 1 times its width.
+    if not (largest <= float(limits.max) and high - low <= float(steps.max)):
         raise ValueError(
             f"{caller} needs values within the range of {dtype}, got values up to {largest:.3g} "
             f"where {dtype} ends at {float(limits.max):.3g}. Use a smaller scale or a wider dtype."
         )
-    narrow = dtype.itemsize < 4
-    steps = jnp.finfo(jnp.float32) if narrow else limits
+    if not random or law.support[0] == law.support[1]:
+        return
     collapses = std < 8 * float(steps.eps) * centre or std < 8 * float(steps.tiny)
-    if collapses or (narrow and law.quantile and law.rounded(dtype).variance == 0):
+    if collapses or (narrow and law.rounded(dtype).variance == 0):
         raise ValueError(
             f"{caller} needs a standard deviation that {dtype} can resolve, got {std:.3g} around "
             f"a mean of {centre:.3g}. Use a larger scale or a wider dtype."
@@ -229,6 +240,9 @@ def _place(
     dtype: np.dtype,
     out_sharding: OutSharding,
 ) -> jax.Array:
+    if out_sharding is None and _is_explicit(PartitionSpec()):
+        # Replicated, as JAX would have it; but shardings within the draw cost it its bits.
+        out_sharding = PartitionSpec()
     if out_sharding is None:
         return _draw_jitted(initializer, key, shape, dtype)
     mesh = jax.sharding.get_abstract_mesh()

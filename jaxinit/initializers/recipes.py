@@ -6,12 +6,23 @@ backward, He (Kaiming) for ReLU.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from jax.typing import DTypeLike
 
 from jaxinit.initializers.arguments import as_number
 from jaxinit.initializers.variance import VarianceScaling, variance_scaling
+
+
+def _named(
+    scaling: VarianceScaling, name: str, **arguments: tuple[float, float]
+) -> VarianceScaling:
+    """Remembers how a recipe was called: its arguments, each with the default it has."""
+    written = tuple(
+        (key, float(value)) for key, (value, default) in arguments.items() if value != default
+    )
+    return dataclasses.replace(scaling, recipe=(name, written)) if written else scaling
 
 
 def glorot_uniform(
@@ -53,10 +64,11 @@ def glorot_uniform(
         Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
         networks*, 2010, equation 16.
     """
-    return variance_scaling(
+    scaling = variance_scaling(
         1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype,
         gain=gain, groups=groups, transposed_strides=transposed_strides,
     )  # fmt: skip
+    return _named(scaling, "glorot_uniform", gain=(gain, 1.0))
 
 
 def glorot_normal(
@@ -97,10 +109,11 @@ def glorot_normal(
         Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
         networks*, 2010, equation 12.
     """
-    return variance_scaling(
+    scaling = variance_scaling(
         1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype,
         gain=gain, groups=groups, transposed_strides=transposed_strides,
     )  # fmt: skip
+    return _named(scaling, "glorot_normal", gain=(gain, 1.0))
 
 
 def lecun_uniform(
@@ -188,7 +201,12 @@ def lecun_normal(
 
 def _he_scale(caller: str, negative_slope: float) -> float:
     slope = as_number(caller, "negative_slope", negative_slope)
-    return 2.0 / (1.0 + slope**2)
+    if not (scale := 2.0 / (1.0 + slope * slope)):
+        raise ValueError(
+            f"{caller} needs a negative_slope whose square is finite, got {slope}. "
+            "It is the slope of a leaky ReLU below zero, for example 0.01."
+        )
+    return scale
 
 
 def he_uniform(
@@ -230,11 +248,12 @@ def he_uniform(
     References:
         He et al., *Delving Deep into Rectifiers*, 2015, equations 10 and 15.
     """
-    return variance_scaling(
+    scaling = variance_scaling(
         _he_scale("he_uniform", negative_slope), "fan_in", "uniform",
         in_axis, out_axis, batch_axis, dtype,
         groups=groups, transposed_strides=transposed_strides,
     )  # fmt: skip
+    return _named(scaling, "he_uniform", negative_slope=(negative_slope, 0.0))
 
 
 def he_normal(
@@ -278,11 +297,12 @@ def he_normal(
     References:
         He et al., *Delving Deep into Rectifiers*, 2015, equations 10 and 15.
     """
-    return variance_scaling(
+    scaling = variance_scaling(
         _he_scale("he_normal", negative_slope), "fan_in", "truncated_normal",
         in_axis, out_axis, batch_axis, dtype,
         groups=groups, transposed_strides=transposed_strides,
     )  # fmt: skip
+    return _named(scaling, "he_normal", negative_slope=(negative_slope, 0.0))
 
 
 xavier_uniform = glorot_uniform

@@ -289,8 +289,6 @@ def _encode(value: Any) -> Any:
         return to_config(value)
     if isinstance(value, FrozenArray):
         return _encode(value.tolist())
-    if isinstance(value, np.dtype):
-        return str(value)
     if isinstance(value, tuple | list):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping):
@@ -310,8 +308,15 @@ def _decode(value: Any) -> Any:
             except (TypeError, ValueError):
                 raise ValueError(f"from_config needs a number in 'float', got {value!r}.") from None
         if set(value) == {"re", "im"}:
-            parts = [np.asarray(_decode(value[part]), np.float64) for part in ("re", "im")]
-            return parts[0] + 1j * parts[1]
+            re, im = (
+                FrozenArray.of("from_config", part, _decode(value[part])).array
+                for part in ("re", "im")
+            )
+            if re.shape != im.shape or "c" in re.dtype.kind + im.dtype.kind:
+                raise ValueError(
+                    f"from_config needs 're' and 'im' of one shape and real, got {value!r}."
+                )
+            return np.stack([re, im], -1).view(np.complex128)[..., 0]
         raise ValueError(f"from_config needs a nested config with a 'name', got {dict(value)!r}.")
     if isinstance(value, list | tuple):
         return [_decode(item) for item in value]
@@ -351,7 +356,7 @@ def from_jax(function: Callable[..., Any]) -> Initializer:
     """
     if isinstance(function, Initializer):
         return function
-    if getattr(function, "__module__", "").startswith("jax."):
+    if str(getattr(function, "__module__", "")).endswith("nn.initializers"):
         maker, _, inner = getattr(function, "__qualname__", "").partition(".<locals>.")
         if maker in ("zeros", "ones") and not inner:
             return _BY_NAME[maker].factory  # pyright: ignore[reportReturnType]

@@ -181,8 +181,7 @@ class Sparse(Initializer):
         inputs = math.prod(shape[:-1])
         share = 1 - self._cuts(inputs) / inputs if inputs else 0.0
         standard = laws.complex_normal() if is_complex else laws.standard_normal()
-        law = laws.mixture([share, 1 - share], [standard.scaled(self.stddev), laws.point(0.0)])
-        return law if law.variance else laws.point(0.0)
+        return laws.mixture([share, 1 - share], [standard.scaled(self.stddev), laws.point(0.0)])
 
     def _cuts(self, inputs: int) -> int:
         # Rounded up as in PyTorch; the subtraction keeps 0.1 * 30 = 3.0000000000000004 at 3.

@@ -49,6 +49,10 @@ class VarianceScaling(Initializer):
     batch_axis: int | Sequence[int] = DEFAULT_AXES.batch_axis
     groups: int = 1
     transposed_strides: int | Sequence[int] = ()
+    # How a recipe was called, as (name, ((argument, value), ...)): for reading, not for comparing.
+    recipe: tuple[str, tuple[tuple[str, float], ...]] | None = dataclasses.field(
+        default=None, compare=False
+    )
 
     name: ClassVar[str] = "variance_scaling"
 
@@ -57,6 +61,7 @@ class VarianceScaling(Initializer):
         object.__setattr__(self, "scale", as_scale(caller, "scale", self.scale))
         as_choice(caller, "mode", self.mode, _MODES)
         as_choice(caller, "distribution", self.distribution, _DISTRIBUTIONS)
+        caller = self.label
         axes = as_axes(caller, self.in_axis, self.out_axis, self.batch_axis)
         for field, value in axes._asdict().items():
             object.__setattr__(self, field, value)
@@ -133,10 +138,14 @@ class VarianceScaling(Initializer):
 
     @property
     def label(self) -> str:
+        if self.recipe:
+            return self.recipe[0]
         return _RECIPES.get((self.scale, self.mode, self.distribution), self.name)
 
     def arguments(self) -> dict[str, Any]:
         arguments = super().arguments()
+        recipe = arguments.pop("recipe", None)
+        arguments |= recipe[1] if recipe else ()
         for axis in DEFAULT_AXES._fields:
             if len(arguments.get(axis, ())) == 1:  # a single axis reads as JAX users write it
                 arguments[axis] = arguments[axis][0]
@@ -237,8 +246,13 @@ def variance_scaling(
     """
     gain = as_scale("variance_scaling", "gain", gain)
     scale = as_scale("variance_scaling", "scale", scale)
+    if not math.isfinite(gain * gain * scale):
+        raise ValueError(
+            f"variance_scaling needs gain**2 * scale within the range of a float, got gain={gain} "
+            f"and scale={scale}."
+        )
     return VarianceScaling(
-        gain**2 * scale,
+        gain * gain * scale,
         mode,
         distribution,
         in_axis,

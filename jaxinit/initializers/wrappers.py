@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxinit.initializers import laws
-from jaxinit.initializers.arguments import Kind, as_number, as_shape
+from jaxinit.initializers.arguments import Kind, as_dtype, as_number, as_shape
 from jaxinit.initializers.fans import Axes, Fans
 from jaxinit.initializers.frozen import FrozenArray
 from jaxinit.initializers.protocol import Initializer
@@ -62,7 +62,12 @@ class Wrapper(Initializer):
         return self.initializer.fans(shape)
 
     def resolve_dtype(self, dtype: Any) -> np.dtype:
-        return self.initializer.resolve_dtype(dtype)
+        resolved = self.initializer.resolve_dtype(dtype)
+        return as_dtype(self.label, resolved, self.kinds)
+
+    @property
+    def dtype_asked(self) -> str | None:
+        return self.initializer.dtype_asked
 
     def arguments(self) -> dict[str, Any]:
         arguments = super().arguments()
@@ -83,6 +88,10 @@ class Scaled(Wrapper):
         as_initializer(self.name, self.initializer)
         object.__setattr__(self, "factor", as_number(self.name, "factor", self.factor))
 
+    @property
+    def kinds(self) -> frozenset[Kind]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.initializer.kinds & {"float", "complex"}  # whole numbers would be cut off
+
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
         return self.initializer.sample(key, shape, dtype) * self.factor
 
@@ -90,9 +99,15 @@ class Scaled(Wrapper):
         inner = self.initializer.exact_law(shape, is_complex)
         if not is_complex:
             return inner.scaled(self.factor)
-        # The support of a complex law bounds moduli, which a sign leaves alone.
-        law = inner.scaled(abs(self.factor))
-        return dataclasses.replace(law, mean=inner.mean * self.factor)
+        return _scaled_complex(inner, self.factor)
+
+
+def _scaled_complex(law: laws.Law, factor: float) -> laws.Law:
+    """`Law.scaled`, but with the support of moduli, which a sign leaves alone."""
+    parts = tuple(
+        dataclasses.replace(part, law=_scaled_complex(part.law, factor)) for part in law.parts
+    )
+    return dataclasses.replace(law.scaled(abs(factor)), mean=law.mean * factor, parts=parts)
 
 
 def scaled(initializer: Initializer, factor: float) -> Scaled:
@@ -146,13 +161,35 @@ class Masked(Wrapper):
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
         self.mask.check_broadcasts(self.name, "mask", shape)
-        inner = self.initializer.exact_law(shape, is_complex)
-        share = float(self.mask.array.mean()) if self.mask.array.size else 0.0
-        if share == 1:
-            return inner
-        if share == 0:
-            return laws.point(0.0)
-        return laws.mixture([share, 1 - share], [inner, laws.point(0.0)])
+        law = self.initializer.exact_law(shape, is_complex)
+        if self.random or 0 in shape:
+            return _thinned(law, np.broadcast_to(self._kept(), shape))
+        # A pattern such as an identity may meet the mask anywhere: count what is left of it.
+        with jax.ensure_compile_time_eval():
+            values = np.asarray(self.sample(None, shape, np.dtype(np.float32)))
+        return laws.empirical(values.astype(np.complex128 if is_complex else np.float64))
+
+    def _kept(self) -> np.ndarray:
+        kept = self.mask.array != 0
+        if isinstance(self.initializer, Masked):
+            kept = kept & self.initializer._kept()
+        return kept
+
+
+def _thinned(law: laws.Law, kept: np.ndarray) -> laws.Law:
+    """The law of the entries of an array where those that are not kept are 0."""
+    if not law.parts:
+        share = float(kept.mean()) if kept.size else 1.0
+        return laws.mixture([share, 1 - share], [law, laws.point(0.0)])
+    parts = tuple(
+        dataclasses.replace(
+            part, law=_thinned(part.law, kept.take(range(part.start, part.stop), part.axis))
+        )
+        for part in law.parts
+    )
+    sizes = [part.stop - part.start for part in parts]
+    whole = laws.mixture([size / sum(sizes) for size in sizes], [part.law for part in parts])
+    return dataclasses.replace(whole, parts=parts)
 
 
 def masked(initializer: Initializer, mask: ArrayLike) -> Masked:

@@ -1,0 +1,13 @@
+"""Assertions on trees of parameters: shapes, laws, broken symmetry, finite values.
+
+They are what a test or a job calls after initialization, in the manner of chex: nothing is returned
+when all is well, and an ``AssertionError`` with a table of the leaves that fail otherwise. Arrays
+stay where they are; a few numbers per leaf travel.
+"""
+
+from jaxinit.checks.laws import assert_laws as assert_laws
+from jaxinit.checks.measuring import Measured as Measured
+from jaxinit.checks.measuring import measure as measure
+from jaxinit.checks.symmetry import assert_symmetry_broken as assert_symmetry_broken
+from jaxinit.checks.trees import assert_finite as assert_finite
+from jaxinit.checks.trees import assert_shapes as assert_shapes

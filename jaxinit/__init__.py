@@ -1,0 +1,15 @@
+"""jaxinit: the initialization layer for JAX.
+
+One array (`jaxinit.initializers`), one tree (`plan`), and assertions that hold both to their
+declared laws (`jaxinit.checks`). The bridge to Flax is `jaxinit.flax`, imported on its own.
+"""
+
+from jaxinit import checks as checks
+from jaxinit import initializers as initializers
+from jaxinit.planning import ParamSpec as ParamSpec
+from jaxinit.planning import Plan as Plan
+from jaxinit.planning import fingerprint as fingerprint
+from jaxinit.planning import like_kernel as like_kernel
+from jaxinit.planning import plan as plan
+
+__version__ = "0.1.0"

@@ -1,0 +1,156 @@
+"""What `jaxinit report` does: shapes a model, plans it, draws it, measures it, says what it saw.
+
+Nothing is printed here; the result is a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+import jaxinit
+from jaxinit import checks
+from jaxinit.planning import ParamSpec, Plan
+from jaxinit.report.assemble import Assembled, assemble
+from jaxinit.report.errors import Unusable, as_unusable
+from jaxinit.report.findings import find, matched_paths
+from jaxinit.report.inputs import parse_dtype, types_of
+from jaxinit.report.kinds import gather_kinds
+from jaxinit.report.open_model import Opened, opened_model
+from jaxinit.report.records import Environment, Report, Request, Timing, Total
+from jaxinit.report.rules import Pairs, opened_rules
+from jaxinit.report.terminal import Watch
+
+# Above this many parameters a second copy of the model is not made for a timing nobody asked for.
+_COMPARED = 500_000_000
+# A first draw that took longer is not repeated, and so is none that would not leave room.
+_REPEATED_SECONDS = 5.0
+
+
+def collect(request: Request, watch: Watch) -> Report:
+    """Makes a report.
+
+    Args:
+        request: what was asked for.
+        watch: told what is being done.
+
+    Raises:
+        Unusable: when something that was given cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        with as_unusable():
+            dtype = None if request.dtype is None else parse_dtype(request.dtype)
+        if dtype is not None and not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+            raise Unusable(f"--dtype needs a floating-point dtype, got {dtype}.")
+        stack.enter_context(types_of(dtype))
+        watch("importing", 0, 0)
+        opened = stack.enter_context(opened_model(request.target, request.inputs))
+        rules = None
+        if request.rules is not None:
+            rules = stack.enter_context(opened_rules(request.rules))
+        return _Work(request, opened, watch).report(rules, dtype)
+
+
+class _Work:
+    """One report in the making: the stages, and how long each took."""
+
+    def __init__(self, request: Request, opened: Opened, watch: Watch) -> None:
+        self.request, self.opened, self.watch = request, opened, watch
+        self.model = opened.model
+        self.key = jax.random.key(request.seed)
+        self.timings: list[Timing] = []
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        self.watch(stage, 0, 0)
+        start = time.perf_counter()
+        yield
+        self.timings.append(Timing(stage, time.perf_counter() - start))
+
+    def report(self, rules: Pairs | Plan | None, dtype: Any) -> Report:
+        with as_unusable("TARGET: ", self.opened.source):
+            with self.timed("shape"):
+                specs = self.model.shapes()
+            if not specs:
+                raise ValueError(f"{self.opened.target} has no parameters to initialize.")
+            with self.timed("read own initializers"):
+                own = self.model.own_initializers()
+        with as_unusable():
+            allowed = matched_paths(self.request.allow, specs)
+        with as_unusable("--rules: " if rules is not None else ""), self.timed("plan"):
+            assembled = assemble(specs, own, rules, self.model.is_parameter, dtype)
+        with self.timed("draw, first time (compiles)"):
+            values = self.draw(assembled, "draw")
+        first_seconds = self.timings[-1].seconds
+        with self.timed("measure and check"):
+            measured = checks.measure(values)
+            findings = find(assembled, values, measured, allowed)
+        shapes = {p: ParamSpec(v.shape, v.dtype) for p, v in values.items()}
+        del values  # one copy of the model at a time
+        if first_seconds < _REPEATED_SECONDS:
+            with self.timed("draw, second time"):
+                self.draw(assembled, "draw again")
+        parameters = [path for path in specs if self.model.is_parameter(path)]
+        self.compare(sum(shapes[path].size for path in parameters))
+        return Report(
+            model=self.model.name,
+            framework=self.model.kind,
+            target=self.opened.target,
+            inputs=self.opened.inputs,
+            rules=self.request.rules,
+            seed=self.request.seed,
+            environment=environment(),
+            parameters=_total(shapes[path] for path in parameters),
+            others=_total(shapes[path] for path in specs if path not in set(parameters)),
+            kinds=gather_kinds(assembled, specs, shapes, measured, self.model.is_parameter),
+            timings=tuple(self.timings),
+            findings=findings,
+        )
+
+    def draw(self, assembled: Assembled, stage: str) -> dict[str, jax.Array]:
+        """All leaves: planned ones from the plan, the rest from the model itself."""
+
+        def progress(done: int, total: int, done_bytes: int, total_bytes: int) -> None:
+            del done, total
+            self.watch(stage, done_bytes, total_bytes)
+
+        values = dict(assembled.plan.init(self.key, progress=progress))
+        if assembled.unknown:
+            self.watch("the model draws", 0, 0)
+            values |= self.model.draw(self.key, assembled.unknown)
+        return jax.block_until_ready(values)
+
+    def compare(self, parameters: int) -> None:
+        """Times the model's own init, the way its user would call it."""
+        wanted = self.request.compare
+        if wanted is None:
+            wanted = parameters < _COMPARED
+        if wanted:
+            with self.timed("the model's own jitted init, first time"):
+                jax.block_until_ready(self.model.draw(self.key))
+
+
+def _total(shapes: Iterable[ParamSpec]) -> Total:
+    shapes = list(shapes)
+    return Total(len(shapes), sum(s.size for s in shapes), sum(s.nbytes for s in shapes))
+
+
+def environment() -> Environment:
+    """Versions and device that a report is made with."""
+    devices = jax.devices()
+    names = dict.fromkeys([devices[0].platform, devices[0].device_kind])
+    return Environment(
+        jaxinit=jaxinit.__version__,
+        jax=jax.__version__,
+        flax=importlib.metadata.version("flax"),
+        python=platform.python_version(),
+        device=f"{len(devices)} x {' '.join(names)}",
+        cores=os.cpu_count() or 0,
+    )

@@ -1,0 +1,129 @@
+"""What a person should look at in a tree that was drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxinit import checks
+from jaxinit.checks import Measured
+from jaxinit.planning.paths import ParamSpec
+from jaxinit.planning.rules import as_matcher
+from jaxinit.report.assemble import Assembled
+from jaxinit.report.kinds import patterns_of
+from jaxinit.report.records import Finding
+
+_NAMED = 6
+
+
+def find(
+    assembled: Assembled,
+    values: Mapping[str, Any],
+    measured: Mapping[str, Measured],
+    allowed: Collection[str] = (),
+) -> tuple[Finding, ...]:
+    """Looks for laws that are unknown or broken, twins, and numbers that are not finite.
+
+    Args:
+        assembled: what was drawn, and by whom.
+        values: the arrays, by path.
+        measured: what was measured of them.
+        allowed: paths of leaves that may hold twins.
+    """
+    planned = {path: values[path] for path in assembled.plan.paths}
+    rest = {path: values[path] for path in assembled.unknown}
+
+    def twins(leaves: Mapping[str, Any], **options: Any) -> Callable[[], None]:
+        # No pattern when it would match nothing, for that is an error.
+        allow = [lambda path, leaf: path in allowed] if not set(allowed).isdisjoint(leaves) else []
+        return lambda: checks.assert_symmetry_broken(leaves, allow=allow, **options)
+
+    return (
+        *_unknown(assembled.unknown),
+        *_not_finite(measured),
+        *_laws(lambda: checks.assert_laws(planned, assembled.plan)),
+        *_twins(twins(planned, plan=assembled.plan)),
+        *_twins(twins(rest)),
+    )
+
+
+def matched_paths(patterns: Sequence[str], specs: Mapping[str, ParamSpec]) -> set[str]:
+    """Paths that any of several globs matches.
+
+    Raises:
+        ValueError: when a glob is malformed or matches no leaf.
+    """
+    paths: set[str] = set()
+    for pattern in patterns:
+        matcher = as_matcher("--allow", pattern)
+        hits = {path for path, spec in specs.items() if matcher.matches(path, spec)}
+        if not hits:
+            raise ValueError(
+                f"--allow needs a pattern that matches a leaf, got {pattern!r}. "
+                f"The model has for example {next(iter(specs))}."
+            )
+        paths |= hits
+    return paths
+
+
+def _unknown(paths: Sequence[str]) -> Iterator[Finding]:
+    if not paths:
+        return
+    count = f"{len(paths):,} leaves were" if len(paths) > 1 else "1 leaf was"
+    patterns = patterns_of(paths)
+    surplus = len(patterns) - _NAMED
+    yield Finding(
+        code="law-unknown",
+        severity="warning",
+        leaf=", ".join(patterns[:_NAMED]) + (f" and {surplus} more" if surplus > 0 else ""),
+        what=f"{count} drawn by the model itself, by a law that it does not declare.",
+        remedy="Give --rules, or initialize the model with jaxinit or jax.nn.initializers.",
+    )
+
+
+def _not_finite(measured: Mapping[str, Measured]) -> Iterator[Finding]:
+    for path, found in measured.items():
+        if not found.finite:
+            yield Finding(
+                code="not-finite",
+                severity="error",
+                leaf=path,
+                what=f"{found.nonfinite:,} of {found.n:,} entries are infinite or NaN.",
+                remedy="Look at the function that draws it, and at the range of its dtype.",
+            )
+
+
+def _laws(check: Callable[[], None]) -> Iterator[Finding]:
+    for path, what, expected, measured, *z in _rows(check):
+        score = f", {z[0]} standard errors off" if z else ""
+        yield Finding(
+            code="law",
+            severity="error",
+            leaf=path,
+            what=f"The {what} should be {expected} and is {measured}{score}.",
+            remedy="Correct the law that the initializer declares, or what it draws.",
+        )
+
+
+def _twins(check: Callable[[], None]) -> Iterator[Finding]:
+    for path, what, found in _rows(check):
+        yield Finding(
+            code="symmetry",
+            severity="error",
+            leaf=path,
+            what=f"Twins ({what}): {found}. Equal units get equal gradients and stay equal.",
+            remedy="Draw it at random; or, where it is meant to start so, --allow its path.",
+        )
+
+
+def _rows(check: Callable[[], None]) -> Iterator[list[str]]:
+    """Cells of the table with which an assertion fails; the last line counts what it left out."""
+    try:
+        check()
+    except AssertionError as error:
+        _, _, _, *lines, _ = str(error).splitlines()
+        for line in lines:
+            cells = re.split(r" {2,}", line.strip())
+            if len(cells) > 1:
+                yield cells

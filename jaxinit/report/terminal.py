@@ -1,0 +1,98 @@
+"""Where output goes: colours and progress on a terminal, plain text anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+# Called with what is being done, and how much of it: (stage, done, total); a total of 0 means that
+# nobody knows.
+Watch = Callable[[str, int, int], None]
+
+
+class _Console(Console):
+    """Rich's console, except that a closed pipe is for the caller to handle."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
+def _open_console(stream: IO[str], width: int | None = None) -> Console:
+    # Text is taken literally: a shape in brackets is no markup.
+    return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+@contextlib.contextmanager
+def output() -> Iterator[Console]:
+    """A console for the standard output: colours on a terminal, plain lines anywhere else.
+
+    The width is that of the terminal, or the environment variable ``COLUMNS``, or 80.
+    """
+    stdout = sys.stdout
+    console = _open_console(stdout)
+    if console.is_terminal:
+        yield console
+        return
+    page = _Page(console.encoding)
+    yield _open_console(page, console.width)
+    stdout.write("".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines()))
+
+
+class _Page(io.StringIO):
+    """Text kept back until its lines can be freed of the spaces that fill them."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._encoding
+
+
+def shows_blocks(console: Console) -> bool:
+    """Whether the encoding of the output has block characters."""
+    try:
+        "█▏─".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Watch]:
+    """A progress display on the standard error, where that is a terminal.
+
+    Yields:
+        A function to call with the stage, what is done of it and how much there is.
+    """
+    console = _open_console(sys.stderr)
+    if not console.is_terminal:
+        yield lambda stage, done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as display:
+        task = display.add_task("", total=None)
+
+        def watch(stage: str, done: int, total: int) -> None:
+            display.update(task, description=stage, completed=done, total=total or None)
+
+        yield watch
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Sends what other people's code prints to the standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

@@ -1,0 +1,58 @@
+"""One machine for every test: eight CPU devices, strict JAX, examples that repeat.
+
+Nothing here depends on the order of the tests, and each setting yields to the user: `JAX_PLATFORMS`
+and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches longer.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before jax is imported: the devices are counted once, when the first backend starts.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import hypothesis
+import jax
+import pytest
+
+# An accidental outer product keeps its shape legal and its law wrong; nothing else catches it.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# `deadline` is off because the first example of a shape pays for a compilation, `database` because
+# a test must not pass or fail by what an earlier run left on disk.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
+)
+hypothesis.settings.register_profile(
+    "thorough", derandomize=False, deadline=None, database=None, max_examples=5_000
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def x64():
+    """64-bit types for one test; code compiled for 32 bits is kept apart by JAX itself."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def devices() -> list[jax.Device]:
+    """Every device of the default backend: eight unless the shell said otherwise."""
+    return jax.devices()
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_left_as_found():
+    """A test that leaves another setting behind would decide what the next one sees."""
+    before = (jax.config.jax_enable_x64, jax.config.jax_numpy_rank_promotion)
+    yield
+    after = (jax.config.jax_enable_x64, jax.config.jax_numpy_rank_promotion)
+    if after != before:
+        jax.config.update("jax_enable_x64", before[0])
+        jax.config.update("jax_numpy_rank_promotion", before[1])
+        pytest.fail(
+            f"the test left (jax_enable_x64, jax_numpy_rank_promotion) at {after}, found {before}. "
+            "Use the x64 fixture, or a context manager."
+        )

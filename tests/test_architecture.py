@@ -1,0 +1,332 @@
+"""The rooms of the house, read from the source: who may import whom, and what nobody may do.
+
+Most of these tests parse the files and import nothing, so an import inside a function counts too.
+The readers themselves are tested first, on lines that break each rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import jaxinit
+import jaxinit.initializers
+
+PACKAGE = Path(jaxinit.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A room imports rooms to its left, never to its right.
+STREET = (
+    "_table",
+    "initializers",
+    "activations",
+    "engine",
+    "planning",
+    "reading",
+    "advice",
+    "signal",
+    "report",
+    "cli",
+)
+# These stand beside `planning`: they look left as it does, and only the last two look at them.
+BESIDE_PLANNING = ("checks", "flax")
+LAST = ("report", "cli")
+# Files that belong to a room which is itself a single file.
+PART_OF = {"_statistics": "checks", "__main__": "cli"}
+# "" is the face, jaxinit/__init__.py.
+FACE = ""
+
+FLAX_FILES = ("flax.py", "flax/", "report/gpt2.py")
+MAX_LINES = 400
+
+
+def inside(path: Path) -> str:
+    """Path of a file within the package, with forward slashes."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_named(first: str) -> str:
+    return PART_OF.get(first, first)
+
+
+def room_of(path: Path) -> str:
+    """Room that a file of the package lies in."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return FACE if first == "__init__" else room_named(first)
+
+
+def room_of_import(name: str) -> str | None:
+    """Room that an imported dotted name lies in, None when it is not ours."""
+    top, _, rest = name.partition(".")
+    if top != "jaxinit":
+        return None
+    first = rest.partition(".")[0]
+    is_module = (PACKAGE / first).is_dir() or (PACKAGE / f"{first}.py").is_file()
+    return room_named(first) if first and is_module else FACE
+
+
+def allowed_rooms(room: str) -> set[str]:
+    """Rooms that `room` may import, itself included."""
+    if room == FACE:
+        return {FACE, *STREET, *BESIDE_PLANNING} - {"flax", *LAST}
+    if room in BESIDE_PLANNING:
+        return {room, *STREET[: STREET.index("planning") + 1]}
+    allowed = set(STREET[: STREET.index(room) + 1])
+    return allowed | {FACE, *BESIDE_PLANNING} if room in LAST else allowed
+
+
+def imports_in(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported anywhere in `tree`, relative names resolved.
+
+    `from a.b import c` yields `a.b.c`: whether `c` is a module or a name inside one does not
+    matter to rules about prefixes.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            parents = parents[: len(parents) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def settings_written_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of everything that writes `jax.config` or the environment of the process."""
+    changing_calls = {
+        "config": {"update"},
+        "environ": {"setdefault", "update", "pop", "popitem", "clear"},
+        "os": {"putenv", "unsetenv"},
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value).rpartition(".")[2]
+            if node.func.attr in changing_calls.get(owner, ()):
+                yield node.lineno, ast.unparse(node.func)
+        elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            owner = ast.unparse(node.value)
+            if owner in ("jax.config", "os.environ", "environ"):
+                yield node.lineno, ast.unparse(node)
+
+
+def parse(path: Path) -> ast.AST:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports_of(path: Path) -> list[tuple[str, str]]:
+    """Place and dotted name of every import in a file of the package."""
+    package = ".".join(["jaxinit", *path.relative_to(PACKAGE).parent.parts])
+    return [(f"jaxinit/{inside(path)}:{n}", name) for n, name in imports_in(parse(path), package)]
+
+
+def each_module(test):
+    """Runs a test once per file of the package."""
+    return pytest.mark.parametrize("path", MODULES, ids=inside)(test)
+
+
+# The readers.
+
+
+def test_the_reader_sees_every_way_to_import():
+    source = """
+import jax._src.core as core
+from jax import _src
+from ..planning import paths
+from . import laws
+from .fans import Fans
+def late():
+    from jaxinit.cli import main
+"""
+    assert [name for _, name in sorted(imports_in(ast.parse(source), "jaxinit.initializers"))] == [
+        "jax._src.core",
+        "jax._src",
+        "jaxinit.planning.paths",
+        "jaxinit.initializers.laws",
+        "jaxinit.initializers.fans.Fans",
+        "jaxinit.cli.main",
+    ]
+
+
+def test_the_reader_sees_every_way_to_change_a_setting():
+    changes = [
+        "jax.config.update('jax_enable_x64', True)",
+        "config.update('jax_enable_x64', True)",
+        "jax.config.jax_enable_x64 = True",
+        "os.environ['XLA_FLAGS'] = ''",
+        "os.environ.setdefault('XLA_FLAGS', '')",
+        "del os.environ['XLA_FLAGS']",
+        "os.putenv('XLA_FLAGS', '')",
+    ]
+    harmless = [
+        "jax.config.jax_enable_x64",
+        "os.environ.get('XLA_FLAGS')",
+        "os.environ['XLA_FLAGS']",
+        "table.update({})",
+        "config['gain'] = 2",
+    ]
+    for line in changes:
+        assert list(settings_written_in(ast.parse(line))), line
+    for line in harmless:
+        assert not list(settings_written_in(ast.parse(line))), line
+
+
+def test_a_room_sees_left_and_not_right():
+    assert "engine" in allowed_rooms("planning")
+    assert "planning" not in allowed_rooms("engine")
+    assert "checks" not in allowed_rooms("flax")
+    assert {"checks", "flax", FACE} <= allowed_rooms("report")
+    assert "cli" not in allowed_rooms("report")
+    assert room_of_import("jaxinit.planning.paths.key") == "planning"
+    assert room_of_import("jaxinit.plan") == FACE
+    assert room_of_import("jax.numpy") is None
+
+
+# The source.
+
+
+def test_every_room_is_on_the_map():
+    unknown = {room_of(path) for path in MODULES} - {FACE, *STREET, *BESIDE_PLANNING}
+    assert not unknown, f"give {sorted(unknown)} a place in STREET, BESIDE_PLANNING or PART_OF"
+
+
+@each_module
+def test_a_room_imports_only_leftwards(path):
+    allowed = allowed_rooms(room_of(path))
+    wrong = [
+        f"{place} imports {name}"
+        for place, name in imports_of(path)
+        if room_of_import(name) not in {None, *allowed}
+    ]
+    assert not wrong, f"may import {sorted(allowed)}:\n" + "\n".join(wrong)
+
+
+@each_module
+def test_only_public_jax(path):
+    wrong = [
+        f"{place} imports {name}"
+        for place, name in imports_of(path)
+        if name.split(".")[0] == "jaxlib" or (name + ".").startswith("jax._src.")
+    ]
+    wrong += [
+        f"jaxinit/{inside(path)}:{node.lineno} reads {ast.unparse(node)}"
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("jax._src")
+    ]
+    assert not wrong, "jax._src and jaxlib move without notice:\n" + "\n".join(wrong)
+
+
+@each_module
+def test_imports_are_declared(path):
+    """What a file imports is in the standard library, ours, or named in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = {line.split(">=")[0] for line in project["dependencies"]}
+    allowed = {"jaxinit", "__future__", *sys.stdlib_module_names, *required}
+    if inside(path).startswith(FLAX_FILES):
+        allowed.add("flax")
+    if room_of(path) in LAST:
+        allowed.add("matplotlib")
+    wrong = [
+        f"{place} imports {name}"
+        for place, name in imports_of(path)
+        if name.split(".")[0] not in allowed
+    ]
+    assert not wrong, "undeclared, or not for this file:\n" + "\n".join(wrong)
+
+
+@each_module
+def test_no_file_outgrows_its_room(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines < MAX_LINES, f"{lines} lines; is it still one room?"
+
+
+@each_module
+def test_settings_are_left_alone(path):
+    wrong = [
+        f"jaxinit/{inside(path)}:{line} {text}" for line, text in settings_written_in(parse(path))
+    ]
+    assert not wrong, "a library has no say in its user's settings:\n" + "\n".join(wrong)
+
+
+# The imported package.
+
+
+def run_fresh(source: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `source` in a Python of its own that imports the same jaxinit as this one."""
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_import_brings_no_optional_package():
+    source = "import jaxinit, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    result = run_fresh(source)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.split())
+    assert {"jaxinit", "jax"} <= loaded
+    assert not loaded & {"flax", "optax", "matplotlib", "orbax", "haiku", "equinox", "torch"}
+
+
+def test_import_starts_no_backend():
+    """On a platform that does not exist, whatever asks for a device fails: the import asks not."""
+    nowhere = {"JAX_PLATFORMS": "no_such_platform"}
+    assert run_fresh("import jax; jax.devices()", **nowhere).returncode != 0
+    result = run_fresh("import jaxinit, jaxinit.checks", **nowhere)
+    assert result.returncode == 0, result.stderr
+
+
+def test_import_warns_of_nothing_and_prints_nothing():
+    result = run_fresh("import warnings; warnings.simplefilter('error'); import jaxinit")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_version_is_the_one_in_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert jaxinit.__version__ == project["version"]
+
+
+def public_names(module: ModuleType) -> dict[str, object]:
+    """What a module of ours offers: its own values and those it re-exports, not its submodules."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and (getattr(value, "__module__", None) or "").startswith("jaxinit")
+    }
+
+
+@pytest.mark.parametrize("name", ["jaxinit", "jaxinit.initializers", "jaxinit.checks"])
+def test_every_public_name_is_documented(name):
+    """A dataclass without a docstring gets its signature as one: that does not count."""
+    module = importlib.import_module(name)
+    assert module.__doc__
+    public = public_names(module)
+    assert public
+    bare = []
+    for label, value in public.items():
+        kind = value if isinstance(value, type) else type(value)
+        text = inspect.getdoc(value) or ""
+        if not text or text.startswith(f"{kind.__name__}("):
+            bare.append(label)
+    assert not bare, f"{name}: no docstring for {bare}"
+
+
+def test_public_names_are_found():
+    assert {"he_normal", "zeros", "Law"} <= set(public_names(jaxinit.initializers))
+    assert {"plan", "Plan", "ParamSpec", "like_kernel", "fingerprint"} <= set(public_names(jaxinit))

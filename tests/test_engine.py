@@ -1,0 +1,270 @@
+"""Many arrays at once have the bits of each drawn alone, whatever surrounds the call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jaxinit import initializers as init
+from jaxinit.engine import Draw, draw
+from jaxinit.engine import run as engine
+
+P = PartitionSpec
+IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
+
+# One case for every law; odd sizes, so that vectorised loops have remainders.
+CASES = {
+    "zeros": (init.zeros, (7,)),
+    "ones": (init.ones, ()),
+    "constant": (init.constant([1.0, 2.0, 3.0]), (5, 3)),
+    "uniform": (init.uniform(0.3), (33, 5)),
+    "normal": (init.normal(0.02), (17, 129)),
+    "truncated_normal": (init.truncated_normal(0.5), (1001,)),
+    "variance_scaling": (init.variance_scaling(1.0, "fan_geo_avg", "uniform"), (3, 31, 7)),
+    "he_normal": (init.he_normal(), (37, 41)),
+    "orthogonal": (init.orthogonal(1.5), (12, 9)),
+    "scaled_orthogonal": (init.scaled_orthogonal(), (5, 8)),
+    "delta_orthogonal": (init.delta_orthogonal(), (3, 3, 4, 6)),
+    "identity": (init.identity(), (4, 6)),
+    "dirac": (init.dirac(), (3, 4, 4)),
+    "sparse": (init.sparse(0.5), (16, 10)),
+    "scaled": (init.scaled(init.he_normal(), 0.3), (10, 11)),
+    "masked": (init.masked(init.normal(), np.tri(9)), (9, 9)),
+    "reshaped": (init.reshaped(init.lecun_normal(), (6, 20)), (6, 4, 5)),
+    "stacked": (init.stacked(init.orthogonal()), (3, 6, 5)),
+    "fused": (init.fused(init.he_normal(), (4, 8)), (5, 12)),
+}
+FLOAT32 = np.dtype("float32")
+BFLOAT16 = np.dtype(jnp.bfloat16)
+OTHER_DTYPES = {
+    "constant": ["int32", "bfloat16"],
+    "uniform": ["bfloat16", "float16"],
+    "he_normal": ["bfloat16", "complex64"],
+    "orthogonal": ["bfloat16", "complex64"],
+}
+
+
+def all_draws(count: int = 2) -> list[Draw]:
+    """Every case, some in several dtypes, each several times with unequal neighbours."""
+    draws = [
+        Draw(*CASES[name], np.dtype(jnp.dtype(dtype)))
+        for name in CASES
+        for dtype in ["float32", *OTHER_DTYPES.get(name, ())]
+    ]
+    return draws * count
+
+
+def bits(array) -> tuple:
+    array = np.asarray(array)
+    return array.shape, str(array.dtype), array.tobytes()
+
+
+@functools.cache
+def jitted(d: Draw):
+    return jax.jit(lambda key: d.initializer(key, d.shape, d.dtype))
+
+
+def alone(d: Draw, key) -> tuple:
+    """The bits of one leaf, drawn as the documentation defines them."""
+    return bits(jitted(d)(key))
+
+
+def subclasses(kind: type) -> set[type]:
+    return {kind}.union(*map(subclasses, kind.__subclasses__()))
+
+
+def test_every_law_has_a_case():
+    laws = {kind for kind in subclasses(init.Initializer) if kind.__module__.startswith("jaxinit")}
+    concrete = {kind for kind in laws if not inspect.isabstract(kind)}
+    assert {type(initializer) for initializer, _ in CASES.values()} == concrete
+
+
+def test_every_array_has_the_bits_of_one_drawn_alone():
+    draws = all_draws()
+    keys = jax.random.split(jax.random.key(1), len(draws))
+    expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
+    assert [bits(array) for array in draw(draws, keys)] == expected
+    traced = jax.jit(lambda k: draw(draws, k))(keys)
+    assert [bits(array) for array in traced] == expected
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_under_every_key_implementation(implementation):
+    draws = [Draw(init.normal(), (5, 3), FLOAT32), Draw(init.orthogonal(), (4, 4), FLOAT32)] * 3
+    keys = jax.random.split(jax.random.key(2, impl=implementation), len(draws))
+    expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
+    assert len(set(expected)) == len(draws)
+    assert [bits(array) for array in draw(draws, keys)] == expected
+    assert [bits(array) for array in jax.jit(lambda k: draw(draws, k))(keys)] == expected
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_an_ensemble_is_its_members(implementation, wrap):
+    """QR under vmap, and rbg keys under vmap, have other bits; the loop of the engine has not."""
+    draws = [
+        Draw(init.normal(), (5, 3), FLOAT32),
+        Draw(init.orthogonal(), (6, 4), FLOAT32),
+        Draw(init.zeros, (2,), FLOAT32),
+        Draw(init.normal(), (5, 3), FLOAT32),
+    ]
+    roots = jax.random.split(jax.random.key(4, impl=implementation), 3)
+
+    def member(root):
+        return draw(draws, jax.random.split(root, len(draws)))
+
+    # Keys first, one member at a time: splitting unsafe_rbg keys under vmap has other bits too.
+    keys = jnp.stack([jax.random.split(root, len(draws)) for root in roots])
+    together = wrap(jax.vmap(lambda k: draw(draws, k)))(keys)
+    for number, root in enumerate(roots):
+        for whole, single in zip(together, member(root), strict=True):
+            assert bits(whole[number]) == bits(single)
+
+
+def test_long_groups_are_drawn_in_pieces(monkeypatch):
+    monkeypatch.setattr(engine, "_LOOP_BYTES", 4 * 6 * 4)
+    draws = [Draw(init.normal(), (2, 3), FLOAT32)] * 10 + [Draw(init.normal(), (64, 3), FLOAT32)]
+    keys = jax.random.split(jax.random.key(0), len(draws))
+    traced = jax.jit(lambda k: draw(draws, k))(keys)
+    assert [bits(a) for a in traced] == [alone(d, k) for d, k in zip(draws, keys, strict=True)]
+
+
+class Counting(init.Initializer):
+    """A law that counts its traces."""
+
+    traces = 0
+
+    def sample(self, key, shape, dtype):
+        type(self).traces += 1
+        return jax.random.normal(key, shape, dtype)
+
+    def exact_law(self, shape, is_complex):
+        return init.normal(1.0).exact_law(shape, is_complex)
+
+
+def test_equal_draws_are_traced_once():
+    draws = [Draw(Counting(), (3, 5), FLOAT32)] * 20
+    keys = jax.random.split(jax.random.key(0), 20)
+    Counting.traces = 0
+    draw(draws, keys)
+    assert Counting.traces == 1
+    draw(draws, keys)
+    assert Counting.traces == 1
+    jax.eval_shape(lambda k: draw(draws, k), keys)
+    assert Counting.traces <= 2
+
+
+def test_every_array_is_a_buffer_of_its_own():
+    """A training step that donates its state must not donate one buffer twice."""
+    draws = [Draw(init.zeros, (4,), FLOAT32)] * 5
+    keys = jax.random.split(jax.random.key(0), 5)
+    for arrays in (draw(draws, keys), jax.jit(lambda k: draw(draws, k))(keys)):
+        assert len({array.unsafe_buffer_pointer() for array in arrays}) == 5
+
+
+def test_nothing_to_draw():
+    assert draw([], jax.random.split(jax.random.key(0), 0)) == []
+
+
+def test_a_key_too_few():
+    with pytest.raises(ValueError, match=r"one key for each of its 2 draws, got keys of shape \(3"):
+        draw([Draw(init.zeros, (4,), FLOAT32)] * 2, jax.random.split(jax.random.key(0), 3))
+
+
+def test_progress_is_told_leaf_by_leaf():
+    draws = [Draw(init.normal(), (2, 3), FLOAT32), Draw(init.zeros, (5,), BFLOAT16)]
+    keys = jax.random.split(jax.random.key(0), 2)
+    told = []
+    draw(draws, keys, progress=lambda *numbers: told.append(numbers))
+    assert told == [(1, 2, 24, 34), (2, 2, 34, 34)]
+    told.clear()
+    jax.jit(lambda k: draw(draws, k, progress=lambda *numbers: told.append(numbers)))(keys)
+    assert told == []
+
+
+# Placement.
+
+
+def mesh_of(devices, kind) -> jax.sharding.Mesh:
+    return jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(kind,) * 2)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+# A PartitionSpec alone means nothing without a mesh.
+@pytest.mark.parametrize(
+    ("named", "in_context"),
+    [(True, True), (True, False), (False, True)],
+    ids=["named-set_mesh", "named", "spec-set_mesh"],
+)
+@pytest.mark.parametrize("traced", [True, False], ids=["jit", "eager"])
+def test_sharded_is_whole(devices, kind, named, in_context, traced):
+    mesh = mesh_of(devices, kind)
+    spec = P("b", "a")
+
+    def draws(sharding):
+        # Shards of (8, 16). In rows of a few entries XLA:CPU computes a logarithm by scalar code,
+        # which since jax 0.12 is an ulp away from its vector code.
+        once = [Draw(i, (16, 64), FLOAT32, sharding) for i in (init.normal(), init.orthogonal())]
+        return once * 2 + [Draw(init.ones, (4, 4), FLOAT32, sharding)]
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    expected = [bits(array) for array in draw(draws(None), keys)]
+    wanted = draws(NamedSharding(mesh, spec) if named else spec)
+    function = jax.jit(lambda k: draw(wanted, k)) if traced else lambda k: draw(wanted, k)
+    if in_context:
+        with jax.set_mesh(mesh):
+            arrays = function(keys)
+    else:
+        arrays = function(keys)
+    assert [bits(array) for array in arrays] == expected
+    for array in arrays:
+        assert array.sharding.is_equivalent_to(NamedSharding(mesh, spec), array.ndim)
+        assert {shard.data.size for shard in array.addressable_shards} == {array.size // 8}
+
+
+def test_other_shardings(devices):
+    mesh = mesh_of(devices, AxisType.Auto)
+    replicated, single = NamedSharding(mesh, P()), SingleDeviceSharding(devices[3])
+    draws = [Draw(init.normal(), (4, 4), FLOAT32, s) for s in (None, replicated, single)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = draw(draws, keys)
+    assert arrays[1].sharding == replicated
+    assert arrays[2].devices() == {devices[3]}
+    traced = jax.jit(lambda k: draw(draws[:2], k))(keys[:2])
+    assert [bits(a) for a in traced] == [bits(a) for a in arrays[:2]]
+
+
+def test_a_committed_key_says_where_and_a_sharding_wins(devices):
+    mesh = mesh_of(devices, AxisType.Auto)
+    keys = jax.random.split(jax.random.key(0), 2)
+    committed = jax.device_put(keys, devices[5])
+    wish = NamedSharding(mesh, P("a"))
+    draws = [Draw(init.normal(), (4, 4), FLOAT32), Draw(init.normal(), (4, 4), FLOAT32, wish)]
+    arrays = draw(draws, committed)
+    assert arrays[0].devices() == {devices[5]}
+    assert arrays[1].sharding == wish
+    assert [bits(a) for a in arrays] == [bits(a) for a in draw(draws, keys)]
+
+
+def test_a_sharded_ensemble(devices):
+    mesh = mesh_of(devices, AxisType.Auto)
+    draws = [Draw(init.normal(), (4, 6), FLOAT32, NamedSharding(mesh, P("a", "b")))] * 2
+    keys = jnp.stack([jax.random.split(jax.random.key(seed), 2) for seed in range(3)])
+    together = jax.vmap(lambda k: draw(draws, k))(keys)
+    assert together[1].sharding.spec == P(None, "a", "b")
+    assert bits(together[1][2]) == bits(draw(draws, keys[2])[1])
+
+
+def test_sharded_draws_need_no_communication(devices):
+    wish = NamedSharding(mesh_of(devices, AxisType.Auto), P("a", "b"))
+    draws = [Draw(init.he_normal(), (8, 12), FLOAT32, wish)] * 3
+    keys = jax.random.split(jax.random.key(0), 3)
+    text = jax.jit(lambda k: draw(draws, k)).lower(keys).compile().as_text()
+    collectives = ("all-gather", "all-reduce", "collective-permute", "all-to-all")
+    assert not [name for name in collectives if name in text]

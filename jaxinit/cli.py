@@ -153,7 +153,7 @@ def _add_report(commands: Any, layout: dict[str, Any]) -> None:
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="time jax.jit(model.init) too (default: below 500 million parameters)",
+        help="time jax.jit(model.init) too (default: if that is quick)",
     )
     parser.set_defaults(run=_report)
 
@@ -240,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by the shell: jaxinit list >&-
+        return _fail("the standard output is closed")
     _accept_any_text(sys.stdout, sys.stderr)
     try:
         status = _run(arguments)

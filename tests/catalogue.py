@@ -31,6 +31,8 @@ NAMESPACE: dict[str, Any] = {"np": np} | {
 FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 INEXACT = (*FLOATS, "complex64")
 NUMBERS = (*INEXACT, "int32", "uint8")
+# Statistics and products do not need the compiler's best code, and half of the time went into it.
+QUICK = {"xla_backend_optimization_level": 0}
 # What the 32-bit types become under `jax_enable_x64`.
 WIDE = {"float32": "float64", "complex64": "complex128"}
 
@@ -93,7 +95,7 @@ def _draw_bulk(case: Case) -> dict[str, Any]:
         shape = case.bulk or case.shape
         return {dtype: case.initializer(key, shape, dtype) for dtype in case.dtypes}
 
-    return jax.jit(draw)(jax.random.key(20))
+    return jax.jit(draw, compiler_options=QUICK)(jax.random.key(20))
 
 
 def _cases(calls: list[str], *shapes: Shape, bulk: Shape, dtypes: tuple[str, ...] = INEXACT):
@@ -193,6 +195,15 @@ CASES: tuple[Case, ...] = (
 ALIASES = ("zeros_init", "ones_init", "xavier_uniform", "xavier_normal")
 ALIASES = (*ALIASES, "kaiming_uniform", "kaiming_normal")
 KINDS = tuple({case.name: case for case in reversed(CASES) if case.name not in ALIASES}.values())
+
+
+def draw_all(key: jax.Array, draws: list[tuple[str, Shape]], dtype: str | None = None) -> list[Any]:
+    """Several calls drawn by one program, where numbers are wanted and not bits."""
+
+    def draw(key: jax.Array) -> list[jax.Array]:
+        return [evaluate(call)(key, shape, dtype) for call, shape in draws]
+
+    return jax.jit(draw, compiler_options=QUICK)(key)
 
 
 def each(*cases: Case):

@@ -26,6 +26,7 @@ from jaxinit.cli import main
 from jaxinit.report.as_json import to_json
 from jaxinit.report.histogram import Histogram, draw_histogram, histogram
 from jaxinit.report.quantities import quantities
+from jaxinit.report.terminal import progress
 
 ROOT = Path(jaxinit.__file__).parent.parent
 
@@ -148,6 +149,12 @@ def test_a_full_disk_is_one_line():
     assert result.stderr.count("\n") == 1
 
 
+def test_a_closed_output_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "jaxinit: error: the standard output is closed\n"
+
+
 # list
 
 
@@ -171,18 +178,23 @@ def test_the_catalogue_as_json(run):
     assert entries["he_normal"].keys() == {"name", "law", "use", "source"}
 
 
-def test_a_terminal_gets_colours(monkeypatch):
+def test_a_terminal_gets_colours_and_progress(monkeypatch):
     class Terminal(io.StringIO):
         encoding = "utf-8"
 
         def isatty(self):
             return True
 
-    terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stdout", Terminal())
     assert main(["list"]) == 0
-    assert "\x1b[" in terminal.getvalue()
+    assert "\x1b[" in sys.stdout.getvalue()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress() as watch:
+        watch("shape", 0, 0)
+        watch("draw", 5 << 20, 10 << 20)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sys.stderr.getvalue())
+    assert re.search(r"draw .* 5 of 10 MiB", shown)
 
 
 # show
@@ -243,6 +255,9 @@ def test_show_an_empty_array_and_a_constant(run):
     assert run("show", "he_normal", "0", "4")[0] == 0
     _, out, _ = run("show", "ones", "3")
     assert "100.00 %" in out
+    _, found = show(run, "identity", "4", "6")
+    assert found["std"]["declared"] == pytest.approx(found["std"]["measured"])
+    assert found["std"]["z"] is None  # no chance, no score
 
 
 def test_show_the_parts_of_a_fused_kernel(run):

@@ -43,10 +43,10 @@ CASES = {
 FLOAT32 = np.dtype("float32")
 BFLOAT16 = np.dtype(jnp.bfloat16)
 OTHER_DTYPES = {
-    "constant": ["int32", "bfloat16"],
-    "uniform": ["bfloat16", "float16"],
-    "he_normal": ["bfloat16", "complex64"],
-    "orthogonal": ["bfloat16", "complex64"],
+    "constant": ["int32"],
+    "uniform": ["bfloat16"],
+    "he_normal": ["float16", "complex64"],
+    "orthogonal": ["bfloat16"],
 }
 
 

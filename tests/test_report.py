@@ -237,7 +237,17 @@ def test_rules_replace_and_are_compared(report):
     assert (hidden.initializer, hidden.own_initializer) == ("he_normal()", "lecun_normal()")
     assert hidden.expected_std == pytest.approx(16**-0.5)
     assert hidden.own_std == pytest.approx(32**-0.5)
+    assert hidden.own_measured_std is None
     assert made.findings == ()
+
+
+def test_what_the_model_draws_itself_is_measured_for_comparison(report):
+    made = report("net", rules=RULES, compare=True)
+    kernel = kind_of(made, "layers/0/kernel")
+    assert (kernel.own_initializer, kernel.own_std) == (None, None)
+    # 512 entries cut at two standard deviations: the standard error of the std is 2.6 %.
+    assert kernel.own_measured_std == pytest.approx(16**-0.5, rel=0.13)
+    assert kernel.measured_std == pytest.approx(8**-0.5, rel=0.13)
 
 
 def test_rules_of_an_unknown_law_leave_none_unknown(report):
@@ -362,9 +372,7 @@ def test_twins_may_be_allowed(report):
     made = report("constant_mlp", allow=("params/Dense_[01]/kernel",))
     assert [f.leaf for f in made.findings] == ["params/Dense_2/kernel"]
     assert codes(report("twin_mlp", allow=("**/kernel",))) == ["law-unknown"]
-    with pytest.raises(
-        Unusable, match=r"--allow needs a pattern .* got '\*\*/kernal'"
-    ):
+    with pytest.raises(Unusable, match=r"--allow needs a pattern .* got '\*\*/kernal'"):
         report("mlp", allow=("**/kernal",))
     with pytest.raises(Unusable, match=r"--allow needs a glob whose brackets are closed"):
         report("mlp", allow=("[",))
@@ -386,8 +394,8 @@ def test_the_report_is_printed(run):
     assert err == "chatter of the target\n"
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert "2,920 parameters in 8 arrays, 11.4 KiB" in lines
-    assert "  he_normal(), 2 of 32x32 float32, fans 32>32" in lines
+    assert "2,920 parameters in 8 float32 arrays, 11.4 KiB" in lines
+    assert "  he_normal(), 2 of 32x32, fans 32>32" in lines
     assert any(line.startswith("  the model itself: lecun_normal()") for line in lines)
     assert "draw, second time" in out
     assert lines[-1].startswith("No findings")
@@ -413,7 +421,7 @@ def test_strict_counts_findings(run):
 
 def test_json_says_all_that_is_printed(run, tmp_path):
     status, out, _ = run("models.py:odd_mlp", "--json", "out.json", "--no-compare", "--seed", "4")
-    assert status == 0 and "parameters in 8 arrays" in out
+    assert status == 0 and "parameters in 8 float32 arrays" in out
     text = (tmp_path / "out.json").read_text()
     document = json.loads(text, parse_constant=pytest.fail)
     assert (document["format"], document["version"]) == ("jaxinit-report", 1)
@@ -497,7 +505,7 @@ def test_without_flax_the_report_says_what_to_install(refused, monkeypatch):
 def test_the_specimen_keeps_its_laws(run):
     status, out, err = run("--no-compare", "--json", "report.json", "--strict")
     assert (status, err) == (0, "")
-    assert "124,439,808 parameters in 148 arrays, 475 MiB" in out
+    assert "124,439,808 parameters in 148 float32 arrays, 475 MiB" in out
     assert max(map(len, out.splitlines())) <= 80
     document = json.loads(Path("report.json").read_text())
     assert len(document["kinds"]) == 10

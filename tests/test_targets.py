@@ -200,6 +200,13 @@ def test_code_that_fails_is_named_with_its_line(tmp_path, source, message):
     assert not {name for name in set(sys.modules) - before if "bad" in name}
 
 
+def test_a_file_of_a_package_is_to_be_named_as_a_module(tmp_path):
+    path = tmp_path / "inner.py"
+    path.write_text("from . import other\n")
+    with pytest.raises(Unusable, match=r"\(inner\.py, line 1\)\. Name it as package\.module"):
+        load(f"{path}:x")
+
+
 def test_missing_attribute_offers_the_nearest(models):
     with pytest.raises(Unusable, match=r"has no attribute 'mpl'\. Nearest: mlp"):
         load(f"{models}:mpl")

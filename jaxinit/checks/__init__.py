@@ -9,5 +9,6 @@ from jaxinit.checks.laws import assert_laws as assert_laws
 from jaxinit.checks.measuring import Measured as Measured
 from jaxinit.checks.measuring import measure as measure
 from jaxinit.checks.symmetry import assert_symmetry_broken as assert_symmetry_broken
+from jaxinit.checks.trees import CheckError as CheckError
 from jaxinit.checks.trees import assert_finite as assert_finite
 from jaxinit.checks.trees import assert_shapes as assert_shapes

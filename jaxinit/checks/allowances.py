@@ -66,7 +66,7 @@ def allowance(law: Law, n: int, dtype: np.dtype, size: int, t: float) -> Allowan
     reach = (_mean(law.kurtosis, 1, t + math.log(n)) + noise) * law.std
     return Allowance(
         (_mean(law.kurtosis, n, t) + noise) * law.std,
-        (max(0.0, low - noise) * law.variance, (high + noise) * law.variance),
+        (low * max(0.0, 1 - noise) * law.variance, high * (1 + noise) * law.variance),
         _support(law, dtype, reach),
     )
 

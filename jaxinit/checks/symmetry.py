@@ -51,6 +51,11 @@ class _Leaf:
         return leaf is not None and (not leaf.initializer.random or leaf.law.variance == 0)
 
     @property
+    def is_random(self) -> bool:
+        """Whether the plan says that its values are random."""
+        return self.planned is not None and not self.is_fixed
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         """What two leaves must share for their checksums to be comparable."""
         return self.layout, np.dtype(self.array.dtype)
@@ -81,8 +86,8 @@ def assert_symmetry_broken(params: Any, plan: Plan | None = None, *, allow: Any 
             start at zero, tied weights. One that matches no leaf is an error.
 
     Raises:
-        AssertionError: with a table of twins; or when leaves are missing, or of another shape or
-            dtype than planned.
+        CheckError: an ``AssertionError`` with a table of twins; or when leaves are missing, or of
+            another shape or dtype than planned.
         TypeError: when an argument is of the wrong kind, or a leaf is not an array with values.
         ValueError: when a pattern of ``allow`` is malformed or matches no leaf, or two leaves have
             the same canonical path.
@@ -92,8 +97,7 @@ def assert_symmetry_broken(params: Any, plan: Plan | None = None, *, allow: Any 
         >>> assert_symmetry_broken({"out": {"kernel": np.zeros((3, 4), "float32")}}, allow="out/*")
         >>> assert_symmetry_broken({"kernel": np.eye(3, dtype="float32")[:, [0, 1, 1]]})
         Traceback (most recent call last):
-        AssertionError: assert_symmetry_broken needs units, layers and leaves that differ, 1 of 1 \
-leaves holds twins:
+        jaxinit.checks.trees.CheckError: assert_symmetry_broken needs units, ... holds twins:
         path    what   found
         ──────────────────────────────────────────────────────
         kernel  units  2 of 3 have a twin, for example 1 and 2
@@ -102,7 +106,7 @@ leaves holds twins:
     caller = "assert_symmetry_broken"
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(
-            f"{caller} needs a plan or None, got {plan!r} of type {type(plan).__name__}. Make one "
+            f"{caller} needs a plan or None, got a value of type {type(plan).__name__}. Make one "
             "with jaxinit.plan(tree, rules)."
         )
     arrays = concrete_leaves(caller, params)
@@ -116,7 +120,7 @@ leaves holds twins:
         for path, array in arrays.items()
         if path not in exempt and jnp.issubdtype(array.dtype, jnp.inexact) and np.size(array)
         for leaf in [_Leaf(path, array, layouts[path], None if plan is None else plan[path])]
-        if leaf.layout.layer_rank >= 2 or (plan is not None and not leaf.is_fixed)
+        if leaf.layout.layer_rank >= 2 or leaf.is_random
     ]
     judge = _Judge(
         hashes_of({leaf.path: (leaf.array, leaf.layout) for leaf in judged}),
@@ -176,7 +180,7 @@ class _Judge:
         if not units.any() and not layers.any():
             return  # nearly always, and then nothing more is computed
         constant, entropy = _evidence(leaf)
-        if constant and self._is_bias(leaf):
+        if constant and not leaf.is_random and self._is_bias(leaf):
             return
         if constant and units.any():
             if entropy.sum() >= self.needed:

@@ -16,12 +16,26 @@ from jaxinit.planning.paths import flatten, spec_of
 _ROWS = 20
 
 
+class CheckError(AssertionError):
+    """What every check raises: a line, a table, and what to do.
+
+    Attributes:
+        columns: headings of the table.
+        rows: its rows as they are, also those that the message only counts.
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Any, ...], ...] = ()
+
+
 def fail(headline: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], advice: str) -> None:
-    """Raises an ``AssertionError`` with a table of the first rows and a count of the rest."""
+    """Raises a `CheckError` whose message shows the first rows and counts the rest."""
     surplus = len(rows) - _ROWS
     counted = [f"... and {surplus} more"] if surplus > 0 else []
     table = render_table(columns, rows[:_ROWS])
-    raise AssertionError("\n".join([headline, table, *counted, advice]))
+    error = CheckError("\n".join([headline, table, *counted, advice]))
+    error.columns, error.rows = tuple(columns), tuple(map(tuple, rows))
+    raise error
 
 
 def _complaint(assertion: Callable[..., None], *trees: Any) -> AssertionError | None:
@@ -43,8 +57,8 @@ def assert_shapes(params: Any, expected: Any) -> None:
         expected: a plan, or such a tree.
 
     Raises:
-        AssertionError: with a table of leaves that are missing, surplus, or of another shape or
-            dtype. ``chex.disable_asserts()`` switches it off.
+        CheckError: an ``AssertionError`` with a table of leaves that are missing, surplus, or of
+            another shape or dtype. ``chex.disable_asserts()`` switches it off.
         TypeError: when a leaf has no shape and dtype.
         ValueError: when two leaves have the same canonical path.
 
@@ -53,7 +67,7 @@ def assert_shapes(params: Any, expected: Any) -> None:
         >>> assert_shapes(tree, tree)
         >>> assert_shapes(tree, {"bias": np.zeros(4, "float32")})
         Traceback (most recent call last):
-        AssertionError: assert_shapes needs the 1 leaf expected, 1 of 1 differs:
+        jaxinit.checks.trees.CheckError: assert_shapes needs the 1 leaf expected, 1 of 1 differs:
         path  what   expected  found
         ────────────────────────────
         bias  shape  (4,)      (3,)
@@ -125,8 +139,8 @@ def assert_finite(params: Any) -> None:
         params: a tree of arrays.
 
     Raises:
-        AssertionError: with a table of leaves that hold other entries, and how many.
-            ``chex.disable_asserts()`` switches it off.
+        CheckError: an ``AssertionError`` with a table of leaves that hold other entries, and how
+            many. ``chex.disable_asserts()`` switches it off.
         TypeError: when a leaf is not an array with values.
         ValueError: when two leaves have the same canonical path.
 
@@ -134,7 +148,7 @@ def assert_finite(params: Any) -> None:
         >>> assert_finite({"bias": np.zeros(3, "float32")})
         >>> assert_finite({"bias": np.array([0, np.nan, np.inf], "float32")})
         Traceback (most recent call last):
-        AssertionError: assert_finite needs finite numbers only, 1 of 1 leaves holds others:
+        jaxinit.checks.trees.CheckError: assert_finite needs finite numbers only, 1 of 1 leaves holds others:
         path  infinite or NaN  entries
         ──────────────────────────────
         bias                2        3

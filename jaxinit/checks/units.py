@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit.checks.measuring import as_auto
 from jaxinit.initializers import Initializer
@@ -147,7 +148,7 @@ def hashes_of(arrays: Mapping[str, tuple[Any, Layout]]) -> dict[str, np.ndarray]
     pending = {}
     for path, (array, layout) in arrays.items():
         with as_auto(array) as seen:
-            pending[path] = _lanes(seen, layout.shape, layout.kept)
+            pending[path] = _lanes(seen, layout.shape, layout.kept, _everywhere(seen))
     hashes = {}
     for path, lanes in jax.device_get(pending).items():
         high, low = (_by_layer(lane, arrays[path][1]).astype(np.uint64) for lane in lanes)
@@ -158,7 +159,16 @@ def hashes_of(arrays: Mapping[str, tuple[Any, Layout]]) -> dict[str, np.ndarray]
 def filled_of(array: Any, layout: Layout) -> np.ndarray:
     """Number of entries other than zero, by layer and unit."""
     with as_auto(array) as seen:
-        return _by_layer(jax.device_get(_filled(seen, layout.shape, layout.kept)), layout)
+        filled = _filled(seen, layout.shape, layout.kept, _everywhere(seen))
+    return _by_layer(jax.device_get(filled), layout)
+
+
+def _everywhere(array: Any) -> NamedSharding | None:
+    """Where a small result must be for every process to read it."""
+    sharding = getattr(array, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def _by_layer(kept: np.ndarray, layout: Layout) -> np.ndarray:
@@ -170,8 +180,10 @@ def _by_layer(kept: np.ndarray, layout: Layout) -> np.ndarray:
 
 # As `jaxinit.fingerprint`, but summed per unit, with positions inside the unit: equal units have
 # equal checksums. Positions are mixed once per unit's entry and not for every unit again.
-@functools.partial(jax.jit, static_argnames=("shape", "kept"))
-def _lanes(array: Any, shape: tuple[int, ...], kept: tuple[int, ...]) -> list[jax.Array]:
+@functools.partial(jax.jit, static_argnames=("shape", "kept", "place"))
+def _lanes(
+    array: Any, shape: tuple[int, ...], kept: tuple[int, ...], place: NamedSharding | None
+) -> list[jax.Array]:
     bits = words(jnp.asarray(array).reshape(shape))
     summed = tuple(axis for axis in range(bits.ndim) if axis not in kept)
     inner = tuple(bits.shape[axis] for axis in summed)
@@ -183,11 +195,14 @@ def _lanes(array: Any, shape: tuple[int, ...], kept: tuple[int, ...]) -> list[ja
         position = lax.optimization_barrier(position)  # else it is computed for every entry
         mixed = mix(bits ^ lax.broadcast_in_dim(position, bits.shape, summed))
         sums.append(jnp.sum(mixed, axis=summed, dtype=jnp.uint32))
-    return sums
+    return sums if place is None else lax.with_sharding_constraint(sums, place)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "kept"))
-def _filled(array: Any, shape: tuple[int, ...], kept: tuple[int, ...]) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("shape", "kept", "place"))
+def _filled(
+    array: Any, shape: tuple[int, ...], kept: tuple[int, ...], place: NamedSharding | None
+) -> jax.Array:
     array = jnp.asarray(array).reshape(shape)
     summed = tuple(axis for axis in range(array.ndim) if axis not in kept)
-    return jnp.sum(array != 0, axis=summed, dtype=jnp.uint32)
+    filled = jnp.sum(array != 0, axis=summed, dtype=jnp.uint32)
+    return filled if place is None else lax.with_sharding_constraint(filled, place)

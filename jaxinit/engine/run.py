@@ -3,7 +3,9 @@
 Equal draws share one compiled program, so compile time follows the number of distinct draws and
 not the number of leaves. Outside of a trace the program is called once per leaf; inside one (under
 ``jax.jit`` or ``jax.vmap``) it becomes the body of a loop over the keys. Either way every leaf has
-the bits of its initializer drawn alone under ``jax.jit``.
+the bits of its initializer drawn alone under ``jax.jit``. So has a sharded leaf, with one exception
+that lies in XLA: on CPUs, since jax 0.12, a shard whose rows hold fewer entries than a vector may
+differ by an ulp, because logarithms of single numbers are not those of vectors.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.custom_batching import sequential_vmap
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -84,7 +87,7 @@ def draw(
         )
     implementation = jax.random.key_impl(keys)
     data = jax.random.key_data(keys)
-    if isinstance(data, jax.core.Tracer):
+    if isinstance(data, Tracer):
         return _draw_in_trace(draws, data, implementation)
     return _draw_now(draws, data, implementation, progress)
 

@@ -159,10 +159,14 @@ def as_model(value: Any) -> LinenModel | NnxModel:
             f"needs to be a Flax module (Linen or NNX), its class, or a function that returns one, "
             f"and is of type {type(value).__name__}."
         )
-    asks_rngs = _asks_rngs(value)
+    return _from_factory(value)
+
+
+def _from_factory(factory: Callable[..., Any]) -> LinenModel | NnxModel:
+    asks_rngs = _asks_rngs(factory)
 
     def make(key: jax.Array) -> Any:
-        return value(rngs=nnx.Rngs(key)) if asks_rngs else value()
+        return factory(rngs=nnx.Rngs(key)) if asks_rngs else factory()
 
     made = []
 

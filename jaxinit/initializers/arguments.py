@@ -46,6 +46,8 @@ def as_shape(caller: str, shape: Any) -> tuple[int, ...]:
 def as_dtype(caller: str, dtype: Any, kinds: frozenset[Kind]) -> np.dtype:
     """A dtype as JAX will hold it (64 bits only under ``jax_enable_x64``), of one of the kinds."""
     try:
+        if isinstance(dtype, jax.Array | np.ndarray | np.generic):
+            raise TypeError  # numpy would quietly take the dtype of the array
         resolved = jax.dtypes.canonicalize_dtype(float if dtype is None else jnp.dtype(dtype))
         kind = next(
             (kind for numpy_kind, kind in _NUMPY_KINDS if jnp.issubdtype(resolved, numpy_kind)),

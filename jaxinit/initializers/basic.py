@@ -65,6 +65,8 @@ class Constant(Initializer):
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
         values = self.value.array
         self.value.check_broadcasts(self.name, "value", shape)
+        if is_complex:
+            values = values.astype(np.complex128)
         if values.ndim == 0:
             return laws.point(values.item())
         return laws.empirical(values)
@@ -181,7 +183,7 @@ class Uniform(Initializer):
         return jnp.clip(drawn, self.minval, self.maxval)
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
-        half = (self.maxval - self.minval) / 2
+        half = self.maxval / 2 - self.minval / 2  # the difference itself may overflow
         law = laws.standard_uniform().scaled(half, self.minval + half)
         return dataclasses.replace(law, support=(self.minval, self.maxval))
 

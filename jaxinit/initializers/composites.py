@@ -57,7 +57,8 @@ class Stacked(Wrapper):
         return _with_part_axes(law, [axis - len(shape) for axis in layer])
 
     def fans(self, shape: Sequence[int]) -> Fans | None:
-        _, layer = self._split(tuple(shape))
+        shape = as_shape(self.name, shape)
+        _, layer = self._split(shape)
         return self.initializer.fans([shape[axis] for axis in layer])
 
     def _split(self, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
@@ -161,10 +162,8 @@ class Fused(Initializer):
         return dataclasses.replace(self, initializers=parts)
 
     def fans(self, shape: Sequence[int]) -> Fans | None:
-        several = {
-            part.fans(inner)
-            for part, inner in zip(self.initializers, self._shapes(tuple(shape)), strict=True)
-        }
+        shapes = self._shapes(as_shape(self.name, shape))
+        several = {part.fans(inner) for part, inner in zip(self.initializers, shapes, strict=True)}
         return several.pop() if len(several) == 1 else None
 
     @property

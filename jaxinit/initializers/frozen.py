@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import dataclasses
 import functools
 import math
@@ -63,6 +64,8 @@ class FrozenArray:
             )
         # -0.0 equals 0.0, so it must also draw the same.
         array = np.asarray(array + 0)
+        reals = array.reshape(-1).view(np.float64)
+        reals[np.isnan(reals)] = math.nan  # of all its bit patterns one
         array.setflags(write=False)
         return cls(array)
 
@@ -104,6 +107,8 @@ class FrozenArray:
 def _spell(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_spell, value))}]"
+    if isinstance(value, complex) and not cmath.isfinite(value):
+        return f"complex({_spell(value.real)}, {_spell(value.imag)})"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     return repr(value)

@@ -155,8 +155,9 @@ def check_fits(caller: str, law: Law, dtype: np.dtype, *, random: bool = True) -
     for part in law.parts:
         check_fits(caller, part.law, dtype, random=random)
     centre = abs(law.mean)
-    if not jnp.issubdtype(dtype, jnp.inexact) or not math.isfinite(centre):
-        return  # a constant may be infinite or NaN by its own wish
+    by_wish = not math.isfinite(centre) and not (random and _overflows(law))
+    if not jnp.issubdtype(dtype, jnp.inexact) or by_wish:
+        return  # a constant may be infinite or NaN
     limits = jnp.finfo(dtype)
     narrow = dtype.itemsize < 4
     steps = jnp.finfo(jnp.float32) if narrow else limits
@@ -179,6 +180,14 @@ def check_fits(caller: str, law: Law, dtype: np.dtype, *, random: bool = True) -
             f"{caller} needs a standard deviation that {dtype} can resolve, got {std:.3g} around "
             f"a mean of {centre:.3g}. Use a larger scale or a wider dtype."
         )
+
+
+def _overflows(law: Law) -> bool:
+    """Whether the moments of a random law leave the range of Python's floats."""
+    if law.components:
+        return any(_overflows(inner) for _, inner in law.components)
+    drawn = law.variance > 0 or (law.variance == 0 and law.quantile is not None)
+    return drawn and not math.isfinite(abs(law.mean))
 
 
 def _as_key(initializer: Initializer, key: Any) -> Any:

@@ -245,7 +245,9 @@ def to_config(initializer: Initializer) -> dict[str, Any]:
         >>> to_config(he_normal(batch_axis=0))
         {'name': 'he_normal', 'batch_axis': 0}
     """
-    if not isinstance(initializer, Initializer) or initializer.label not in _BY_NAME:
+    # A subclass that has no name of its own would be read back as its base.
+    of_the_catalogue = isinstance(initializer, Initializer) and initializer.label in _BY_NAME
+    if not of_the_catalogue or "name" not in vars(type(initializer)):
         raise TypeError(
             f"to_config needs an initializer of the catalogue, got {initializer!r}. "
             "Only those can be written by name; pickle keeps any frozen dataclass."
@@ -356,7 +358,9 @@ def from_jax(function: Callable[..., Any]) -> Initializer:
     """
     if isinstance(function, Initializer):
         return function
-    if str(getattr(function, "__module__", "")).endswith("nn.initializers"):
+    # A wrapper such as Flax's with_partitioning bears the name of what it wraps.
+    wraps = hasattr(function, "__wrapped__")
+    if str(getattr(function, "__module__", "")).endswith("nn.initializers") and not wraps:
         maker, _, inner = getattr(function, "__qualname__", "").partition(".<locals>.")
         if maker in ("zeros", "ones") and not inner:
             return _BY_NAME[maker].factory  # pyright: ignore[reportReturnType]

@@ -104,7 +104,8 @@ class Dirac(Initializer):
                 f"groups={self.groups}."
             )
         taps = self.groups * min(inputs, outputs // self.groups)
-        return _placed(self.gain, taps / max(math.prod(shape), 1), is_complex)
+        share = taps / math.prod(shape) if 0 not in shape else 0.0
+        return _placed(self.gain, share, is_complex)
 
 
 def dirac(gain: float = 1.0, groups: int = 1, dtype: DTypeLike | None = None) -> Dirac:

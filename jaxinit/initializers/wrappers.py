@@ -16,7 +16,7 @@ from jaxinit.initializers import laws
 from jaxinit.initializers.arguments import Kind, as_dtype, as_number, as_shape
 from jaxinit.initializers.fans import Axes, Fans
 from jaxinit.initializers.frozen import FrozenArray
-from jaxinit.initializers.protocol import Initializer
+from jaxinit.initializers.protocol import Initializer, check_fits
 
 
 def as_initializer(caller: str, value: Any) -> Initializer:
@@ -92,7 +92,20 @@ class Scaled(Wrapper):
     def kinds(self) -> frozenset[Kind]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.initializer.kinds & {"float", "complex"}  # whole numbers would be cut off
 
+    def resolve_dtype(self, dtype: Any) -> np.dtype:
+        resolved = super().resolve_dtype(dtype)
+        working = jnp.finfo(jnp.float32 if resolved.itemsize < 4 else resolved)
+        if abs(self.factor) > float(working.max):  # it would be infinite, and NaN times 0
+            raise ValueError(
+                f"scaled needs a factor within the range of {working.dtype}, which {resolved} is "
+                f"drawn in, got {self.factor}. Scale the inner initializer itself."
+            )
+        return resolved
+
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+        # The inner draw takes place in this dtype: what it cannot hold, no factor brings back.
+        inner = self.initializer.exact_law(shape, dtype.kind == "c")
+        check_fits(self.name, inner, dtype, random=self.random)
         return self.initializer.sample(key, shape, dtype) * self.factor
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
@@ -160,36 +173,40 @@ class Masked(Wrapper):
         return jnp.where(jnp.broadcast_to(self.mask.array != 0, shape), values, 0)
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
-        self.mask.check_broadcasts(self.name, "mask", shape)
-        law = self.initializer.exact_law(shape, is_complex)
-        if self.random or 0 in shape:
-            return _thinned(law, np.broadcast_to(self._kept(), shape))
+        inner, kept = self._flat(shape)
+        law = inner.exact_law(shape, is_complex)
+        if inner.random or 0 in shape:
+            return _thinned(law, kept, shape)
         # A pattern such as an identity may meet the mask anywhere: count what is left of it.
-        with jax.ensure_compile_time_eval():
-            values = np.asarray(self.sample(None, shape, np.dtype(np.float32)))
-        return laws.empirical(values.astype(np.complex128 if is_complex else np.float64))
+        dtype = as_dtype(self.label, complex if is_complex else float, self.kinds)
+        with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
+            return laws.empirical(np.asarray(self.sample(None, shape, dtype)))
 
-    def _kept(self) -> np.ndarray:
+    def _flat(self, shape: tuple[int, ...]) -> tuple[Initializer, np.ndarray]:
+        """What is masked, below masks of masks, and which of its entries all of them keep."""
+        self.mask.check_broadcasts(self.name, "mask", shape)
         kept = self.mask.array != 0
-        if isinstance(self.initializer, Masked):
-            kept = kept & self.initializer._kept()
-        return kept
+        if not isinstance(self.initializer, Masked):
+            return self.initializer, kept
+        inner, too = self.initializer._flat(shape)
+        return inner, kept & too
 
 
-def _thinned(law: laws.Law, kept: np.ndarray) -> laws.Law:
+def _thinned(law: laws.Law, kept: np.ndarray, shape: tuple[int, ...]) -> laws.Law:
     """The law of the entries of an array where those that are not kept are 0."""
     if not law.parts:
-        share = float(kept.mean()) if kept.size else 1.0
+        share = float(kept.mean())
         return laws.mixture([share, 1 - share], [law, laws.point(0.0)])
-    parts = tuple(
-        dataclasses.replace(
-            part, law=_thinned(part.law, kept.take(range(part.start, part.stop), part.axis))
-        )
-        for part in law.parts
-    )
+    kept = np.broadcast_to(kept, shape)
+    parts = []
+    for part in law.parts:
+        inside = [slice(None)] * kept.ndim
+        inside[part.axis] = slice(part.start, part.stop)
+        here = kept[tuple(inside)]
+        parts.append(dataclasses.replace(part, law=_thinned(part.law, here, here.shape)))
     sizes = [part.stop - part.start for part in parts]
     whole = laws.mixture([size / sum(sizes) for size in sizes], [part.law for part in parts])
-    return dataclasses.replace(whole, parts=parts)
+    return dataclasses.replace(whole, parts=tuple(parts))
 
 
 def masked(initializer: Initializer, mask: ArrayLike) -> Masked:

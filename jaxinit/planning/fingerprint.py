@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxinit.planning.paths import flatten
 
@@ -81,19 +82,21 @@ def fingerprint(params: Any) -> Fingerprint:
 
 def _leaf_digest(leaf: Any, lanes: Any) -> str:
     words = ",".join(str(int(lane)) for lane in lanes)
-    text = f"{_SCHEME}\0{leaf.dtype}\0{tuple(leaf.shape)}\0{words}"
+    dtype = getattr(leaf.dtype, "name", leaf.dtype)  # without the byte order
+    text = f"{_SCHEME}\0{dtype}\0{tuple(leaf.shape)}\0{words}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _lanes(path: str, leaf: Any) -> Any:
-    if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array | np.ndarray):
+    host = isinstance(leaf, np.ndarray | np.generic)
+    if isinstance(leaf, Tracer) or not (host or isinstance(leaf, jax.Array)):
         raise TypeError(
             f"fingerprint needs arrays with values, got {leaf!r} of type {type(leaf).__name__} at "
             f"{path!r}. Call it on concrete arrays, outside of jit."
         )
-    if isinstance(leaf, np.ndarray):
+    if host:
         try:
-            return _sum_words(_host_words(leaf))
+            return _sum_words(_host_words(np.asarray(leaf)))
         except TypeError:
             raise TypeError(
                 f"fingerprint needs arrays of numbers, got dtype {leaf.dtype} at {path!r}. "

@@ -96,7 +96,7 @@ def _fold_program(implementation: Any) -> Callable[[Any, Any], jax.Array]:
     return jax.jit(lambda root, words: jax.lax.map(lambda pair: one_by_one(root, pair), words))
 
 
-def as_root_key(caller: str, key: Any) -> jax.Array:
+def as_root_key(caller: str, key: Any) -> Any:
     """One typed key, from a typed key or raw ``uint32`` key data of the default implementation."""
     advice = "Pass jax.random.key(0)"
     if not isinstance(key, jax.Array | np.ndarray):

@@ -136,7 +136,7 @@ def read_manifest(text: str | bytes) -> tuple[PlannedLeaf, ...]:
             )
     used = {line["initializer"] for line in lines}
     if idle := sorted(set(initializers) - used):
-        _fail("initializers", "each entry to be used by a leaf", listing([*map(repr, idle)]))
+        _fail("initializers", "each entry to be used by a leaf", idle)
     return number_groups(sorted(leaves, key=lambda leaf: leaf.path))
 
 
@@ -260,10 +260,11 @@ def _sharding(place: str, value: Any, shape: tuple[int, ...]) -> PartitionSpec |
     entries = _typed(place, value, list, "a list")
     if len(entries) > len(shape) or not all(map(_is_partition_entry, entries)):
         _fail(place, f"mesh axes for each of the {len(shape)} dimensions, at most", value)
-    try:
-        return PartitionSpec(*(tuple(e) if isinstance(e, list) else e for e in entries))
-    except ValueError as error:
-        _fail(place, "mesh axes that make a partition", value, str(error))
+    named = [axis for entry in entries for axis in (entry if isinstance(entry, list) else [entry])]
+    named = [axis for axis in named if axis is not None]
+    if len(set(named)) < len(named):
+        _fail(place, "every mesh axis once", value)
+    return PartitionSpec(*(tuple(e) if isinstance(e, list) else e for e in entries))
 
 
 def _check_entries(
@@ -282,7 +283,7 @@ def _typed(place: str, value: Any, kind: type, words: str) -> Any:
 
 
 def _fail(place: str, wanted: str, got: Any, advice: str = "") -> NoReturn:
-    shown = got if isinstance(got, str) and advice else repr(got)
+    shown = repr(got)
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     advice = advice or "Write manifests with plan.to_json()."
     raise ValueError(f"Plan.from_json needs {wanted} in {place}, got {shown}. {advice}")

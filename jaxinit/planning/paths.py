@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
@@ -59,6 +60,8 @@ class ParamSpec:
         object.__setattr__(self, "dtype", as_numeric_dtype("ParamSpec", self.dtype))
         if self.axes is not None:
             object.__setattr__(self, "axes", Axes(*self.axes))
+        if not isinstance(self.transposed_strides, int):
+            object.__setattr__(self, "transposed_strides", tuple(self.transposed_strides))
         object.__setattr__(self, "stack_axes", _stack_axes(self.stack_axes, self.shape))
 
     @property
@@ -88,7 +91,7 @@ class FlatTree(NamedTuple):
 
     paths: tuple[str, ...]
     leaves: list[Any]
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any
 
 
 def canonical_path(entries: tuple[Any, ...]) -> str:
@@ -183,16 +186,15 @@ def as_numeric_dtype(caller: str, dtype: Any) -> np.dtype:
 
 
 def _sharding_of(leaf: Any) -> Any:
-    if isinstance(leaf, jax.core.Tracer | np.ndarray | np.generic):
+    if isinstance(leaf, Tracer | np.ndarray | np.generic):
         return None
     sharding = getattr(leaf, "sharding", None)
     if isinstance(leaf, jax.Array):
         # Where a concrete array happens to be is no wish, unless somebody laid it over a mesh.
         return sharding if isinstance(sharding, NamedSharding) else None
-    abstract = isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh)
-    if abstract and sharding.is_fully_replicated:
-        # What jax.eval_shape says of every array under jax.set_mesh.
-        return None
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
+        # What jax.eval_shape says of every array under jax.set_mesh is no wish either.
+        return None if sharding.is_fully_replicated else sharding
     return sharding
 
 

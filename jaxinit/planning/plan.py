@@ -39,7 +39,7 @@ class Plan:
     """
 
     leaves: tuple[PlannedLeaf, ...]
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any
 
     def __hash__(self) -> int:
         return hash(self.paths)

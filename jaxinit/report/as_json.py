@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def json_file(path: str | None) -> Iterator[Callable[[str], None]]:
+def json_file(path: str | None) -> Iterator[Callable[[str], object]]:
     """A place for a document, tried before the work that makes it.
 
     Args:
@@ -74,9 +74,11 @@ def json_file(path: str | None) -> Iterator[Callable[[str], None]]:
         Unusable: when nothing can be written there. A file that was not there before and that
             nothing was written to is removed again.
     """
-    if path is None or path == "-":
-        stdout = sys.stdout
-        yield lambda text: None if path is None else (stdout.write(text), None)[1]
+    if path is None:
+        yield lambda text: None
+        return
+    if path == "-":
+        yield sys.stdout.write
         return
     place = Path(path)
     is_new = not place.exists()

@@ -18,7 +18,7 @@ import jax
 import jaxinit
 from jaxinit import checks
 from jaxinit.planning import ParamSpec, Plan
-from jaxinit.report.assemble import Assembled, assemble
+from jaxinit.report.assemble import Assembled, Specs, assemble
 from jaxinit.report.errors import Unusable, as_unusable
 from jaxinit.report.findings import find, matched_paths
 from jaxinit.report.inputs import parse_dtype, types_of
@@ -28,9 +28,9 @@ from jaxinit.report.records import Environment, Report, Request, Timing, Total
 from jaxinit.report.rules import Pairs, opened_rules
 from jaxinit.report.terminal import Watch
 
-# Above this many parameters a second copy of the model is not made for a timing nobody asked for.
+# Timings that nobody asked for are left out above this many parameters, and when the first draw
+# took longer than these seconds.
 _COMPARED = 500_000_000
-# A first draw that took longer is not repeated, and so is none that would not leave room.
 _REPEATED_SECONDS = 5.0
 
 
@@ -75,30 +75,22 @@ class _Work:
         self.timings.append(Timing(stage, time.perf_counter() - start))
 
     def report(self, rules: Pairs | Plan | None, dtype: Any) -> Report:
-        with as_unusable("TARGET: ", self.opened.source):
-            with self.timed("shape"):
-                specs = self.model.shapes()
-            if not specs:
-                raise ValueError(f"{self.opened.target} has no parameters to initialize.")
-            with self.timed("read own initializers"):
-                own = self.model.own_initializers()
+        specs, assembled = self.plan(rules, dtype)
         with as_unusable():
             allowed = matched_paths(self.request.allow, specs)
-        with as_unusable("--rules: " if rules is not None else ""), self.timed("plan"):
-            assembled = assemble(specs, own, rules, self.model.is_parameter, dtype)
         with self.timed("draw, first time (compiles)"):
             values = self.draw(assembled, "draw")
-        first_seconds = self.timings[-1].seconds
+        is_quick = self.timings[-1].seconds < _REPEATED_SECONDS
         with self.timed("measure and check"):
             measured = checks.measure(values)
             findings = find(assembled, values, measured, allowed)
-        shapes = {p: ParamSpec(v.shape, v.dtype) for p, v in values.items()}
+        shapes = {path: ParamSpec(value.shape, value.dtype) for path, value in values.items()}
         del values  # one copy of the model at a time
-        if first_seconds < _REPEATED_SECONDS:
+        if is_quick:
             with self.timed("draw, second time"):
                 self.draw(assembled, "draw again")
-        parameters = [path for path in specs if self.model.is_parameter(path)]
-        self.compare(sum(shapes[path].size for path in parameters))
+        parameters = _total(shapes[path] for path in specs if self.model.is_parameter(path))
+        own_measured = self.compare(is_quick and parameters.entries < _COMPARED)
         return Report(
             model=self.model.name,
             framework=self.model.kind,
@@ -107,12 +99,26 @@ class _Work:
             rules=self.request.rules,
             seed=self.request.seed,
             environment=environment(),
-            parameters=_total(shapes[path] for path in parameters),
-            others=_total(shapes[path] for path in specs if path not in set(parameters)),
-            kinds=gather_kinds(assembled, specs, shapes, measured, self.model.is_parameter),
+            parameters=parameters,
+            others=_total(shapes[path] for path in specs if not self.model.is_parameter(path)),
+            kinds=gather_kinds(
+                assembled, specs, shapes, measured, own_measured, self.model.is_parameter
+            ),
             timings=tuple(self.timings),
             findings=findings,
         )
+
+    def plan(self, rules: Pairs | Plan | None, dtype: Any) -> tuple[Specs, Assembled]:
+        """The shapes of the model, and who draws each leaf."""
+        with as_unusable("TARGET: ", self.opened.source):
+            with self.timed("shape"):
+                specs = self.model.shapes()
+            if not specs:
+                raise ValueError(f"{self.opened.target} has no parameters to initialize.")
+            with self.timed("read own initializers"):
+                own = self.model.own_initializers()
+        with as_unusable("--rules: " if rules is not None else ""), self.timed("plan"):
+            return specs, assemble(specs, own, rules, self.model.is_parameter, dtype)
 
     def draw(self, assembled: Assembled, stage: str) -> dict[str, jax.Array]:
         """All leaves: planned ones from the plan, the rest from the model itself."""
@@ -127,14 +133,13 @@ class _Work:
             values |= self.model.draw(self.key, assembled.unknown)
         return jax.block_until_ready(values)
 
-    def compare(self, parameters: int) -> None:
-        """Times the model's own init, the way its user would call it."""
-        wanted = self.request.compare
-        if wanted is None:
-            wanted = parameters < _COMPARED
-        if wanted:
-            with self.timed("the model's own jitted init, first time"):
-                jax.block_until_ready(self.model.draw(self.key))
+    def compare(self, by_default: bool) -> dict[str, checks.Measured]:
+        """Times the model's own init as a user would call it, and measures it under rules."""
+        if not (by_default if self.request.compare is None else self.request.compare):
+            return {}
+        with self.timed("the model's own jitted init, first time"):
+            values = jax.block_until_ready(self.model.draw(self.key))
+        return {} if self.request.rules is None else checks.measure(values)
 
 
 def _total(shapes: Iterable[ParamSpec]) -> Total:

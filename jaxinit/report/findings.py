@@ -77,7 +77,7 @@ def _unknown(paths: Sequence[str]) -> Iterator[Finding]:
         code="law-unknown",
         severity="warning",
         leaf=", ".join(patterns[:_NAMED]) + (f" and {surplus} more" if surplus > 0 else ""),
-        what=f"{count} drawn by the model itself, by a law that it does not declare.",
+        what=f"{count} drawn by the model itself, in its own dtype, by a law it does not declare.",
         remedy="Give --rules, or initialize the model with jaxinit or jax.nn.initializers.",
     )
 

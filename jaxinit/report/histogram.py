@@ -57,8 +57,8 @@ def draw_histogram(shown: Histogram, width: int, *, blocks: bool) -> list[str]:
     Example:
         >>> for line in draw_histogram(Histogram((0.0, 0.5, 1.0), (2, 1)), 24, blocks=False):
         ...     print(line)
-         0.25 ######### 66.67 %
-         0.75 #####     33.33 %
+         0.25 ########## 66.67 %
+         0.75 #####      33.33 %
     """
     if not shown.counts:
         return []

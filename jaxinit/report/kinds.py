@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ def gather_kinds(
     specs: Specs,
     shapes: Mapping[str, ParamSpec],
     measured: Mapping[str, Measured],
+    own_measured: Mapping[str, Measured],
     is_parameter: Callable[[str], bool],
 ) -> tuple[Kind, ...]:
     """The lines of a report, largest first.
@@ -43,14 +45,21 @@ def gather_kinds(
         specs: what the model says of its leaves, by path.
         shapes: shapes and dtypes as they were drawn.
         measured: what was measured of each leaf.
+        own_measured: what was measured of leaves that the model drew itself for comparison.
         is_parameter: whether a leaf is a parameter.
     """
     members: dict[_Traits, list[str]] = {}
     for path, spec in specs.items():
         traits = _traits(path, assembled, spec, shapes[path], is_parameter(path))
         members.setdefault(traits, []).append(path)
-    laws = {leaf.path: leaf.law for leaf in assembled.plan}
-    kinds = [_kind(traits, paths, measured, laws) for traits, paths in members.items()]
+    laws = {leaf.path: leaf.law for leaf in assembled.plan if leaf.initializer.random}
+    kinds = [
+        dataclasses.replace(
+            _kind(traits, paths, measured, laws),
+            own_measured_std=_pooled_std([own_measured[p] for p in paths if p in own_measured]),
+        )
+        for traits, paths in members.items()
+    ]
     return tuple(sorted(kinds, key=lambda kind: -len(kind.leaves) * math.prod(kind.shape)))
 
 
@@ -100,6 +109,7 @@ def _kind(
         worst_z=max(scores) if scores else None,
         own_initializer=traits.own_initializer,
         own_std=traits.own_std,
+        own_measured_std=None,
         parameters=traits.parameters,
         leaves=leaves,
     )

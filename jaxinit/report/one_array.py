@@ -129,7 +129,9 @@ def _shown(initializer: Initializer, values: np.ndarray, dtype: str, seed: int) 
     parts = {}
     for part in law.parts:
         inside = np.take(wide, range(part.start, part.stop), axis=part.axis)
-        parts[f"axis {part.axis}, {part.start} to {part.stop}"] = quantities(inside, part.law)
+        parts[f"axis {part.axis}, {part.start} to {part.stop}"] = quantities(
+            inside, part.law, random=initializer.random
+        )
     try:
         config = to_config(initializer)
     except TypeError:
@@ -144,7 +146,7 @@ def _shown(initializer: Initializer, values: np.ndarray, dtype: str, seed: int) 
         nbytes=values.nbytes,
         fan_in=fans.fan_in if fans else None,
         fan_out=fans.fan_out if fans else None,
-        quantities=quantities(wide, law),
+        quantities=quantities(wide, law, random=initializer.random),
         parts=parts,
         histogram=histogram(np.abs(wide) if np.iscomplexobj(wide) else wide),
     )

@@ -32,12 +32,13 @@ class Quantity:
     z: float | None = None
 
 
-def quantities(values: np.ndarray, law: Law) -> tuple[Quantity, ...]:
+def quantities(values: np.ndarray, law: Law, *, random: bool = True) -> tuple[Quantity, ...]:
     """Moments and ends of an array beside those of its law.
 
     Args:
         values: the array, as float64 or complex128.
         law: what was declared of it.
+        random: whether a key decided it; z-scores say nothing of an array that is always the same.
 
     Example:
         >>> from jaxinit.initializers import ones
@@ -60,7 +61,9 @@ def quantities(values: np.ndarray, law: Law) -> tuple[Quantity, ...]:
     kurtosis = float((squares**2).mean()) / variance**2 if variance**2 else math.nan
     ends = np.abs(values) if np.iscomplexobj(values) else values
     measured = (mean, math.sqrt(variance), kurtosis, float(ends.min()), float(ends.max()))
-    scores = (mean_z(law, values.size, mean), spread_z(law, values.size, mean, variance))
+    scores: tuple[float | None, ...] = (None, None)
+    if random:
+        scores = (mean_z(law, values.size, mean), spread_z(law, values.size, mean, variance))
     return tuple(
         Quantity(name, number, found, z)
         for (name, number), found, z in zip(

@@ -69,6 +69,8 @@ class Kind:
         worst_z: z-score of largest size among its leaves; None without chance.
         own_initializer: what the model itself would use, where rules replace it and it is known.
         own_std: standard deviation in the law of that.
+        own_measured_std: standard deviation of what the model drew itself, where rules replace it
+            and it was drawn for comparison.
         parameters: whether they are parameters, and not other variables of the model.
         leaves: its members.
     """
@@ -84,6 +86,7 @@ class Kind:
     worst_z: float | None
     own_initializer: str | None
     own_std: float | None
+    own_measured_std: float | None
     parameters: bool
     leaves: tuple[Leaf, ...]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import textwrap
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -12,13 +15,15 @@ from jaxinit.report.records import Kind, Report
 from jaxinit.report.render import byte_count, new_table, number, score
 
 _MOST_PATTERNS = 3
+# What the three columns of numbers take up, with the space around them.
+_NUMBERS_WIDTH = 30
 
 
 def print_report(console: Console, report: Report) -> None:
     """Prints a report."""
     _print_head(console, report)
     console.print()
-    console.print(_kinds(report))
+    console.print(_kinds(report, console.width))
     console.print()
     console.print(_timings(report))
     console.print()
@@ -29,16 +34,15 @@ def _print_head(console: Console, report: Report) -> None:
     title = Text(report.model, "bold cyan")
     title.append(f"  {report.framework}, {report.target}", "default not bold")
     console.print(title)
-    parameters, others = report.parameters, report.others
-    console.print(
-        f"{parameters.entries:,} parameters in {parameters.leaves:,} arrays, "
-        f"{byte_count(parameters.nbytes)}"
-    )
-    if others.leaves:
-        console.print(
-            f"{others.entries:,} other entries in {others.leaves:,} arrays, "
-            f"{byte_count(others.nbytes)}"
-        )
+    for what, total in (
+        ("parameters", report.parameters),
+        ("entries of other variables", report.others),
+    ):
+        if total.leaves:
+            arrays = f"{_shared_dtype(report)} arrays".lstrip()
+            console.print(
+                f"{total.entries:,} {what} in {total.leaves:,} {arrays}, {byte_count(total.nbytes)}"
+            )
     console.print(f"drawn by {_origin(report.rules)}, seed {report.seed}")
     if report.inputs:
         console.print(f"traced with {report.inputs}")
@@ -50,43 +54,86 @@ def _print_head(console: Console, report: Report) -> None:
     )
 
 
+def _shared_dtype(report: Report) -> str:
+    """The dtype of all leaves; empty when there are several."""
+    dtypes = {kind.dtype for kind in report.kinds}
+    return dtypes.pop() if len(dtypes) == 1 else ""
+
+
 def _origin(rules: str | None) -> str:
     if rules is None:
         return "the model's own initializers"
     return "the rules given" if rules.lstrip().startswith(("[", "{")) else f"the rules of {rules}"
 
 
-def _kinds(report: Report) -> Table:
-    numbers = ["std", "measured", "max |z|"]
+def _kinds(report: Report, width: int) -> Table:
+    numbers = ["std", "measured", "max z"]
     table = new_table(["leaves", *numbers], numbers)
+    lines = _Lines(max(width - _NUMBERS_WIDTH, 20), _shared_dtype(report), report.rules is not None)
     for kind in report.kinds:
-        _add_kind(table, kind, compared=report.rules is not None)
+        std, measured = number(kind.expected_std), number(kind.measured_std)
+        patterns = lines.patterns(kind)
+        table.add_row(patterns, std, measured, score(kind.worst_z, signed=False))
+        table.add_row(lines.facts(kind))
+        if lines.compared and kind.own_initializer != kind.initializer:
+            own = (kind.own_std, kind.own_measured_std)
+            table.add_row(lines.own(kind), *(Text(number(std), "dim") for std in own))
     return table
 
 
-def _add_kind(table: Table, kind: Kind, *, compared: bool) -> None:
-    first, *more = kind.patterns
-    std, measured = number(kind.expected_std), number(kind.measured_std)
-    table.add_row(first, std, measured, score(kind.worst_z, signed=False))
-    for pattern in more[: _MOST_PATTERNS - 1]:
-        table.add_row(pattern)
-    if len(more) >= _MOST_PATTERNS:
-        surplus = len(more) - _MOST_PATTERNS + 1
-        table.add_row(Text(f"and {surplus} more pattern{'s' if surplus > 1 else ''}", "dim"))
-    known = kind.initializer is not None
-    facts = Text("  ").append(
-        _shortened(kind.initializer) if known else "law unknown", "cyan" if known else "yellow"
-    )
-    table.add_row(facts.append(_facts(kind), "dim"))
-    if compared and kind.own_initializer != kind.initializer:
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+    """What stands in the first column.
+
+    Attributes:
+        width: characters per line.
+        dtype: dtype of all leaves, which then needs no repeating; empty when there are several.
+        compared: whether rules replace the model's own initializers.
+    """
+
+    width: int
+    dtype: str
+    compared: bool
+
+    def patterns(self, kind: Kind) -> Text:
+        """The first paths of a kind, and how many more there are."""
+        surplus = len(kind.patterns) - _MOST_PATTERNS
+        shown = kind.patterns[: _MOST_PATTERNS - 1] if surplus > 0 else kind.patterns
+        text = Text("\n".join(_broken_at_slashes(pattern, self.width) for pattern in shown))
+        if surplus > 0:
+            text.append(f"\nand {surplus + 1} more patterns", "dim")
+        return text
+
+    def facts(self, kind: Kind) -> Text:
+        """Initializer, number, shape and fans of a kind."""
+        initializer = _shortened(kind.initializer) if kind.initializer else "law unknown"
+        shape = "x".join(map(str, kind.shape)) or "scalar"
+        dtype = "" if kind.dtype == self.dtype else f" {kind.dtype}"
+        fans = "" if kind.fan_in is None else f", fans {kind.fan_in:g}>{kind.fan_out:g}"
+        text = self._wrapped(f"{initializer}, {len(kind.leaves):,} of {shape}{dtype}{fans}")
+        text.highlight_words(
+            [initializer], "not dim cyan" if kind.initializer else "not dim yellow"
+        )
+        return text
+
+    def own(self, kind: Kind) -> Text:
+        """What the model itself would use."""
         own = _shortened(kind.own_initializer) if kind.own_initializer else "unknown"
-        table.add_row(Text(f"  the model itself: {own}", "dim"), Text(number(kind.own_std), "dim"))
+        return self._wrapped(f"the model itself: {own}")
+
+    def _wrapped(self, text: str) -> Text:
+        lines = textwrap.wrap(text, self.width, initial_indent="  ", subsequent_indent="    ")
+        return Text("\n".join(lines), "dim")
 
 
-def _facts(kind: Kind) -> str:
-    shape = "x".join(map(str, kind.shape)) or "scalar"
-    fans = "" if kind.fan_in is None else f", fans {kind.fan_in:g}>{kind.fan_out:g}"
-    return f", {len(kind.leaves):,} of {shape} {kind.dtype}{fans}"
+def _broken_at_slashes(path: str, width: int) -> str:
+    """A path on lines of a width, broken between its segments where there is room for one."""
+    lines = [""]
+    for segment in re.findall(r"[^/]*/|[^/]+", path):
+        if lines[-1].strip() and len(lines[-1]) + len(segment) > width:
+            lines.append("    ")
+        lines[-1] += segment
+    return "\n".join(lines)
 
 
 def _shortened(call: str | None) -> str:
@@ -115,5 +162,4 @@ def _print_findings(console: Console, report: Report) -> None:
         line = Text(f"{finding.severity} {finding.code}", f"bold {style}")
         line.append(f"  {finding.leaf}", "default not bold")
         console.print(line)
-        console.print(Text(f"  {finding.what}"))
-        console.print(Text(f"  {finding.remedy}"))
+        console.print(Padding(Text(f"{finding.what}\n{finding.remedy}"), (0, 0, 0, 2)))

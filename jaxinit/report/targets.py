@@ -123,7 +123,9 @@ def _file_of(name: str) -> str | None:
 
 def _import_failed(what: str, name: str, error: BaseException, source: Path | None) -> Unusable:
     place = place_in(error, source)
-    return Unusable(f"{what}: importing {name} raised {describe(error)}{place}")
+    is_relative = isinstance(error, ImportError) and "relative import" in str(error)
+    hint = ". Name it as package.module:attribute" if is_relative else ""
+    return Unusable(f"{what}: importing {name} raised {describe(error)}{place}{hint}")
 
 
 def _attribute(what: str, module: ModuleType, place: str, attribute: str) -> Any:

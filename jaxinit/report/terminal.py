@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import IO, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-# Called with what is being done, and how much of it: (stage, done, total); a total of 0 means that
-# nobody knows.
+# Called with what is being done, and how many bytes of it: (stage, done, total); a total of 0 means
+# that nobody knows.
 Watch = Callable[[str, int, int], None]
 
 
@@ -78,17 +78,29 @@ def progress() -> Iterator[Watch]:
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as display:
-        task = display.add_task("", total=None)
+        yield _Stages(display).watch
 
-        def watch(stage: str, done: int, total: int) -> None:
-            display.update(task, description=stage, completed=done, total=total or None)
 
-        yield watch
+class _Stages:
+    """One line of a progress display for the stage that is running."""
+
+    def __init__(self, display: Progress) -> None:
+        self.display = display
+        self.stage: str | None = None
+        self.task: TaskID | None = None
+
+    def watch(self, stage: str, done: int, total: int) -> None:
+        amount = f"{done >> 20:,} of {total >> 20:,} MiB" if total else ""
+        if stage != self.stage or self.task is None:
+            if self.task is not None:
+                self.display.remove_task(self.task)
+            self.stage, self.task = stage, self.display.add_task(stage, total=None, amount=amount)
+        self.display.update(self.task, completed=done, total=total or None, amount=amount)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from jaxinit.checks.measuring import (
 from jaxinit.checks.trees import fail, planned_specs, require_same_shapes
 from jaxinit.initializers import Initializer, Law, Part
 from jaxinit.planning import Plan, PlannedLeaf
-from jaxinit.planning.fingerprint import _words as words
+from jaxinit.planning.fingerprint import words_of
 from jaxinit.planning.paths import spec_of
 
 # Mean, second moment and ends of the support, each on two sides.
@@ -113,7 +113,7 @@ def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
         >>> assert_laws(params, plan)
         >>> assert_laws({"kernel": params["kernel"] / 2}, plan)
         Traceback (most recent call last):
-        jaxinit.checks.trees.CheckError: assert_laws needs arrays that follow their laws, 1 of 1 ...
+        jaxinit.checks.CheckError: assert_laws needs arrays that follow their laws, 1 of 1 ...
     """
     if not isinstance(plan, Plan):
         raise TypeError(
@@ -161,7 +161,7 @@ def _fixed_failures(arrays: Mapping[str, Any], plan: Plan) -> Iterator[_Failure]
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _count_differing(array: Any, initializer: Initializer, dtype: np.dtype) -> Any:
     fresh = initializer(None, array.shape, dtype)
-    return jnp.sum(jnp.any(words(array) != words(fresh), axis=-1), dtype=jnp.uint32)
+    return jnp.sum(jnp.any(words_of(array) != words_of(fresh), axis=-1), dtype=jnp.uint32)
 
 
 def _law_failures(arrays: Mapping[str, Any], plan: Plan, failure_rate: float) -> Iterator[_Failure]:

@@ -97,7 +97,7 @@ def assert_symmetry_broken(params: Any, plan: Plan | None = None, *, allow: Any 
         >>> assert_symmetry_broken({"out": {"kernel": np.zeros((3, 4), "float32")}}, allow="out/*")
         >>> assert_symmetry_broken({"kernel": np.eye(3, dtype="float32")[:, [0, 1, 1]]})
         Traceback (most recent call last):
-        jaxinit.checks.trees.CheckError: assert_symmetry_broken needs units, ... holds twins:
+        jaxinit.checks.CheckError: assert_symmetry_broken needs units, ... holds twins:
         path    what   found
         ──────────────────────────────────────────────────────
         kernel  units  2 of 3 have a twin, for example 1 and 2

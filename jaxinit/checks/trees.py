@@ -24,6 +24,8 @@ class CheckError(AssertionError):
         rows: its rows as they are, also those that the message only counts.
     """
 
+    __module__ = "jaxinit.checks"  # where it is public, and what a traceback should say
+
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[Any, ...], ...] = ()
 
@@ -67,7 +69,7 @@ def assert_shapes(params: Any, expected: Any) -> None:
         >>> assert_shapes(tree, tree)
         >>> assert_shapes(tree, {"bias": np.zeros(4, "float32")})
         Traceback (most recent call last):
-        jaxinit.checks.trees.CheckError: assert_shapes needs the 1 leaf expected, 1 of 1 differs:
+        jaxinit.checks.CheckError: assert_shapes needs the 1 leaf expected, 1 of 1 differs:
         path  what   expected  found
         ────────────────────────────
         bias  shape  (4,)      (3,)
@@ -148,7 +150,7 @@ def assert_finite(params: Any) -> None:
         >>> assert_finite({"bias": np.zeros(3, "float32")})
         >>> assert_finite({"bias": np.array([0, np.nan, np.inf], "float32")})
         Traceback (most recent call last):
-        jaxinit.checks.trees.CheckError: assert_finite needs finite numbers only, 1 of 1 leaves holds others:
+        jaxinit.checks.CheckError: assert_finite needs finite numbers only, 1 of 1 leaves ...
         path  infinite or NaN  entries
         ──────────────────────────────
         bias                2        3

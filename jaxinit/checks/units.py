@@ -19,9 +19,7 @@ from jaxinit.initializers import Initializer
 from jaxinit.initializers.composites import Stacked
 from jaxinit.initializers.wrappers import Reshaped, Wrapper
 from jaxinit.planning import ParamSpec, Plan, PlannedLeaf
-from jaxinit.planning.fingerprint import _LANES as LANES
-from jaxinit.planning.fingerprint import _mix as mix
-from jaxinit.planning.fingerprint import _words as words
+from jaxinit.planning.fingerprint import LANES, mix, words_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _by_layer(kept: np.ndarray, layout: Layout) -> np.ndarray:
 def _lanes(
     array: Any, shape: tuple[int, ...], kept: tuple[int, ...], place: NamedSharding | None
 ) -> list[jax.Array]:
-    bits = words(jnp.asarray(array).reshape(shape))
+    bits = words_of(jnp.asarray(array).reshape(shape))
     summed = tuple(axis for axis in range(bits.ndim) if axis not in kept)
     inner = tuple(bits.shape[axis] for axis in summed)
     sums = []

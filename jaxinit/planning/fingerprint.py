@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jaxinit.planning.paths import flatten
 
 _SCHEME = "jaxinit-fingerprint/1"
-_LANES = (0x9E3779B9, 0x7F4A7C15)  # the two halves of 2**64 over the golden ratio
+LANES = (0x9E3779B9, 0x7F4A7C15)  # the two halves of 2**64 over the golden ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +110,17 @@ def _lanes(path: str, leaf: Any) -> Any:
 def _host_words(array: np.ndarray) -> Any:
     """Entries as 32-bit words along a last axis; without JAX, which would cut 64 bits to 32."""
     if array.dtype.itemsize < 8:
-        return _words(jnp.asarray(array))
+        return words_of(jnp.asarray(array))
     if array.dtype.kind not in "iufc":
         raise TypeError
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     return little.reshape(-1).view("<u4").reshape(*array.shape, array.dtype.itemsize // 4)
 
 
-def _words(array: jax.Array) -> jax.Array:
+def words_of(array: jax.Array) -> jax.Array:
     """Entries as 32-bit words along a last axis."""
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        return jnp.concatenate([_words(array.real), _words(array.imag)], axis=-1)
+        return jnp.concatenate([words_of(array.real), words_of(array.imag)], axis=-1)
     bits = jnp.iinfo(array.dtype).bits if jnp.issubdtype(array.dtype, jnp.integer) else 8
     if jnp.issubdtype(array.dtype, jnp.floating):
         bits = jnp.finfo(array.dtype).bits
@@ -135,7 +135,7 @@ def _words(array: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)[..., None]
 
 
-def _mix(word: Any) -> Any:
+def mix(word: Any) -> Any:
     """The finalizer of MurmurHash3 (Appleby, 2011): a bijection that spreads every bit."""
     word = (word ^ (word >> 16)) * np.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * np.uint32(0xC2B2AE35)
@@ -146,15 +146,15 @@ def _mix(word: Any) -> Any:
 def _sum_words(words: Any) -> list[jax.Array]:
     """Sums over all words of their mixture with their position."""
     sums = []
-    for lane in _LANES:
+    for lane in LANES:
         position = jnp.full(words.shape, lane, jnp.uint32)
         for axis in range(words.ndim):
             index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-            position = _mix(position + index)
-        sums.append(jnp.sum(_mix(_mix(words + np.uint32(lane)) + position), dtype=jnp.uint32))
+            position = mix(position + index)
+        sums.append(jnp.sum(mix(mix(words + np.uint32(lane)) + position), dtype=jnp.uint32))
     return sums
 
 
 @jax.jit
 def _sum_array(array: jax.Array) -> list[jax.Array]:
-    return _sum_words(_words(array))
+    return _sum_words(words_of(array))

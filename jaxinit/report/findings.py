@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -95,8 +94,8 @@ def _not_finite(measured: Mapping[str, Measured]) -> Iterator[Finding]:
 
 
 def _laws(check: Callable[[], None]) -> Iterator[Finding]:
-    for path, what, expected, measured, *z in _rows(check):
-        score = f", {z[0]} standard errors off" if z else ""
+    for path, what, expected, measured, z, _ in _rows(check):
+        score = "" if z is None else f", {z:.1f} standard errors off"
         yield Finding(
             code="law",
             severity="error",
@@ -117,13 +116,10 @@ def _twins(check: Callable[[], None]) -> Iterator[Finding]:
         )
 
 
-def _rows(check: Callable[[], None]) -> Iterator[list[str]]:
-    """Cells of the table with which an assertion fails; the last line counts what it left out."""
+def _rows(check: Callable[[], None]) -> tuple[tuple[Any, ...], ...]:
+    """Rows of the table with which an assertion fails."""
     try:
         check()
-    except AssertionError as error:
-        _, _, _, *lines, _ = str(error).splitlines()
-        for line in lines:
-            cells = re.split(r" {2,}", line.strip())
-            if len(cells) > 1:
-                yield cells
+    except checks.CheckError as error:
+        return error.rows
+    return ()

@@ -43,11 +43,11 @@ STREET = (
 BESIDE_PLANNING = ("checks", "flax")
 LAST = ("report", "cli")
 # Files that belong to a room which is itself a single file.
-PART_OF = {"_statistics": "checks", "__main__": "cli"}
+PART_OF = {"__main__": "cli"}
 # "" is the face, jaxinit/__init__.py.
 FACE = ""
 
-FLAX_FILES = ("flax.py", "flax/", "report/gpt2.py")
+FLAX_FILES = ("flax/", "report/gpt2.py")
 MAX_LINES = 400
 
 

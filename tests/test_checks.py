@@ -316,7 +316,7 @@ def test_long_tables_of_laws_are_cut():
     assert "30 of 30 leaves do not" in message and "\n... and 10 more\n" in message
 
 
-@pytest.mark.parametrize("rate", [0, 1, -1e-5, 2.0, float("nan"), True])
+@pytest.mark.parametrize("rate", [0, 1, -1e-5, 2.0, float("nan"), True, "0.1", None])
 def test_a_failure_rate_is_a_probability(rate):
     plan, params = drawn({"w": struct(2)}, ("w", "ones"))
     with pytest.raises(ValueError, match=r"needs failure_rate between 0 and 1, got"):

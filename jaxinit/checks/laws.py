@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -120,9 +121,10 @@ def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
             f"assert_laws needs a plan, got a value of type {type(plan).__name__}. Make one with "
             "jaxinit.plan(tree, rules)."
         )
-    if isinstance(failure_rate, bool) or not 0 < failure_rate < 1:
+    is_number = isinstance(failure_rate, Real) and not isinstance(failure_rate, bool)
+    if not is_number or not 0 < failure_rate < 1:
         raise ValueError(
-            f"assert_laws needs failure_rate between 0 and 1, got {failure_rate}. It is the "
+            f"assert_laws needs failure_rate between 0 and 1, got {failure_rate!r}. It is the "
             "probability that a right tree fails."
         )
     arrays = concrete_leaves("assert_laws", params)

@@ -9,7 +9,9 @@ from empty caches; later calls only run. A fill of the same number of bytes stan
 """
 
 import argparse
+import contextlib
 import functools
+from typing import Any
 
 import harness
 import jax
@@ -20,10 +22,9 @@ import jaxinit
 import jaxinit.flax
 from jaxinit.report import gpt2
 
-try:
+torch: Any = None
+with contextlib.suppress(ImportError):
     import torch
-except ImportError:
-    torch = None
 
 QUESTION = "How long does it take to draw a whole model?"
 
@@ -87,7 +88,7 @@ def contestants(model, inputs, plan, rules) -> tuple[dict, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--small", action="store_true", help="2 layers of 64, two repeats")
     parser.add_argument("--repeats", type=int, default=10, help="later calls of each contestant")
     parser.add_argument("--json", help="where to keep the numbers")

@@ -53,7 +53,7 @@ def describe(size: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--small", action="store_true", help="10 layers of 64 instead of 30 of 512")
     parser.add_argument("--out", default="classical_methods.png", help="where the picture goes")
     arguments = parser.parse_args()

@@ -7,6 +7,7 @@ numbers in float32. Beyond that they compare, print and declare what they draw.
 """
 
 import argparse
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -44,7 +45,7 @@ class NnxMLP(nnx.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--small", action="store_true", help="width 64 instead of 512")
     width = 64 if parser.parse_args().small else 512
 
@@ -52,11 +53,12 @@ def main() -> None:
     hidden = init.he_normal(negative_slope=0.01)
 
     linen = LinenMLP(width)
-    variables = linen.init(jax.random.key(0), inputs)
+    variables: Any = linen.init(jax.random.key(0), inputs)
     kernel = variables["params"]["Dense_1"]["kernel"]
     print(f"Linen   {hidden}: declared std {hidden.law(kernel.shape).std:.5f}, "
           f"drawn {float(kernel.std()):.5f}")  # fmt: skip
-    print(f"        output rms {float(jnp.std(linen.apply(variables, inputs))):.3f}")
+    outputs: Any = linen.apply(variables, inputs)
+    print(f"        output rms {float(jnp.std(outputs)):.3f}")
 
     model = NnxMLP(width, nnx.Rngs(0))
     kernel = model.second.kernel[...]

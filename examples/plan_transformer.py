@@ -63,7 +63,7 @@ def rules(layers: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--small", action="store_true", help="2 layers of 64 instead of 4 of 256")
     layers, width = (2, 64) if parser.parse_args().small else (4, 256)
 

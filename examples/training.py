@@ -7,6 +7,7 @@ the signal, Kaiming converges.
 """
 
 import argparse
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -50,7 +51,7 @@ def train(model: nn.Module, params, steps: int, points, labels) -> jax.Array:
     optimizer = optax.sgd(0.01)
 
     def loss(params):
-        logits = model.apply(params, points)
+        logits: Any = model.apply(params, points)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def step(carry, _):
@@ -64,7 +65,7 @@ def train(model: nn.Module, params, steps: int, points, labels) -> jax.Array:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--small", action="store_true", help="100 steps instead of 300")
     steps = 100 if parser.parse_args().small else 300
 

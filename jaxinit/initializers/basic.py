@@ -27,8 +27,10 @@ from jaxinit.initializers.protocol import Initializer, normalise_dtype
 # function leaves fewer than about ten thousand distinct values.
 _SMALLEST_MASS = 1e-3
 
-# The lowest normal that inversion yields, by bits of the dtype: where 1 + erf is one step.
-_LOWEST = {32: -5.42, 64: -8.29}
+# Bytes of the dtype -> standard deviations from which its distribution function rounds to 1. JAX
+# returns the bound there, which is the largest float when the bound is infinite (one draw in 1e5
+# with lower=3); with a bound here it is the tail that those draws stand for.
+_REACH = {4: 5.6, 8: 8.4}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -335,12 +337,9 @@ class TruncatedNormal(Initializer):
 
     def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
         factor, shift = self._affine()
-        drawn = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype)
-        if math.isinf(self.lower):
-            # JAX returns the lowest finite number where the distribution function rounds to 0,
-            # one entry in 1e5 at upper=-3; that mass belongs beyond the last value it resolves.
-            drawn = jnp.maximum(drawn, _LOWEST[jnp.finfo(dtype).bits])
-        drawn = drawn * factor
+        reach = _REACH[dtype.itemsize]
+        lower, upper = max(self.lower, -reach), min(self.upper, reach)
+        drawn = jax.random.truncated_normal(key, lower, upper, shape, dtype) * factor
         return drawn + shift if shift else drawn
 
     def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:

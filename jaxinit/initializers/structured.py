@@ -185,7 +185,7 @@ class Sparse(Initializer):
         return laws.mixture([share, 1 - share], [standard.scaled(self.stddev), laws.point(0.0)])
 
     def _cuts(self, inputs: int) -> int:
-        # Rounded up as in PyTorch; the subtraction keeps 0.1 * 30 = 3.0000000000000004 at 3.
+        # Rounded up as in PyTorch; the subtraction keeps 0.14 * 50 = 7.000000000000001 at 7.
         return math.ceil(self.sparsity * inputs - 1e-9)
 
 

@@ -31,7 +31,7 @@ class Spread:
         return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
     def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
 
 
 def seconds_of(function: Callable[[], Any]) -> float:

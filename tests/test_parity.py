@@ -338,7 +338,8 @@ def test_from_jax_takes_what_flax_uses():
     assert ours.from_jax(nn.Embed(3, 4).embedding_init) == ours.variance_scaling(
         1.0, "fan_in", "normal", out_axis=0
     )
-    assert ours.from_jax(nnx.nn.linear.default_kernel_init) == ours.lecun_normal()
+    default = nnx.nn.linear.default_kernel_init  # pyright: ignore[reportAttributeAccessIssue]
+    assert ours.from_jax(default) == ours.lecun_normal()
     assert ours.from_jax(ours.he_normal()) == ours.he_normal()
 
 

@@ -466,7 +466,7 @@ def test_transposed_convolutions_keep_the_second_moment(stride):
 
 def test_compute_fans_is_public():
     assert compute_fans("mine", (3, 3, 7, 5)) == Fans(63.0, 45.0)
-    assert compute_fans("mine", [7, np.int64(5)], Axes((1,), (0,))) == Fans(5.0, 7.0)
+    assert compute_fans("mine", np.array([7, 5]).tolist(), Axes((1,), (0,))) == Fans(5.0, 7.0)
 
 
 def test_with_axes_yields_to_axes_chosen_by_hand():

@@ -104,7 +104,7 @@ def _integer_range(dtype: np.dtype) -> tuple[int, int]:
     return int(limits.min), int(limits.max)
 
 
-def constant(value: ArrayLike, dtype: DTypeLike | None = None) -> Constant:
+def constant(value: ArrayLike | Sequence[Any], dtype: DTypeLike | None = None) -> Constant:
     r"""The same number in every entry, or a given array: every unit of the layer is a twin.
 
     Law: :math:`x = c`, variance 0. Legal for biases and scales; on a hidden kernel, no training

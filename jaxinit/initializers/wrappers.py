@@ -209,7 +209,7 @@ def _thinned(law: laws.Law, kept: np.ndarray, shape: tuple[int, ...]) -> laws.La
     return dataclasses.replace(whole, parts=tuple(parts))
 
 
-def masked(initializer: Initializer, mask: ArrayLike) -> Masked:
+def masked(initializer: Initializer, mask: ArrayLike | Sequence[Any]) -> Masked:
     """Another initializer with some entries held at 0: causal or block structure, pruning.
 
     Law: where the mask is 1 the law of ``initializer``, elsewhere 0. The fans stay those of the

@@ -143,25 +143,28 @@ def as_choice(caller: str, name: str, value: Any, choices: Sequence[str]) -> str
 
 def as_key(caller: str, key: Any) -> Any:
     """One typed key, from a typed key or from raw key data of the default implementation."""
-    advice = "Pass jax.random.key(0)."
+    advice = "Pass jax.random.key(0)"
     if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"{caller} needs a JAX random key, got {type(key).__name__}. {advice}")
+        raise TypeError(f"{caller} needs a JAX random key, got {key!r}. {advice}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.dtype != np.uint32:
             raise TypeError(
-                f"{caller} needs a JAX random key, got an array of dtype {key.dtype}. {advice}"
+                f"{caller} needs a JAX random key, got an array of dtype {key.dtype} and shape "
+                f"{key.shape}. {advice}."
             )
         try:
             key = jax.random.wrap_key_data(jnp.asarray(key))
         except TypeError:
+            default = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
             raise ValueError(
-                f"{caller} needs raw key data of the default implementation, got uint32 of "
-                f"shape {key.shape}. {advice}"
+                f"{caller} needs raw key data of the default implementation, uint32 of shape "
+                f"{default.shape}, got uint32 of shape {key.shape}. {advice}, or wrap key data of "
+                "another implementation with jax.random.wrap_key_data(data, impl=...)."
             ) from None
     if key.shape != ():
         raise ValueError(
-            f"{caller} needs one key, got a batch of shape {key.shape}. "
-            "Index it, or jax.vmap over the keys."
+            f"{caller} needs one key, got a batch of keys of shape {key.shape}. "
+            "Index it, or map over the keys with jax.vmap."
         )
     return key
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
+
+from jaxinit.initializers.arguments import as_key
 
 SCHEME = "jaxinit-keys/1"
 
@@ -59,7 +60,7 @@ def key_for_path(key: Any, path: str) -> jax.Array:
         raise TypeError(
             f"key_for_path needs a path as a string, got {path!r}. Pass for example 'dense/kernel'."
         )
-    return keys_for_paths(as_root_key("key_for_path", key), [path])[0]
+    return keys_for_paths(as_key("key_for_path", key), [path])[0]
 
 
 def keys_for_paths(key: Any, paths: Sequence[str]) -> jax.Array:
@@ -76,7 +77,7 @@ def keys_for_paths(key: Any, paths: Sequence[str]) -> jax.Array:
         TypeError: when ``key`` is no random key.
         ValueError: when ``key`` is a batch of keys.
     """
-    key = as_root_key("keys_for_paths", key)
+    key = as_key("keys_for_paths", key)
     words = np.array([path_words(path) for path in paths], np.uint32).reshape(-1, 2)
     implementation = jax.random.key_impl(key)
     data = _fold_program(implementation)(jax.random.key_data(key), words)
@@ -94,35 +95,3 @@ def _fold_program(implementation: Any) -> Callable[[Any, Any], jax.Array]:
         return jax.jit(jax.vmap(fold, in_axes=(None, 0)))
     one_by_one = sequential_vmap(fold)
     return jax.jit(lambda root, words: jax.lax.map(lambda pair: one_by_one(root, pair), words))
-
-
-def as_root_key(caller: str, key: Any) -> Any:
-    """One typed key, from a typed key or raw ``uint32`` key data of the default implementation."""
-    advice = "Pass jax.random.key(0)"
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"{caller} needs a JAX random key, got {key!r}. {advice}.")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.dtype != np.uint32:
-            raise TypeError(
-                f"{caller} needs a JAX random key, got an array of dtype {key.dtype} and shape "
-                f"{key.shape}. {advice}."
-            )
-        key = _wrap(caller, key, advice)
-    if key.shape != ():
-        raise ValueError(
-            f"{caller} needs one key, got a batch of keys of shape {key.shape}. Index it, or map "
-            "over the keys, as in jax.vmap(plan.init)(keys)."
-        )
-    return key
-
-
-def _wrap(caller: str, key: Any, advice: str) -> jax.Array:
-    try:
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    except TypeError:
-        default = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        raise ValueError(
-            f"{caller} needs raw key data of the default implementation, uint32 of shape "
-            f"{default.shape}, got uint32 of shape {key.shape}. {advice}, or wrap key data of "
-            "another implementation with jax.random.wrap_key_data(data, impl=...)."
-        ) from None

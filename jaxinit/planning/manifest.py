@@ -23,7 +23,6 @@ from jaxinit.planning.keys import SCHEME
 from jaxinit.planning.leaves import PlannedLeaf, number_groups
 from jaxinit.planning.messages import listing, suggestion
 from jaxinit.planning.paths import FlatTree, ParamSpec, as_numeric_dtype, spec_of
-from jaxinit.planning.resolve import law_of
 
 _FORMAT = "jaxinit-plan"
 _VERSION = 1
@@ -211,7 +210,7 @@ def _leaf(place: str, line: Any, initializers: Mapping[str, Initializer]) -> Pla
         )
     initializer = initializers[name]
     try:
-        fans, law = initializer.fans(spec.shape), law_of(initializer, spec)
+        fans, law = initializer.fans(spec.shape), initializer.law(spec.shape, spec.dtype)
     except _BAD_CONFIG as error:
         _fail(place, f"an initializer for shape {spec.shape} and {spec.dtype}", name, str(error))
     return PlannedLeaf(

@@ -15,8 +15,9 @@ import jax
 
 from jaxinit._table import render_table
 from jaxinit.engine import Progress, draw
+from jaxinit.initializers.arguments import as_key
 from jaxinit.planning.diff import PlanDiff, compare
-from jaxinit.planning.keys import as_root_key, keys_for_paths
+from jaxinit.planning.keys import keys_for_paths
 from jaxinit.planning.leaves import Group, PlannedLeaf, number_groups
 from jaxinit.planning.manifest import arrange, read_manifest, write_manifest
 from jaxinit.planning.messages import suggestion
@@ -127,7 +128,7 @@ class Plan:
             >>> params["kernel"].shape
             (4, 2)
         """
-        root = as_root_key("plan.init", key)
+        root = as_key("plan.init", key)
         kept = kept_values(self._by_path, keep)
         if only is None:
             wanted = [leaf for leaf in self.leaves if leaf.path not in kept]

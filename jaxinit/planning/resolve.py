@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from jaxinit.initializers import Fans, Initializer, Law, stacked
-from jaxinit.initializers.protocol import check_fits
 from jaxinit.planning.messages import listing
 from jaxinit.planning.paths import ParamSpec
 from jaxinit.planning.rules import LikeKernel, Rule
@@ -49,7 +48,8 @@ def resolve(
         if case not in results:
             try:
                 fitted = _fit(recipe, spec, kernel, specs, rules, assigned)
-                results[case] = Resolved(fitted, fitted.fans(spec.shape), law_of(fitted, spec))
+                law = fitted.law(spec.shape, spec.dtype)
+                results[case] = Resolved(fitted, fitted.fans(spec.shape), law)
             except (TypeError, ValueError) as error:
                 results[case] = error
         result = results[case]
@@ -60,15 +60,6 @@ def resolve(
     if offenders:
         _complain(caller, rules, offenders)
     return resolved
-
-
-def law_of(initializer: Initializer, spec: Any) -> Law:
-    """The law of a leaf, checked to fit its dtype as it would be when drawn."""
-    law = initializer.law(spec.shape, spec.dtype)
-    dtype = initializer.resolve_dtype(spec.dtype)
-    exact = initializer.exact_law(spec.shape, dtype.kind == "c")
-    check_fits(initializer.label, exact, dtype)
-    return law
 
 
 def _fit(

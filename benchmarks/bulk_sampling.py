@@ -24,7 +24,7 @@ from jaxinit.report import gpt2
 
 torch: Any = None
 with contextlib.suppress(ImportError):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
 QUESTION = "How long does it take to draw a whole model?"
 

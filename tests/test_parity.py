@@ -123,8 +123,8 @@ def jax_call(text: str):
     return eval(text, {"np": np} | {name: getattr(theirs, name) for name in public(theirs)})
 
 
-# JAX takes square roots and quotients in the dtype, jaxinit in float64 with one rounding: half an ulp
-# for each of about six operations. The worst seen is 4.02, in 64 bits with numpy 2.0.
+# JAX takes roots and quotients in the dtype, jaxinit in float64 with one rounding: about half an
+# ulp for each of six operations and their amplification. The worst seen is 4.02, with numpy 2.0.
 ULPS = 6
 
 

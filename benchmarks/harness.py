@@ -34,19 +34,26 @@ class Spread:
         return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
+def seconds_of(
+    function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds until every array that the function returns is ready."""
-    start = time.perf_counter()
+    start = clock()
     jax.block_until_ready(function())
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def alternate(
-    contestants: dict[str, Callable[[], Any]], repeats: int, *, cold: bool = False
+    contestants: dict[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    cold: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Spread]:
     """Times all contestants in turn, each round in the opposite order of the one before.
 
-    With ``cold``, every call starts without compiled programs.
+    With ``cold``, every call starts without compiled programs. With ``clock=time.process_time``,
+    seconds are those of all cores together, which other jobs on the machine hardly change.
     """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -54,7 +61,7 @@ def alternate(
         for name in names if repeat % 2 == 0 else reversed(names):
             if cold:
                 jax.clear_caches()
-            seconds[name].append(seconds_of(contestants[name]))
+            seconds[name].append(seconds_of(contestants[name], clock))
     return {name: Spread.of(taken) for name, taken in seconds.items()}
 
 

@@ -1,11 +1,14 @@
 """jaxinit: the initialization layer for JAX.
 
-One array (`jaxinit.initializers`), one tree (`plan`), and assertions that hold both to their
-declared laws (`jaxinit.checks`). The bridge to Flax is `jaxinit.flax`, imported on its own.
+One array (`jaxinit.initializers`), one tree from rules (`plan`) or from any init function
+(`jit_init`), and assertions that hold both to their declared laws (`jaxinit.checks`). The bridge to
+Flax is `jaxinit.flax`, imported on its own.
 """
 
 from jaxinit import checks as checks
 from jaxinit import initializers as initializers
+from jaxinit.engine import fast_key as fast_key
+from jaxinit.engine import jit_init as jit_init
 from jaxinit.planning import ParamSpec as ParamSpec
 from jaxinit.planning import Plan as Plan
 from jaxinit.planning import fingerprint as fingerprint

@@ -182,7 +182,8 @@ def test_progress_is_told_leaf_by_leaf():
     keys = jax.random.split(jax.random.key(0), 2)
     told = []
     draw(draws, keys, progress=lambda *numbers: told.append(numbers))
-    assert told == [(1, 2, 24, 34), (2, 2, 34, 34)]
+    # Whichever is compiled first comes first.
+    assert told in ([(1, 2, 24, 34), (2, 2, 34, 34)], [(1, 2, 10, 34), (2, 2, 34, 34)])
     told.clear()
     jax.jit(lambda k: draw(draws, k, progress=lambda *numbers: told.append(numbers)))(keys)
     assert told == []

@@ -10,20 +10,26 @@ differ by an ulp, because logarithms of single numbers are not those of vectors.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.core import Tracer
 from jax.custom_batching import sequential_vmap
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from jaxinit.engine.compile import Call, Kind, carry_out, compiled, settings
+from jaxinit.engine.evaluate import run_jaxpr
+from jaxinit.engine.kinds import constant_of, may_hasten
+from jaxinit.engine.placement import may_copy, shards_are_wide
+from jaxinit.engine.program import flatten
+from jaxinit.engine.slices import cut
+from jaxinit.engine.threefry import fast_compiler_options, fast_key
 from jaxinit.initializers import Initializer
 
 Progress = Callable[[int, int, int, int], None]
@@ -98,39 +104,50 @@ def _draw_now(
     # Measured on CPU: 15 microseconds per call of a compiled program, against 15 milliseconds of
     # compile time for each slice of a program that draws a whole group and cuts it up.
     host = np.asarray(data) if draws else np.empty(0)
-    # A committed key says where to draw. A sharding says so too, and wins: a row in host memory
-    # goes wherever it is needed.
-    rows = [
-        data[index] if d.sharding is None and data.committed else host[index]
-        for index, d in enumerate(draws)
+    context = settings()
+    numbers: dict[tuple[Draw, bool], int] = {}
+    members: list[list[int]] = []
+    for index, d in enumerate(draws):
+        # A committed key says where to draw. A sharding says so too, and wins: a row in host memory
+        # goes wherever it is needed.
+        key = (d, d.sharding is None and data.committed)
+        if key not in numbers:
+            numbers[key] = len(members)
+            members.append([])
+        members[numbers[key]].append(index)
+    place = data[0].sharding if any(follows for _, follows in numbers) else None
+    recipes = [
+        _recipe(d, implementation, place if follows else None, context) for d, follows in numbers
     ]
-    programs = {d: _program(d, implementation) for d in draws}
-    _compile({programs[d]: row for d, row in zip(draws, rows, strict=True)})
-    total_bytes = sum(d.nbytes for d in draws)
-    done_bytes = 0
-    arrays = []
-    for d, row in zip(draws, rows, strict=True):
-        arrays.append(programs[d].call(row))
+
+    def calls(kind: int) -> Iterator[Call]:
+        rows = host if recipes[kind].place is None else data
+        return (Call((index,), [rows[index]]) for index in members[kind])
+
+    compiles = [n for n, recipe in enumerate(recipes) if recipe.constant is None]
+    ready = compiled([recipes[n].kind for n in compiles])
+    ready = ((compiles[n], executable) for n, executable in ready)
+    largest = max((d.nbytes for d in draws), default=0)
+    copied = (
+        ((index,), [_filled(draws[index], recipe)])
+        for recipe, group in zip(recipes, members, strict=True)
+        for index in group
+        if recipe.constant is not None
+    )
+    arrays: dict[int, jax.Array] = {}
+    done_bytes, total_bytes = 0, sum(d.nbytes for d in draws)
+    for (index,), (array,) in itertools.chain(carry_out(ready, calls, largest), copied):
+        arrays[index] = array
         if progress is not None:
-            arrays[-1].block_until_ready()
-            done_bytes += d.nbytes
+            array.block_until_ready()
+            done_bytes += draws[index].nbytes
             progress(len(arrays), len(draws), done_bytes, total_bytes)
-    return arrays
+    return [arrays[index] for index in range(len(draws))]
 
 
-def _compile(examples: Mapping[_Program, Any]) -> None:
-    """Compiles programs side by side; each is then found compiled by its first call.
-
-    Tracing stays on this thread, because contexts such as ``jax.set_mesh`` belong to it.
-    """
-    fresh = {program: row for program, row in examples.items() if not program.is_compiled}
-    lowered = [program.call.lower(row) for program, row in fresh.items()]
-    if len(lowered) > 1:
-        with concurrent.futures.ThreadPoolExecutor(min(len(lowered), os.cpu_count() or 1)) as pool:
-            for done in [pool.submit(one.compile) for one in lowered]:
-                done.result()
-    for program in fresh:
-        program.is_compiled = True
+def _filled(d: Draw, recipe: _Recipe) -> jax.Array:
+    array = np.full(d.shape, recipe.constant, d.dtype)
+    return jax.device_put(array, recipe.place if d.sharding is None else d.sharding)
 
 
 def _draw_in_trace(draws: Sequence[Draw], data: jax.Array, implementation: Any) -> list[jax.Array]:
@@ -154,14 +171,6 @@ def _chunks(members: list[int], size: int) -> Iterator[list[int]]:
         yield members[start : start + size]
 
 
-@dataclasses.dataclass(eq=False)
-class _Program:
-    """A jitted function from the key data of one leaf to its array."""
-
-    call: Any
-    is_compiled: bool = False
-
-
 def _sampler(d: Draw, implementation: Any) -> Callable[[Any], jax.Array]:
     """Key data of one leaf -> its array."""
     # With explicit axes the initializer itself must say where its result lives: there an outer jit
@@ -181,11 +190,34 @@ def _is_on_mesh(d: Draw) -> bool:
     return isinstance(d.sharding, NamedSharding | PartitionSpec)
 
 
-# Programs are kept, so that a second init neither traces nor compiles. Bounded, because each holds
-# an executable; a plan with more distinct draws compiles the surplus again.
+class _Recipe(NamedTuple):
+    """How to draw: what to compile, the number that is all there is to it, where keys are put."""
+
+    kind: Kind
+    constant: np.generic | None
+    place: Sharding | None
+
+
+# Kept, so that a second init does not trace; what kinds compile to is kept with all others.
 @functools.lru_cache(maxsize=1024)
-def _program(d: Draw, implementation: Any) -> _Program:
-    return _Program(jax.jit(_sampler(d, implementation), out_shardings=d.sharding))
+def _recipe(d: Draw, implementation: Any, place: Sharding | None, context: Hashable) -> _Recipe:
+    words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=implementation)))
+    row = jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=place)
+    jaxpr = jax.jit(_sampler(d, implementation)).trace(row).jaxpr
+    is_fast = may_hasten(jaxpr.eqns) and shards_are_wide(d.shape, d.sharding)
+    kind = Kind(
+        (d, implementation, place),
+        lambda row: run_jaxpr(jaxpr, [row], fast_key if is_fast else None),
+        (row,),
+        None if d.sharding is None else [d.sharding],
+        tuple(sorted(fast_compiler_options().items())) if is_fast else (),
+    )
+    constant = None
+    if not d.initializer.random and may_copy(d.nbytes, d.sharding):
+        program = flatten(jaxpr)
+        slices = cut(program).slices
+        constant = constant_of(program, slices[0]) if slices else None
+    return _Recipe(kind, constant, place)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,0 +1,235 @@
+"""Reading jaxprs: the few facts about equations that the rest of the engine asks for.
+
+Everything here goes through ``jax``, ``jax.core`` and ``jax.extend``; where JAX versions store the
+same fact in different places, this is the file that knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+# Equations that run the one jaxpr among their parameters exactly once, on exactly their operands.
+# `remat2` does so only where nothing was differentiated, see `called`.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+_PLACEMENT_OF_JIT = ("in_shardings", "out_shardings", "in_layouts", "out_layouts")
+
+
+class Trimmed(NamedTuple):
+    """A jaxpr with less to do: what is left of a loop body when some of its results are unused."""
+
+    invars: list[Any]
+    outvars: list[Any]
+    eqns: list[Any]
+    constvars: list[Any]
+    consts: list[Any]
+
+
+class TrimmedScan(NamedTuple):
+    """A ``scan`` equation around a trimmed body; reads like any other equation."""
+
+    primitive: Any
+    params: dict[str, Any]
+    invars: list[Any]
+    outvars: list[Any]
+    effects: Any
+    ctx: Any
+
+
+def constants_of(jaxpr: Any) -> list[tuple[Any, Any]]:
+    """Variables of a jaxpr that stand for closed-over arrays, with those arrays."""
+    values = getattr(jaxpr, "consts", ())
+    return list(zip(jaxpr.constvars, values, strict=True)) if jaxpr.constvars else []
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, open or closed."""
+    return isinstance(value, jex.Jaxpr | jex.ClosedJaxpr | Trimmed)
+
+
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
+    """Jaxprs among the parameters of an equation that may run on this machine.
+
+    ``jnp.diagonal`` and others carry one branch for each platform; those of Mosaic, which is what
+    TPU kernels are written in, say nothing about the program at hand.
+    """
+    platforms = equation.params.get("branches_platforms")
+    for name, value in equation.params.items():
+        if is_jaxpr(value):
+            yield value
+        elif isinstance(value, tuple | list) and value and is_jaxpr(value[0]):
+            for index, branch in enumerate(value):
+                named = platforms[index] if name == "branches" and platforms else None
+                if named is None or tuple(named) != ("mosaic",):
+                    yield branch
+
+
+@functools.cache
+def _plain_jit() -> dict[str, Any]:
+    traced = jax.make_jaxpr(jax.jit(lambda x: x + 1))(0.0)
+    parameters = traced.eqns[0].params
+    return {name: parameters[name][0] for name in _PLACEMENT_OF_JIT}
+
+
+def called(equation: Any) -> Any | None:
+    """Jaxpr that an equation merely calls, so that its equations could stand in its place.
+
+    Returns:
+        The jaxpr; None when the equation is no call, or one with wishes of its own: a ``jit`` with
+        shardings, layouts or compiler options.
+    """
+    name = equation.primitive.name
+    if name not in _CALLS:
+        return None
+    parameters = equation.params
+    jaxpr = parameters.get(_CALLS[name])
+    if jaxpr is None or len(jaxpr.invars) != len(equation.invars):
+        return None
+    if name == "jit":
+        plain = _plain_jit()
+        if parameters["compiler_options_kvs"] or any(
+            placed != plain[field] for field in _PLACEMENT_OF_JIT for placed in parameters[field]
+        ):
+            return None
+    if name in ("remat2", "checkpoint") and parameters["differentiated"]:
+        return None
+    return jaxpr
+
+
+class Scan(NamedTuple):
+    """How the operands and results of a ``scan`` equation divide."""
+
+    constants: int
+    carries: int
+
+
+def scan_of(equation: Any) -> Scan:
+    """Division of a scan, read from ranks: JAX versions keep the counts in different places.
+
+    What is scanned over, and what is stacked, has one axis less inside the loop.
+    """
+    jaxpr = equation.params["jaxpr"]
+    stacked = _longer(equation.outvars, jaxpr.outvars)
+    scanned = _longer(equation.invars, jaxpr.invars)
+    carries = len(equation.outvars) - stacked
+    return Scan(len(equation.invars) - scanned - carries, carries)
+
+
+def live_equations(jaxpr: Any, wanted: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
+    """Equations that the wanted results of a jaxpr need, in order.
+
+    Returns:
+        Pairs of an equation and which of its own results are used. A scan comes without the
+        carries and stacks that nobody reads.
+    """
+    needed = {
+        atom
+        for atom, want in zip(jaxpr.outvars, wanted, strict=True)
+        if want and not isinstance(atom, jex.Literal)
+    }
+    kept = []
+    for equation in reversed(jaxpr.eqns):
+        used = [variable in needed for variable in equation.outvars]
+        if not any(used):
+            continue
+        if equation.primitive.name == "scan" and not all(used) and not equation.effects:
+            equation = _trimmed(equation, used)
+            used = [variable in needed for variable in equation.outvars]
+        kept.append((equation, used))
+        needed.update(a for a in equation.invars if not isinstance(a, jex.Literal))
+    return kept[::-1]
+
+
+def _trimmed(equation: Any, used: Sequence[bool]) -> TrimmedScan:
+    """The scan that makes only what is used, and the carries that this takes."""
+    body = equation.params["jaxpr"]
+    constants, carries = scan_of(equation)
+    wanted = list(used)
+    while True:
+        live = live_equations(body, wanted)
+        needed = {a for inner, _ in live for a in inner.invars if not isinstance(a, jex.Literal)}
+        needed.update(
+            a
+            for a, want in zip(body.outvars, wanted, strict=True)
+            if want and not isinstance(a, jex.Literal)
+        )
+        read = [variable in needed for variable in body.invars]
+        also = [a or b for a, b in zip(wanted, read[constants:][:carries], strict=False)]
+        if also == wanted[:carries]:
+            break
+        wanted[:carries] = also
+    # A carry that is kept must be fed, whether the body reads it or not.
+    read[constants : constants + carries] = wanted[:carries]
+    kept = Trimmed(
+        invars=[v for v, keep in zip(body.invars, read, strict=True) if keep],
+        outvars=[v for v, keep in zip(body.outvars, wanted, strict=True) if keep],
+        eqns=[inner for inner, _ in live],
+        constvars=list(body.constvars),
+        consts=[value for _, value in constants_of(body)],
+    )
+    options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
+    return TrimmedScan(
+        equation.primitive,
+        {**options, "jaxpr": kept},
+        [v for v, keep in zip(equation.invars, read, strict=True) if keep],
+        [v for v, keep in zip(equation.outvars, wanted, strict=True) if keep],
+        equation.effects,
+        equation.ctx,
+    )
+
+
+def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(out.aval.shape) != len(inner.aval.shape) for out, inner in pairs)
+
+
+def is_key(aval: Any) -> bool:
+    """Whether an abstract value holds typed PRNG keys."""
+    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
+
+
+def is_integral(aval: Any) -> bool:
+    """Whether an abstract value holds integers, booleans or keys: no rounding anywhere."""
+    dtype = getattr(aval, "dtype", None)
+    if dtype is None:
+        return False
+    return is_key(aval) or jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.bool_)
+
+
+def size_of(aval: Any) -> int:
+    """Entries of an abstract value."""
+    return math.prod(aval.shape)
+
+
+def nbytes_of(aval: Any) -> int:
+    """Bytes of an abstract value; a key counts 8 words, the most that JAX's own need."""
+    return size_of(aval) * (32 if is_key(aval) else np.dtype(aval.dtype).itemsize)
+
+
+def draws_bits(jaxpr: Any) -> bool:
+    """Whether ``random_bits`` appears anywhere inside."""
+    return any(
+        equation.primitive.name == "random_bits" or any(map(draws_bits, inner_jaxprs(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def transposes(equation: Any) -> bool:
+    """Whether an equation, or anything inside it, changes the order of axes."""
+    if equation.primitive.name == "transpose":
+        return True
+    return any(any(map(transposes, jaxpr.eqns)) for jaxpr in inner_jaxprs(equation))

@@ -1,0 +1,127 @@
+"""Where leaves go: what ``jax.jit`` would decide for the whole function, said for each slice.
+
+One program lives on one set of devices. Cut into many, each slice must be told about the devices
+that another slice, an argument or a constraint brings in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
+
+from jaxinit.engine.jaxprs import inner_jaxprs
+from jaxinit.engine.threefry import is_wide
+
+# A copy of this size takes as long as compiling a program that broadcasts a number: 25 milliseconds
+# for every new shape.
+_MAX_COPIED = 2**20
+
+
+class Placement(NamedTuple):
+    """Where the programs of slices run.
+
+    Attributes:
+        rows: where values of the host are put before a call; None lets them follow the program.
+        fill: where leaves go that nothing else places; None lets ``jax.jit`` decide.
+        is_known: False where only the whole program can tell; then nothing is sliced.
+    """
+
+    rows: Sharding | None
+    fill: Sharding | None
+    is_known: bool
+
+
+_ANYWHERE = Placement(None, None, True)
+_UNKNOWN = Placement(None, None, False)
+
+
+def decide(
+    arguments: Sequence[Any], out_shardings: Sequence[Any], constraints: Sequence[Sharding]
+) -> Placement:
+    """Decides where slices run.
+
+    Args:
+        arguments: arrays that the leaves are made of.
+        out_shardings: what the caller asks for, leaf by leaf; None where nothing is asked.
+        constraints: shardings that appear inside the function.
+
+    Returns:
+        The placement.
+    """
+    committed = [s for s in map(commitment, arguments) if s is not None]
+    asked = [s for s in out_shardings if s is not None]
+    constraints = [s for s in constraints if not _is_abstract(s)]
+    if not committed and not asked and not constraints:
+        return _ANYWHERE
+    if committed and (asked or constraints):
+        return _on_mesh(committed, asked, constraints)
+    if committed and all(len(s.device_set) == 1 for s in committed):
+        same = all(s.device_set == committed[0].device_set for s in committed)
+        return Placement(committed[0], None, True) if same else _UNKNOWN
+    return _on_mesh(committed, asked, constraints)
+
+
+def _on_mesh(
+    committed: Sequence[Sharding], asked: Sequence[Any], constraints: Sequence[Sharding]
+) -> Placement:
+    # A mesh in the context answers for every program; PartitionSpecs are read on it.
+    in_context = not jax.sharding.get_mesh().empty
+    placed = [s for s in (*committed, *asked, *constraints) if not isinstance(s, PartitionSpec)]
+    if not all(isinstance(s, NamedSharding) for s in placed):
+        one_device = all(s.device_set == placed[0].device_set for s in placed)
+        known = one_device and len(placed[0].device_set) == 1 and not committed
+        return Placement(None, placed[0], True) if known else _UNKNOWN
+    meshes = {s.mesh for s in placed if isinstance(s, NamedSharding)}
+    if len(meshes) > 1 or (not meshes and not in_context):
+        return _UNKNOWN
+    everywhere = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
+    return Placement(everywhere if committed else None, None if in_context else everywhere, True)
+
+
+def _is_abstract(sharding: Sharding) -> bool:
+    # Explicit axes: the mesh is the one in the context.
+    return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh)
+
+
+def commitment(argument: Any) -> Sharding | None:
+    """Where an argument insists on being, None when it goes wherever it is needed."""
+    if isinstance(argument, jax.Array):
+        return argument.sharding if argument.committed else None
+    return getattr(argument, "sharding", None)
+
+
+def shards_are_wide(shape: tuple[int, ...], sharding: Any) -> bool:
+    """Whether each device draws a leaf in loops that are as long as fast bits need them."""
+    if isinstance(sharding, PartitionSpec):
+        mesh = jax.sharding.get_mesh()
+        if mesh.empty:
+            return False
+        sharding = NamedSharding(mesh, sharding)
+    if not isinstance(sharding, Sharding):
+        return sharding is None
+    return is_wide(sharding.shard_shape(shape))
+
+
+def may_copy(nbytes: int, sharding: Any) -> bool:
+    """Whether the host may make an array that is known beforehand, instead of a program.
+
+    A mesh in the context places what ``jax.jit`` makes, not what is copied; and several processes
+    would compare what they copy.
+    """
+    return (
+        nbytes <= _MAX_COPIED
+        and jax.sharding.get_mesh().empty
+        and (sharding is None or getattr(sharding, "is_fully_addressable", False))
+    )
+
+
+def constraints_in(equation: Any) -> list[Sharding]:
+    """Shardings that an equation, or anything inside it, speaks of."""
+    found = [value for value in equation.params.values() if isinstance(value, Sharding)]
+    for jaxpr in inner_jaxprs(equation):
+        for inner in jaxpr.eqns:
+            found.extend(constraints_in(inner))
+    return found

@@ -4,8 +4,8 @@ Both ways end in the same place: kinds, which `compile` compiles side by side an
 within a memory bound. A plan's draws go there directly (`run`). An init function is traced
 (`jit_init`) and becomes a `program`, flat and without dead code; `slices` cut it leaf by leaf where
 `safety` allows; `kinds` finds equal slices; `recipe` is what one trace teaches, with the keys that
-the `host` derives by `schedule`; `assembly` is a recipe on certain devices (`placement`). `threefry`
-makes the random bits fast.
+the `host` derives by `schedule`; `assembly` is a recipe on certain devices (`placement`).
+`threefry` makes the random bits fast.
 """
 
 from jaxinit.engine.explain import Explanation as Explanation

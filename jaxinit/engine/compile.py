@@ -162,8 +162,9 @@ def _lower(kind: Kind) -> Any:
     def run(*arguments: Any) -> tuple[Any, Any]:
         return kind.function(*arguments), jnp.zeros((0,)) if kind.has_company else None
 
-    placed = kind.out_shardings
-    placement = {} if placed is None else {"out_shardings": (placed, None)}
+    placement: dict[str, Any] = {}
+    if kind.out_shardings is not None:
+        placement["out_shardings"] = (kind.out_shardings, None)
     return jax.jit(run, keep_unused=True, **placement).lower(*kind.arguments)
 
 

@@ -168,6 +168,15 @@ def test_every_array_is_a_buffer_of_its_own():
         assert len({array.unsafe_buffer_pointer() for array in arrays}) == 5
 
 
+def test_without_jit():
+    draws = [Draw(init.normal(), (2, 20), FLOAT32), Draw(init.zeros, (5,), FLOAT32)]
+    keys = jax.random.split(jax.random.key(0), 2)
+    with jax.disable_jit():
+        kernel, bias = draw(draws, keys)
+        expected = init.normal()(keys[0], (2, 20), FLOAT32)
+    assert bool((kernel == expected).all()) and not bias.any()
+
+
 def test_nothing_to_draw():
     assert draw([], jax.random.split(jax.random.key(0), 0)) == []
 

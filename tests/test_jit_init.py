@@ -409,6 +409,31 @@ def test_bad_arguments():
         jit_init(layers)("key")
 
 
+def test_a_method():
+    class Model:
+        width = 20
+
+        @functools.partial(jit_init, static_argnums=0)
+        def init(self, key):
+            return jax.random.normal(key, (self.width,))
+
+    assert_same(Model().init(KEY), jax.jit(lambda key: jax.random.normal(key, (20,)))(KEY))
+
+
+def test_without_jit():
+    """`jax.disable_jit` is for stepping through a function with a debugger."""
+    seen = []
+
+    def init(key):
+        seen.append(key)
+        return layers(key)
+
+    with jax.disable_jit():
+        tree = jit_init(init)(KEY)
+        assert_same(tree, layers(KEY))
+    assert not isinstance(seen[0], jax.core.Tracer)
+
+
 def test_it_looks_like_the_function():
     fast = jit_init(everything)
     assert fast.__name__ == "everything" and fast.__wrapped__ is everything

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,17 +24,15 @@ class Static:
     """
 
     def __init__(
-        self, function: Callable[..., Any], numbers: int | Iterable[int], names: str | Iterable[str]
+        self, function: Callable[..., Any], numbers: Sequence[int], names: Sequence[str]
     ) -> None:
-        given_numbers = (numbers,) if isinstance(numbers, int) else tuple(numbers)
-        given_names = (names,) if isinstance(names, str) else tuple(names)
         parameters = _positional_parameters(function)
         count = len(parameters)
-        self._numbers = {n + count if n < 0 else n for n in given_numbers}
-        self._names = set(given_names)
-        if given_numbers and not given_names:
+        self._numbers = {n + count if n < 0 else n for n in numbers}
+        self._names = set(names)
+        if numbers and not names:
             self._names = {parameters[n] for n in self._numbers if n < count}
-        elif given_names and not given_numbers:
+        elif names and not numbers:
             self._numbers = {n for n, name in enumerate(parameters) if name in self._names}
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

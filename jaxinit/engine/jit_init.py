@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import functools
 import time
+import types
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
@@ -116,11 +117,14 @@ class JitInit(Generic[P, R]):
         verify: bool,
     ) -> None:
         functools.update_wrapper(self, init_fn)
+        numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+        names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+        # None, and not an empty tuple, where only the other is given: then JAX infers it.
         options: dict[str, Any] = {
-            "static_argnums": static_argnums or None,
-            "static_argnames": static_argnames or None,
+            "static_argnums": numbers or None,
+            "static_argnames": names or None,
         }
-        self._static = Static(init_fn, static_argnums, static_argnames)
+        self._static = Static(init_fn, numbers, names)
         self._whole = jax.jit(init_fn, **options)
         if out_shardings is not None:
             self._whole = jax.jit(init_fn, out_shardings=out_shardings, **options)
@@ -137,8 +141,8 @@ class JitInit(Generic[P, R]):
             # Where an inner jit shall put its result is a wish that only the whole can express.
             grouped = self._out_shardings is None and setting("jax_threefry_partitionable")
             return (self._grouped if grouped else self._whole)(*args, **kwargs)
-        # The bits of an array depend on its whole shape then, and on what shards it.
-        if not setting("jax_threefry_partitionable"):
+        # Without partitionable counters the bits of an array depend on what shards it.
+        if not setting("jax_threefry_partitionable") or setting("jax_disable_jit"):
             return self._whole(*args, **kwargs)
         traced = self._trace(args, kwargs)
         if traced.recipe.has_effects:
@@ -151,6 +155,9 @@ class JitInit(Generic[P, R]):
         if self._verify and first_call:
             verify_bits(assembly, flat, leaves, traced.out_tree)
         return jax.tree.unflatten(traced.out_tree, leaves)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Says how a call with these arguments is carried out; compiles, but draws nothing.

@@ -209,7 +209,7 @@ def argument_types(program: Program, piece: Slice, on_host: frozenset[int]) -> l
     """Types that the program of a slice is compiled for; keys from the host come as words."""
     types = []
     for atom in piece.arguments:
-        aval = atom.aval if isinstance(atom, jex.Literal) else program.avals[atom]
+        aval: Any = atom.aval if isinstance(atom, jex.Literal) else program.avals[atom]
         if atom_is_words(program, atom, on_host):
             words = host.words_of(aval)
             types.append(jax.ShapeDtypeStruct((*aval.shape, *words), np.dtype("uint32")))

@@ -456,7 +456,7 @@ class Slow:
 
     def __call__(self, name):
         self.log.append(f"call {name}")
-        return [Result(name, self.log)]
+        return [Result(name, self.log)], None
 
 
 class Result:
@@ -483,6 +483,59 @@ def test_calls_wait_for_room():
     assert carried_out(10, 29) == twice
     alone = ["call 0", "wait 0", "call 1", "wait 1", "call 2", "wait 2", "call 3"]
     assert carried_out(10, 5) == alone
+
+
+def test_two_thousand_leaves_never_take_more_than_is_allowed():
+    alive, most = 0, 0
+
+    class Leaf:
+        def __init__(self, scratch):
+            self.scratch = scratch
+
+        def block_until_ready(self):
+            nonlocal alive
+            alive -= self.scratch
+
+    def executable(scratch):
+        def call():
+            nonlocal alive, most
+            alive += scratch
+            most = max(most, alive)
+            return [Leaf(scratch)], None
+
+        return engine.Executable(call, scratch)
+
+    scratches = [7, 30, 0, 50, 11]
+    ready = list(enumerate(map(executable, scratches)))
+    calls = [engine.Call((0,), ())] * 400
+    assert len(list(engine.carry_out(ready, lambda kind: calls, 120))) == 2_000
+    assert 120 - max(scratches) < most <= 120
+    needs = [(scratch, 400) for scratch in scratches]
+    assert most <= engine.in_use_beside(needs, 120) == 120
+    assert engine.in_use_beside(needs, 20) == 50
+    assert engine.in_use_beside([(7, 3)], 120) == 21
+    assert engine.in_use_beside([], 120) == 0
+
+
+def test_the_default_bound_is_the_largest_leaf():
+    assert engine.allowance(None, [2**21, 5]) == 2**21
+    assert engine.allowance(None, [5]) == engine.allowance(None, []) == 2**20
+    assert engine.allowance(0, [5]) == 0
+
+
+def test_as_many_programs_are_kept_as_the_largest_list_needs():
+    kept = engine.Kept(2)
+    for n in range(3):
+        kept.put(n, str(n))
+    assert [kept.get(n) for n in range(3)] == [None, "1", "2"]
+    kept.make_room(3)
+    kept.make_room(1)
+    kept.put(0, "0")
+    assert [kept.get(n) for n in range(3)] == ["0", "1", "2"]
+    kept.clear()
+    for n in range(3):
+        kept.put(n, str(n))
+    assert [kept.get(n) for n in range(3)] == [None, "1", "2"]
 
 
 def test_kinds_are_kept_by_identity_and_settings():

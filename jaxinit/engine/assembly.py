@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxinit.engine.compile import Call, Executable, Kind, carry_out, compiled
+from jaxinit.engine.compile import Call, Executable, Kind, allowance, carry_out, compiled
 from jaxinit.engine.jaxprs import is_key, nbytes_of, transposes
 from jaxinit.engine.kinds import Family, argument_types, constant_of, function_of, may_hasten
 from jaxinit.engine.placement import (
@@ -93,7 +94,7 @@ class Assembly:
                 [piece.leaves for piece in members],
                 [tuple(map(source_of, piece.arguments)) for piece in members],
             )
-            if self._is_for_host(first, placed):
+            if self._is_for_host(first, placed, len(members)):
                 constant = constant_of(self.recipe.program, first)
                 line = line._replace(constant=constant, placed=placed[0] or self.placement.rows)
             else:
@@ -101,8 +102,8 @@ class Assembly:
                 self.kinds.append(self._kind(family, flat, placed))
             self.lines.append(line)
 
-    def _is_for_host(self, piece: Slice, placed: tuple[Any, ...]) -> bool:
-        """Whether the host makes a leaf and a copy brings it where it belongs."""
+    def _is_for_host(self, piece: Slice, placed: tuple[Any, ...], count: int) -> bool:
+        """Whether the host makes leaves and copies bring them where they belong."""
         recipe = self.recipe
         aval = recipe.program.out_avals[piece.leaves[0]]
         is_value = (
@@ -113,7 +114,7 @@ class Assembly:
             and (not isinstance(piece.outputs[0], int) or piece.outputs[0] in recipe.on_host)
         )
         return (is_value or constant_of(recipe.program, piece) is not None) and may_copy(
-            nbytes_of(aval), placed[0]
+            nbytes_of(aval), placed[0], count
         )
 
     def _kind(self, family: Family, flat: Sequence[Any], placed: tuple[Any, ...]) -> Kind:
@@ -139,7 +140,7 @@ class Assembly:
             tuple(types),
             _or_none(placed),
             tuple(sorted(fast_compiler_options().items())) if hastens else (),
-            has_company,
+            has_company=has_company,
         )
 
     def _has_company(self, leaves: Sequence[int]) -> bool:
@@ -167,7 +168,7 @@ class Assembly:
         fill = self.placement.fill if self.placement.rows is None else None
         return _or_none([fill if self._asked[n] is None else self._asked[n] for n in leaves])
 
-    def ready(self) -> Iterator[tuple[int, Executable]]:
+    def ready(self) -> Generator[tuple[int, Executable]]:
         """Every kind with its executable, compiled now where it is not yet."""
         yield from list(self.executables.items())
         sizes = {line.kind: self.nbytes_of(line) for line in self.lines}
@@ -175,10 +176,11 @@ class Assembly:
         missing = [i for i in range(len(self.kinds)) if i not in self.executables]
         missing.sort(key=lambda index: -sizes[index])
         start = time.perf_counter()
-        for position, executable in compiled([self.kinds[index] for index in missing]):
-            self.executables[missing[position]] = executable
-            self.seconds["compile"] = time.perf_counter() - start
-            yield missing[position], executable
+        with contextlib.closing(compiled([self.kinds[index] for index in missing])) as made:
+            for position, executable in made:
+                self.executables[missing[position]] = executable
+                self.seconds["compile"] = time.perf_counter() - start
+                yield missing[position], executable
 
     def fill(self, flat: Sequence[Any], max_live_bytes: int | None = None) -> list[Any]:
         """Fills every leaf.
@@ -186,7 +188,7 @@ class Assembly:
         Args:
             flat: the arguments of the call.
             max_live_bytes: bytes that may be alive beyond the finished leaves; None means as many
-                as the largest leaf has.
+                as the largest leaf has, and at least 1 MiB.
 
         Returns:
             The leaves, in order.
@@ -200,11 +202,13 @@ class Assembly:
                 leaves[leaf] = array
 
         lines = {line.kind: line for line in self.lines}
-        allowed = self.largest if max_live_bytes is None else max_live_bytes
-        for positions, arrays in carry_out(
-            self.ready(), lambda index: self._calls(lines[index], values), allowed
-        ):
-            put(positions, arrays)
+        allowed = self.allowance(max_live_bytes)
+        # Closed at once when anything raises: a generator that waits keeps threads.
+        with contextlib.closing(self.ready()) as ready:
+            for positions, arrays in carry_out(
+                ready, lambda index: self._calls(lines[index], values), allowed
+            ):
+                put(positions, arrays)
         for line in self.lines:
             if line.kind is None:
                 put(*self._copies(line, values))
@@ -244,10 +248,9 @@ class Assembly:
         """Bytes of all leaves."""
         return sum(map(nbytes_of, self.recipe.program.out_avals))
 
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest leaf."""
-        return max(map(nbytes_of, self.recipe.program.out_avals), default=0)
+    def allowance(self, max_live_bytes: int | None) -> int:
+        """Bytes that may be alive beyond the finished leaves, given what the caller says."""
+        return allowance(max_live_bytes, map(nbytes_of, self.recipe.program.out_avals))
 
     @property
     def scratch(self) -> int:

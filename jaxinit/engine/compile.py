@@ -12,16 +12,20 @@ import concurrent.futures
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+V = TypeVar("V")
+
 # Programs are kept across init functions and plans: the same layer in another model is the same
-# kind. Bounded, because each holds an executable.
-_MAX_KEPT = 1024
+# kind. Bounded, because each holds an executable: by this number, or by as many as the largest list
+# of kinds so far had, so that a second init never compiles.
+_MIN_KEPT = 1024
 _MAX_THREADS = 16
+_MIN_ALLOWED = 2**20
 _SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_default_device")
 
 
@@ -36,6 +40,7 @@ class Kind:
         arguments: types of its arguments.
         out_shardings: where the arrays go, as ``jax.jit`` takes it; None leaves it to the compiler.
         options: compiler options.
+        donates: positions of arguments whose memory the results take over.
         has_company: whether its single array is to be compiled as one result of several. XLA
             arranges what is transposed in another way for a program with one result, and since
             jaxlib 0.12 it may come out an ulp apart.
@@ -46,6 +51,7 @@ class Kind:
     arguments: tuple[jax.ShapeDtypeStruct, ...]
     out_shardings: Any = None
     options: tuple[tuple[str, Any], ...] = ()
+    donates: tuple[int, ...] = ()
     has_company: bool = False
 
 
@@ -73,32 +79,45 @@ class Call(NamedTuple):
     arguments: Sequence[Any]
 
 
-class _Kept:
-    """The most recently used executables, by identity and by the settings they were made under."""
+class Kept(Generic[V]):
+    """The most recently used values, by key.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    Args:
+        size: how many there is room for at first.
+    """
+
+    def __init__(self, size: int = _MIN_KEPT) -> None:
+        self._first_size = self._size = size
         self._lock = threading.Lock()
-        self._entries: collections.OrderedDict[Hashable, Executable] = collections.OrderedDict()
+        self._entries: collections.OrderedDict[Hashable, V] = collections.OrderedDict()
 
-    def get(self, key: Hashable) -> Executable | None:
+    def get(self, key: Hashable) -> V | None:
+        """The value of a key, None when it is not kept."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
             return self._entries.get(key)
 
-    def put(self, key: Hashable, executable: Executable) -> None:
+    def put(self, key: Hashable, value: V) -> None:
+        """Keeps a value; drops what was not used for longest where there is no room."""
         with self._lock:
-            self._entries[key] = executable
+            self._entries[key] = value
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
-    def clear(self) -> None:
+    def make_room(self, count: int) -> None:
+        """Keeps as many values from now on as one user needs at a time."""
         with self._lock:
+            self._size = max(self._size, count)
+
+    def clear(self) -> None:
+        """Drops everything."""
+        with self._lock:
+            self._size = self._first_size
             self._entries.clear()
 
 
-_kept = _Kept(_MAX_KEPT)
+_kept: Kept[Executable] = Kept()
 
 
 def forget_executables() -> None:
@@ -116,7 +135,7 @@ def setting(name: str) -> Any:
     return getattr(jax.config, name)
 
 
-def compiled(kinds: Sequence[Kind]) -> Iterator[tuple[int, Executable]]:
+def compiled(kinds: Sequence[Kind]) -> Generator[tuple[int, Executable]]:
     """Compiles kinds that are not kept already.
 
     Lowering happens on this thread, because the settings of JAX belong to threads; compiling on
@@ -126,13 +145,15 @@ def compiled(kinds: Sequence[Kind]) -> Iterator[tuple[int, Executable]]:
         kinds: what to compile.
 
     Yields:
-        Index and executable of each kind as soon as it is ready.
+        Index and executable of each kind as soon as it is ready. Whoever stops early closes the
+        generator, which ends its threads.
     """
     if setting("jax_disable_jit"):
         for index, kind in enumerate(kinds):
             yield index, Executable(lambda *arguments, f=kind.function: (f(*arguments), None), 0)
         return
     context = settings()
+    _kept.make_room(len(kinds))
     missing = []
     for index, kind in enumerate(kinds):
         known = kind.identity is not None
@@ -145,13 +166,25 @@ def compiled(kinds: Sequence[Kind]) -> Iterator[tuple[int, Executable]]:
         return
     threads = min(_processors(), len(missing), _MAX_THREADS)
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="jaxinit-compile")
-    try:
-        tasks = {pool.submit(_compile, _lower(kinds[i]), kinds[i].options): i for i in missing}
-        for task in concurrent.futures.as_completed(tasks):
-            index = tasks[task]
+    tasks: dict[concurrent.futures.Future[Executable], int] = {}
+
+    def finished(when: Any) -> Iterator[tuple[int, Executable]]:
+        done, _ = concurrent.futures.wait(tasks, return_when=when)
+        for task in done:
+            index = tasks.pop(task)
+            executable = task.result()
             if kinds[index].identity is not None:
-                _kept.put((kinds[index].identity, context), task.result())
-            yield index, task.result()
+                _kept.put((kinds[index].identity, context), executable)
+            yield index, executable
+
+    try:
+        for index in missing:
+            tasks[pool.submit(_compile, _lower(kinds[index]), kinds[index].options)] = index
+            # What waits to be compiled is text of some size: no more of it than keeps threads busy.
+            if len(tasks) > 2 * threads:
+                yield from finished(concurrent.futures.FIRST_COMPLETED)
+        while tasks:
+            yield from finished(concurrent.futures.FIRST_COMPLETED)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -169,6 +202,8 @@ def _lower(kind: Kind) -> Any:
     placement: dict[str, Any] = {}
     if kind.out_shardings is not None:
         placement["out_shardings"] = (kind.out_shardings, None)
+    if kind.donates:
+        placement["donate_argnums"] = kind.donates
     return jax.jit(run, keep_unused=True, **placement).lower(*kind.arguments)
 
 
@@ -177,6 +212,30 @@ def _compile(lowered: Any, options: tuple[tuple[str, Any], ...]) -> Executable:
     analysis = executable.memory_analysis()
     # Not every backend tells; 0 then means that nothing is held back.
     return Executable(executable, getattr(analysis, "temp_size_in_bytes", 0) or 0)
+
+
+def allowance(max_live_bytes: int | None, sizes: Iterable[int]) -> int:
+    """Bytes that may be in use beside the finished leaves.
+
+    Args:
+        max_live_bytes: what the caller allows; None allows as much as the largest leaf has, and a
+            mebibyte where all are small, since waiting for each takes longer than filling it.
+        sizes: bytes of the leaves.
+    """
+    return max((_MIN_ALLOWED, *sizes)) if max_live_bytes is None else max_live_bytes
+
+
+def in_use_beside(needs: Iterable[tuple[int, int]], max_scratch: int) -> int:
+    """Bytes that are in use at most beside what calls return, as `carry_out` makes them.
+
+    Args:
+        needs: for each kind the bytes that a call takes, and how often it is called.
+        max_scratch: as in `carry_out`.
+    """
+    needs = list(needs)
+    together = sum(scratch * calls for scratch, calls in needs)
+    # A program runs even where it needs more than is allowed, alone.
+    return max(min(together, max_scratch), max((scratch for scratch, _ in needs), default=0))
 
 
 def carry_out(

@@ -10,6 +10,7 @@ import jax
 
 from jaxinit._table import render_table
 from jaxinit.engine.assembly import Assembly, Line
+from jaxinit.engine.compile import in_use_beside
 from jaxinit.engine.recipe import FORWARDED
 
 _MAX_LINES = 40
@@ -98,16 +99,18 @@ def explain(
     notes = [
         _note(assembly, line, paths) for line in assembly.lines if line.members[0][0] not in rest
     ]
-    allowed = assembly.largest if max_live_bytes is None else max_live_bytes
-    # A program runs even where it needs more than is allowed, alone.
-    scratch = [executable.scratch for executable in assembly.executables.values()]
-    beside = max(min(sum(scratch), allowed), max(scratch, default=0))
+    allowed = assembly.allowance(max_live_bytes)
+    needs = [
+        (assembly.executables[line.kind].scratch, len(line.members))
+        for line in assembly.lines
+        if line.kind is not None
+    ]
     return Explanation(
         kinds=tuple(notes),
         fallback={paths[leaf]: why for leaf, why in sorted(assembly.leftover.items())},
         leaves=len(avals),
         nbytes=assembly.nbytes,
-        peak=assembly.nbytes + beside,
+        peak=assembly.nbytes + in_use_beside(needs, allowed),
         seconds=dict(seconds),
     )
 

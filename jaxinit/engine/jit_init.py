@@ -58,7 +58,7 @@ def jit_init(
         static_argnums: positions of arguments that are not arrays, as in ``jax.jit``.
         static_argnames: names of arguments that are not arrays, as in ``jax.jit``.
         max_live_bytes: memory in bytes that may be in use beside the finished leaves; by default as
-            much as the largest leaf has. A leaf that needs more is made alone.
+            much as the largest leaf has, and at least 1 MiB. A leaf that needs more is made alone.
         verify: whether to make the first and the last leaf of every kind by plain ``jax.jit`` as
             well, on the first call, and compare.
 

@@ -18,6 +18,8 @@ from jaxinit.engine.threefry import is_wide
 # A copy of this size takes as long as compiling a program that broadcasts a number: 25 milliseconds
 # for every new shape.
 _MAX_COPIED = 2**20
+# So does copying as many small ones: 40 microseconds each, against 12 for calling a program.
+_MAX_COPIES = 512
 
 
 class Placement(NamedTuple):
@@ -105,14 +107,20 @@ def shards_are_wide(shape: tuple[int, ...], sharding: Any) -> bool:
     return is_wide(sharding.shard_shape(shape))
 
 
-def may_copy(nbytes: int, sharding: Any) -> bool:
-    """Whether the host may make an array that is known beforehand, instead of a program.
+def may_copy(nbytes: int, sharding: Any, count: int = 1) -> bool:
+    """Whether the host may make arrays that are known beforehand, instead of a program.
 
     A mesh in the context places what ``jax.jit`` makes, not what is copied; and several processes
     would compare what they copy.
+
+    Args:
+        nbytes: bytes of each array.
+        sharding: where it goes.
+        count: how many there are of its kind.
     """
     return (
         nbytes <= _MAX_COPIED
+        and count <= _MAX_COPIES
         and jax.sharding.get_mesh().empty
         and (sharding is None or getattr(sharding, "is_fully_addressable", False))
     )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxinit.engine import Draw
@@ -45,6 +46,10 @@ class PlannedLeaf:
     def as_draw(self) -> Draw:
         """What the engine needs to know."""
         return Draw(self.initializer, self.shape, self.dtype, self.sharding)
+
+    def as_struct(self, sharding: Any) -> jax.ShapeDtypeStruct:
+        """The leaf as an array that is not there."""
+        return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
     @property
     def size(self) -> int:

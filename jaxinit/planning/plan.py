@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from jaxinit._table import render_table
-from jaxinit.engine import Progress, draw
+from jaxinit.engine import Estimate, Progress
 from jaxinit.initializers.arguments import as_key
 from jaxinit.planning.diff import PlanDiff, compare
-from jaxinit.planning.keys import keys_for_paths
+from jaxinit.planning.donation import committed_places, donated_values
+from jaxinit.planning.drawing import as_draws, check_bound, draw_leaves, estimate_leaves
 from jaxinit.planning.leaves import Group, PlannedLeaf, number_groups
 from jaxinit.planning.manifest import arrange, read_manifest, write_manifest
 from jaxinit.planning.messages import suggestion
@@ -25,7 +26,7 @@ from jaxinit.planning.paths import flatten, spec_of
 from jaxinit.planning.resolve import resolve
 from jaxinit.planning.rules import as_rules, assign
 from jaxinit.planning.selection import kept_values, selected
-from jaxinit.planning.shardings import check_mesh, resolve_shardings
+from jaxinit.planning.shardings import resolve_shardings
 
 _REPR_LEAVES = 60
 
@@ -92,7 +93,9 @@ class Plan:
         *,
         only: Any = None,
         keep: Any = None,
+        donate: Any = None,
         out_shardings: Any = None,
+        max_live_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> Any:
         """Draws the tree.
@@ -108,19 +111,28 @@ class Plan:
             keep: a tree of arrays that are there already, such as loaded weights, matched by
                 canonical path. It may hold some of the leaves. They are returned untouched,
                 unless ``only`` names them.
+            donate: a tree of arrays to draw over, matched by canonical path, such as parameters
+                that are needed no longer. Each leaf that is drawn takes over the memory of its
+                array there, or where it goes to another place the array is deleted first; either
+                way the old array is gone. Leaves that are not drawn are returned as they are.
+                Arrays that are committed to a place stay there. Not in a trace.
             out_shardings: a sharding for all leaves, or a tree of them matched by canonical path;
-                goes before what the plan says.
+                goes before what the plan and ``donate`` say.
+            max_live_bytes: memory in bytes that may be in use beside the finished leaves; by
+                default as much as the largest leaf has, and at least 1 MiB. A leaf that needs more
+                is drawn alone. In a trace the compiler decides.
             progress: called as ``progress(done_leaves, total_leaves, done_bytes, total_bytes)``
-                each time a leaf is ready; never inside a trace.
+                each time a leaf is ready; never inside a trace. What it raises ends the draw.
 
         Returns:
-            A tree with the structure that the plan was made from. A leaf that is neither drawn nor
-            kept is a ``jax.ShapeDtypeStruct``.
+            A tree with the structure that the plan was made from. A leaf that is not drawn, and is
+            neither in ``keep`` nor in ``donate``, is a ``jax.ShapeDtypeStruct``.
 
         Raises:
             TypeError: when an argument is of the wrong kind.
-            ValueError: when ``only`` matches no leaf, ``keep`` does not fit the plan, or a sharding
-                does not fit a leaf.
+            ValueError: when ``only`` matches no leaf, ``keep`` or ``donate`` does not fit the plan,
+                a leaf to draw over is missing, deleted or in use twice, ``max_live_bytes`` is
+                negative, or a sharding does not fit a leaf.
 
         Example:
             >>> tree = {"kernel": jax.ShapeDtypeStruct((4, 2), "float32")}
@@ -129,22 +141,64 @@ class Plan:
             (4, 2)
         """
         root = as_key("plan.init", key)
+        check_bound("plan.init", max_live_bytes)
         kept = kept_values(self._by_path, keep)
+        donated = donated_values(self._by_path, donate)
         if only is None:
             wanted = [leaf for leaf in self.leaves if leaf.path not in kept]
         else:
             wanted = selected(self.leaves, only)
-        shardings = dict(
-            zip(self.paths, resolve_shardings("plan.init", self.leaves, out_shardings), strict=True)
+        names = {leaf.path for leaf in wanted}
+        untouched = {path: x for path, x in (donated | kept).items() if path not in names}
+        shardings = resolve_shardings(
+            "plan.init", self.leaves, out_shardings, committed_places(donated)
         )
-        drawn = _draw_leaves(root, wanted, shardings, progress)
-        values = [
-            drawn[leaf.path]
-            if leaf.path in drawn
-            else kept.get(leaf.path, _abstract(leaf, shardings[leaf.path]))
-            for leaf in self.leaves
-        ]
-        return jax.tree_util.tree_unflatten(self.treedef, values)
+        places = dict(zip(self.paths, shardings, strict=True))
+        drawn = draw_leaves(
+            root,
+            wanted,
+            [places[leaf.path] for leaf in wanted],
+            donated=None if donate is None else donated,
+            untouched=untouched,
+            max_live_bytes=max_live_bytes,
+            progress=progress,
+        )
+        values = drawn | untouched
+        for leaf in self.leaves if len(values) < len(self.leaves) else ():
+            if leaf.path not in values:
+                values[leaf.path] = leaf.as_struct(places[leaf.path])
+        return jax.tree_util.tree_unflatten(self.treedef, [values[path] for path in self.paths])
+
+    def estimate(
+        self, key: Any = None, *, out_shardings: Any = None, max_live_bytes: int | None = None
+    ) -> Estimate:
+        """Says what memory ``init`` takes, before any of it is allocated.
+
+        Compiles the programs that ``init`` runs, which finds them compiled.
+
+        Args:
+            key: a key such as ``init`` will get; by default one of JAX's default implementation.
+            out_shardings: as in ``init``.
+            max_live_bytes: as in ``init``.
+
+        Returns:
+            A record of leaves, kinds and bytes, which prints as a table.
+
+        Raises:
+            TypeError: when an argument is of the wrong kind.
+            ValueError: when ``max_live_bytes`` is negative or a sharding does not fit a leaf.
+
+        Example:
+            >>> tree = {"kernel": jax.ShapeDtypeStruct((512, 256), "float32")}
+            >>> estimate = plan(tree, [("kernel", "he_normal")]).estimate()
+            >>> estimate.nbytes, estimate.peak - estimate.nbytes <= estimate.scratch
+            (524288, True)
+        """
+        check_bound("plan.estimate", max_live_bytes)
+        root = None if key is None else as_key("plan.estimate", key)
+        shardings = resolve_shardings("plan.estimate", self.leaves, out_shardings)
+        draws = as_draws("plan.estimate", self.leaves, shardings)
+        return estimate_leaves(root, draws, max_live_bytes)
 
     def diff(self, other: Plan) -> PlanDiff:
         """What changes from this plan to another: leaves added, removed, drawn differently."""
@@ -276,27 +330,3 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
         for leaf, sharding in zip(leaves, shardings, strict=True)
     ]
     return Plan(number_groups(leaves), flat.treedef)
-
-
-def _draw_leaves(
-    root: jax.Array,
-    wanted: Sequence[PlannedLeaf],
-    shardings: dict[str, Any],
-    progress: Progress | None,
-) -> dict[str, jax.Array]:
-    for leaf in wanted:
-        check_mesh("plan.init", leaf, shardings[leaf.path])
-        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
-            raise ValueError(
-                f"plan.init needs 64-bit types to draw {leaf.path!r} as {leaf.dtype}, and they are "
-                "off. Set jax.config.update('jax_enable_x64', True), or plan for 32 bits."
-            )
-    draws = [dataclasses.replace(x.as_draw(), sharding=shardings[x.path]) for x in wanted]
-    paths = [leaf.path for leaf in wanted]
-    return dict(
-        zip(paths, draw(draws, keys_for_paths(root, paths), progress=progress), strict=True)
-    )
-
-
-def _abstract(leaf: PlannedLeaf, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,14 +18,20 @@ def is_sharding(value: Any) -> bool:
     return isinstance(value, Sharding | PartitionSpec)
 
 
-def resolve_shardings(caller: str, leaves: Sequence[PlannedLeaf], out_shardings: Any) -> list[Any]:
-    """The sharding of each leaf: from ``out_shardings``, else its own.
+def resolve_shardings(
+    caller: str,
+    leaves: Sequence[PlannedLeaf],
+    out_shardings: Any,
+    places: Mapping[str, Sharding] | None = None,
+) -> list[Any]:
+    """The sharding of each leaf: from ``out_shardings``, else where it is now, else its own.
 
     Args:
         caller: public name that an error starts with.
         leaves: the leaves to place.
         out_shardings: None, one sharding for all, or a tree of shardings matched by canonical path.
             A sharding higher up in that tree holds for all leaves below it; None says nothing.
+        places: where leaves are now, by path.
 
     Returns:
         One sharding, or None, for each leaf.
@@ -35,11 +41,14 @@ def resolve_shardings(caller: str, leaves: Sequence[PlannedLeaf], out_shardings:
         ValueError: when a sharding is given for no leaf, or does not fit a leaf's shape.
     """
     given = _by_path(caller, leaves, out_shardings)
+    places = places or {}
     chosen = []
     for leaf in leaves:
         sharding = _longest_prefix(given, leaf.path) if given else None
-        sharding = leaf.sharding if sharding is None else sharding
-        _check_fit(caller, leaf, sharding)
+        if sharding is None:
+            sharding = places.get(leaf.path, leaf.sharding)
+        if sharding is not None:
+            _check_fit(caller, leaf, sharding)
         chosen.append(sharding)
     return chosen
 

@@ -217,7 +217,7 @@ def _report(options: argparse.Namespace) -> int:
         compare=options.compare,
     )
     with json_file(options.json) as write:
-        with stdout_kept_clean(), progress() as watch:
+        with stdout_kept_clean(), progress(options.json != "-") as watch:
             report = collect(request, watch)
         write(to_json("report", report))
     if options.json != "-":

@@ -178,23 +178,63 @@ def test_the_catalogue_as_json(run):
     assert entries["he_normal"].keys() == {"name", "law", "use", "source"}
 
 
-def test_a_terminal_gets_colours_and_progress(monkeypatch):
-    class Terminal(io.StringIO):
-        encoding = "utf-8"
+class Terminal(io.StringIO):
+    encoding = "utf-8"
 
-        def isatty(self):
-            return True
+    def isatty(self):
+        return True
 
+    def text(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+
+
+@pytest.fixture
+def terminals(monkeypatch):
+    """Puts terminals that a person watches behind both streams, and returns them."""
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.delenv("CI", raising=False)
+
+    # Not here: pytest puts streams of its own in place before the test begins.
+    def opened() -> tuple[Terminal, Terminal]:
+        out, err = Terminal(), Terminal()
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        return out, err
+
+    return opened
+
+
+def test_a_terminal_gets_colours_and_progress(terminals):
+    out, err = terminals()
     assert main(["list"]) == 0
-    assert "\x1b[" in sys.stdout.getvalue()
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert "\x1b[" in out.getvalue()
     with progress() as watch:
         watch("shape", 0, 0)
         watch("draw", 5 << 20, 10 << 20)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sys.stderr.getvalue())
-    assert re.search(r"draw .* 5 of 10 MiB", shown)
+        watch("the model's own jitted init, first time", 0, 0)
+    shown = err.text()
+    assert re.search(r"draw .* 5 of 10 MiB +\d:\d\d:\d\d", shown)
+    assert max(map(len, re.split(r"[\r\n]+", shown))) <= 80
+
+
+@pytest.mark.parametrize("name, value", [("CI", "true"), ("TERM", "dumb")])
+def test_nobody_watches_a_log(terminals, monkeypatch, name, value):
+    _, err = terminals()
+    monkeypatch.setenv(name, value)
+    with progress() as watch:
+        watch("draw", 5 << 20, 10 << 20)
+    assert err.getvalue() == ""
+
+
+def test_json_comes_without_progress(terminals, tmp_path):
+    _, err = terminals()
+    model = tmp_path / "model.py"
+    model.write_text("import flax.linen as nn\nmodel = nn.Dense(3)\n")
+    arguments = ["report", f"{model}:model", "--input", "1x4:float32", "--no-compare"]
+    assert main([*arguments, "--json", "-"]) == 0
+    assert err.getvalue() == ""
+    assert main(arguments) == 0
+    assert "draw" in err.text()
 
 
 # show

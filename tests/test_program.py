@@ -523,15 +523,18 @@ def test_the_default_bound_is_the_largest_leaf():
     assert engine.allowance(0, [5]) == 0
 
 
-def test_as_many_programs_are_kept_as_the_largest_list_needs():
+def test_as_many_programs_are_kept_as_the_largest_list_needs(monkeypatch):
+    monkeypatch.setattr(engine, "_MAX_KEPT", 3)
     kept = engine.Kept(2)
     for n in range(3):
         kept.put(n, str(n))
     assert [kept.get(n) for n in range(3)] == [None, "1", "2"]
-    kept.make_room(3)
+    kept.make_room(4)
     kept.make_room(1)
     kept.put(0, "0")
     assert [kept.get(n) for n in range(3)] == ["0", "1", "2"]
+    kept.put(3, "3")
+    assert [kept.get(n) for n in range(4)] == [None, "1", "2", "3"]
     kept.clear()
     for n in range(3):
         kept.put(n, str(n))

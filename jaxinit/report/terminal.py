@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import IO, NoReturn
@@ -66,14 +67,21 @@ def shows_blocks(console: Console) -> bool:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Watch]:
-    """A progress display on the standard error, where that is a terminal.
+def progress(wanted: bool = True) -> Iterator[Watch]:
+    """A progress display on the standard error, where that is a terminal that a person watches.
+
+    Nothing is shown in pipes, on terminals that cannot redraw a line, and where the environment
+    variable ``CI`` is set.
+
+    Args:
+        wanted: False shows nothing anywhere.
 
     Yields:
         A function to call with the stage, what is done of it and how much there is.
     """
     console = _open_console(sys.stderr)
-    if not console.is_terminal:
+    is_watched = console.is_terminal and not console.is_dumb_terminal
+    if not wanted or not is_watched or os.environ.get("CI"):
         yield lambda stage, done, total: None
         return
     columns = (

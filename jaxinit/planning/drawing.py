@@ -26,15 +26,16 @@ def as_draws(caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any
     Raises:
         ValueError: when a leaf needs a mesh or 64-bit types that are not there.
     """
-    known: dict[tuple[int, int], Draw] = {}
+    # By identity, because the law and the place of a leaf take longer to hash than to draw.
+    known: dict[tuple[Any, ...], Draw] = {}
     draws = []
     for leaf, sharding in zip(leaves, shardings, strict=True):
-        made = known.get((leaf.group, id(sharding)))
+        key = (id(leaf.initializer), leaf.shape, leaf.dtype, id(sharding))
+        made = known.get(key)
         if made is None:
             check_mesh(caller, leaf, sharding)
             _check_width(caller, leaf)
-            made = Draw(leaf.initializer, leaf.shape, leaf.dtype, sharding)
-            known[leaf.group, id(sharding)] = made
+            made = known[key] = Draw(leaf.initializer, leaf.shape, leaf.dtype, sharding)
         draws.append(made)
     return draws
 

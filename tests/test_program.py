@@ -456,7 +456,7 @@ class Slow:
 
     def __call__(self, name):
         self.log.append(f"call {name}")
-        return [Result(name, self.log)]
+        return [Result(name, self.log)], None
 
 
 class Result:

@@ -126,28 +126,38 @@ def compiled(kinds: Sequence[Kind]) -> Iterator[tuple[int, Executable]]:
         kinds: what to compile.
 
     Yields:
-        Index and executable of each kind as soon as it is ready.
+        Index and executable of each kind as soon as it is ready. Where several processes take part,
+        in the order of ``kinds``: which compiles first is chance, and a program that waits for its
+        like in other processes would wait for ever behind another that they have yet to reach.
     """
     if setting("jax_disable_jit"):
         for index, kind in enumerate(kinds):
             yield index, Executable(lambda *arguments, f=kind.function: (f(*arguments), None), 0)
         return
     context = settings()
-    missing = []
-    for index, kind in enumerate(kinds):
-        known = kind.identity is not None
-        executable = _kept.get((kind.identity, context)) if known else None
-        if executable is None:
-            missing.append(index)
-        else:
-            yield index, executable
+    known = {index: _kept.get((kind.identity, context)) for index, kind in enumerate(kinds)}
+    known = {index: executable for index, executable in known.items() if executable is not None}
+    missing = [index for index in range(len(kinds)) if index not in known]
+    if jax.process_count() == 1:
+        yield from known.items()
+        yield from _compile_all(kinds, missing, context, in_order=False)
+    else:
+        # What one process still has, another may have lost.
+        made = _compile_all(kinds, missing, context, in_order=True)
+        for index in range(len(kinds)):
+            yield (index, known[index]) if index in known else next(made)
+
+
+def _compile_all(
+    kinds: Sequence[Kind], missing: Sequence[int], context: Hashable, in_order: bool
+) -> Iterator[tuple[int, Executable]]:
     if not missing:
         return
     threads = min(_processors(), len(missing), _MAX_THREADS)
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="jaxinit-compile")
     try:
         tasks = {pool.submit(_compile, _lower(kinds[i]), kinds[i].options): i for i in missing}
-        for task in concurrent.futures.as_completed(tasks):
+        for task in tasks if in_order else concurrent.futures.as_completed(tasks):
             index = tasks[task]
             if kinds[index].identity is not None:
                 _kept.put((kinds[index].identity, context), task.result())

@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxinit.engine.compile import Call, Kind, carry_out, compiled, settings
 from jaxinit.engine.evaluate import run_jaxpr
 from jaxinit.engine.kinds import constant_of, may_hasten
-from jaxinit.engine.placement import may_copy, shards_are_wide
+from jaxinit.engine.placement import may_copy, put, shards_are_wide
 from jaxinit.engine.program import flatten
 from jaxinit.engine.slices import cut
 from jaxinit.engine.threefry import fast_compiler_options, fast_key
@@ -147,7 +147,7 @@ def _draw_now(
 
 def _filled(d: Draw, recipe: _Recipe) -> jax.Array:
     array = np.full(d.shape, recipe.constant, d.dtype)
-    return jax.device_put(array, recipe.place if d.sharding is None else d.sharding)
+    return put(array, recipe.place if d.sharding is None else d.sharding)
 
 
 def _draw_in_trace(draws: Sequence[Draw], data: jax.Array, implementation: Any) -> list[jax.Array]:

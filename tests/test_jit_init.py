@@ -593,6 +593,16 @@ def test_leaves_are_born_in_their_shards(mesh):
     check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=[split, spread, split, None])
 
 
+def test_verify_shard_by_shard(mesh):
+    """Rows of two entries: a shard may be an ulp off the whole array, for `jax.jit` as well."""
+    split = NamedSharding(mesh, P("a", "b"))
+
+    def init(key):
+        return [jax.random.normal(k, (8, 4)) for k in jax.random.split(key)]
+
+    jit_init(init, out_shardings=split, verify=True)(KEY)
+
+
 def test_values_do_not_depend_on_shards(mesh):
     split = NamedSharding(mesh, P("a", "b"))
     init = functools.partial(layers, count=2)

@@ -19,6 +19,7 @@ from jaxinit.engine.placement import (
     constraints_in,
     decide,
     may_copy,
+    put,
     shards_are_wide,
 )
 from jaxinit.engine.recipe import FORWARDED, Recipe, input_name, source_of
@@ -223,8 +224,7 @@ class Assembly:
             if rows is not None:
                 # What is committed to its place stays there, and the rest comes along.
                 arguments = [
-                    jax.device_put(value, rows) if commitment(value) is None else value
-                    for value in arguments
+                    put(value, rows) if commitment(value) is None else value for value in arguments
                 ]
             yield Call(leaves, arguments)
 
@@ -236,7 +236,7 @@ class Assembly:
         else:
             # Copies, because a row of a larger array would keep all of it alive.
             made = [np.array(values[source]) for (source,) in line.sources]
-        return leaves, jax.device_put(made, line.placed)
+        return leaves, put(made, line.placed)
 
     def nbytes_of(self, line: Line) -> int:
         """Bytes of the leaves of a line."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import threading
@@ -147,8 +148,10 @@ def compiled(kinds: Sequence[Kind]) -> Generator[tuple[int, Executable]]:
         kinds: what to compile.
 
     Yields:
-        Index and executable of each kind as soon as it is ready. Whoever stops early closes the
-        generator, which ends its threads.
+        Index and executable of each kind as soon as it is ready. Where several processes take part,
+        in the order of ``kinds``: which compiles first is chance, and a program that waits for its
+        like in other processes would wait for ever behind another that they have yet to reach.
+        Whoever stops early closes the generator, which ends its threads.
     """
     if setting("jax_disable_jit"):
         for index, kind in enumerate(kinds):
@@ -156,22 +159,39 @@ def compiled(kinds: Sequence[Kind]) -> Generator[tuple[int, Executable]]:
         return
     context = settings()
     _kept.make_room(len(kinds))
-    missing = []
+    known: dict[int, Executable] = {}
     for index, kind in enumerate(kinds):
-        known = kind.identity is not None
-        executable = _kept.get((kind.identity, context)) if known else None
-        if executable is None:
-            missing.append(index)
+        kept = _kept.get((kind.identity, context)) if kind.identity is not None else None
+        if kept is not None:
+            known[index] = kept
+    missing = [index for index in range(len(kinds)) if index not in known]
+    in_order = jax.process_count() > 1
+    with contextlib.closing(_compile_all(kinds, missing, context, in_order)) as made:
+        if in_order:
+            # What one process still has, another may have lost.
+            for index in range(len(kinds)):
+                yield (index, known[index]) if index in known else next(made)
         else:
-            yield index, executable
+            yield from known.items()
+            yield from made
+
+
+def _compile_all(
+    kinds: Sequence[Kind], missing: Sequence[int], context: Hashable, in_order: bool
+) -> Generator[tuple[int, Executable]]:
     if not missing:
         return
     threads = min(_processors(), len(missing), _MAX_THREADS)
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="jaxinit-compile")
     tasks: dict[concurrent.futures.Future[Executable], int] = {}
 
-    def finished(when: Any) -> Iterator[tuple[int, Executable]]:
-        done, _ = concurrent.futures.wait(tasks, return_when=when)
+    def finished() -> Iterator[tuple[int, Executable]]:
+        if in_order:
+            done = {next(iter(tasks))}
+        else:
+            done, _ = concurrent.futures.wait(
+                tasks, return_when=concurrent.futures.FIRST_COMPLETED
+            )
         for task in done:
             index = tasks.pop(task)
             executable = task.result()
@@ -184,9 +204,9 @@ def compiled(kinds: Sequence[Kind]) -> Generator[tuple[int, Executable]]:
             tasks[pool.submit(_compile, _lower(kinds[index]), kinds[index].options)] = index
             # What waits to be compiled is text of some size: no more of it than keeps threads busy.
             if len(tasks) > 2 * threads:
-                yield from finished(concurrent.futures.FIRST_COMPLETED)
+                yield from finished()
         while tasks:
-            yield from finished(concurrent.futures.FIRST_COMPLETED)
+            yield from finished()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

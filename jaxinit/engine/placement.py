@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit.engine.jaxprs import inner_jaxprs
@@ -110,8 +112,7 @@ def shards_are_wide(shape: tuple[int, ...], sharding: Any) -> bool:
 def may_copy(nbytes: int, sharding: Any, count: int = 1) -> bool:
     """Whether the host may make arrays that are known beforehand, instead of a program.
 
-    A mesh in the context places what ``jax.jit`` makes, not what is copied; and several processes
-    would compare what they copy.
+    A mesh in the context places what ``jax.jit`` makes, not what is copied.
 
     Args:
         nbytes: bytes of each array.
@@ -122,7 +123,36 @@ def may_copy(nbytes: int, sharding: Any, count: int = 1) -> bool:
         nbytes <= _MAX_COPIED
         and count <= _MAX_COPIES
         and jax.sharding.get_mesh().empty
-        and (sharding is None or getattr(sharding, "is_fully_addressable", False))
+        and (sharding is None or (isinstance(sharding, Sharding) and not _is_abstract(sharding)))
+    )
+
+
+def put(values: Any, sharding: Sharding | None) -> Any:
+    """Copies values to where they belong; each process to its own devices, without asking others.
+
+    Where devices belong to several processes, ``jax.device_put`` compares values between them: a
+    collective for each call, which fails where processes make their calls in another order.
+
+    Args:
+        values: a tree of arrays of the host, or of such as are committed nowhere; the same in every
+            process.
+        sharding: where to; None leaves it to JAX.
+
+    Returns:
+        The arrays there.
+    """
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(values, sharding)
+    return jax.tree.map(lambda value: _put_shards(value, sharding), values)
+
+
+def _put_shards(value: Any, sharding: Sharding) -> jax.Array:
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        words = _put_shards(jax.random.key_data(value), sharding)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(value))
+    array = np.asarray(value)
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index], dtype=array.dtype
     )
 
 

@@ -24,6 +24,7 @@ from jax.sharding import Sharding
 from jaxinit.engine.compile import Call, allowance, carry_out, compiled, setting
 from jaxinit.engine.draws import Draw, Lot, prepare, sampler
 from jaxinit.engine.estimate import Estimate, estimate_lots
+from jaxinit.engine.placement import put
 
 Progress = Callable[[int, int, int, int], None]
 
@@ -126,8 +127,9 @@ def _drawn(
 
     def calls(number: int) -> Iterator[Call]:
         lot = to_compile[number]
+        is_here = lot.place is None or lot.place.is_fully_addressable
         for index in lot.members:
-            row = rows[index]
+            row = rows[index] if is_here else put(rows[index], lot.place)
             if into is None:
                 yield Call((index,), (row,))
             elif lot.reuses:
@@ -148,7 +150,7 @@ def _drawn(
                 if into is not None:
                     _delete(into[index])
                 array = np.full(lot.draw.shape, lot.constant, lot.draw.dtype)
-                yield index, jax.device_put(array, lot.sharding)
+                yield index, put(array, lot.sharding)
 
 
 def _delete(array: jax.Array) -> None:

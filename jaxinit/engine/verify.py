@@ -33,8 +33,10 @@ def verify_bits(
             function, needed = recipe.whole_function(positions)
             # One result of several, as it is in the init function: see `Kind.has_company`.
             company = len(leaves) > len(positions)
+            placed = [leaves[n].sharding if leaves[n].committed else None for n in positions]
+            options: dict[str, Any] = {"out_shardings": (placed, None)} if any(placed) else {}
             arrays, _ = jax.jit(
-                lambda *a, f=function, c=company: (f(*a), jnp.zeros(0) if c else c)
+                lambda *a, f=function, c=company: (f(*a), jnp.zeros(0) if c else c), **options
             )(*[flat[position] for position in needed])
             for leaf, array in zip(positions, arrays, strict=True):
                 if not _same(leaves[leaf], array, recipe.program.out_avals[leaf]):
@@ -45,8 +47,14 @@ def _same(ours: Any, theirs: Any, aval: Any) -> bool:
     return _bytes(ours, aval) == _bytes(theirs, aval)
 
 
-def _bytes(array: Any, aval: Any) -> bytes:
-    return np.asarray(jax.random.key_data(array) if is_key(aval) else array).tobytes()
+def _bytes(array: Any, aval: Any) -> list[bytes]:
+    # Shard by shard: other processes look at theirs.
+    array = jax.random.key_data(array) if is_key(aval) else array
+    return [np.asarray(shard.data).tobytes() for shard in array.addressable_shards]
+
+
+def _start(array: Any) -> np.ndarray:
+    return np.asarray(array.addressable_shards[0].data).ravel()[:4]
 
 
 def _message(leaf: int, ours: Any, theirs: Any, out_tree: Any) -> str:
@@ -54,6 +62,6 @@ def _message(leaf: int, ours: Any, theirs: Any, out_tree: Any) -> str:
     path, _ = jax.tree_util.tree_flatten_with_path(numbered)[0][leaf]
     return (
         f"jit_init needs the bits of jax.jit, and {jax.tree_util.keystr(path)} differs: "
-        f"{np.asarray(ours).ravel()[:4]} here, {np.asarray(theirs).ravel()[:4]} there. "
+        f"{_start(ours)} here, {_start(theirs)} there. "
         "Use jax.jit for this function, and please report it with the versions of jax and jaxlib."
     )

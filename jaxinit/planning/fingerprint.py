@@ -52,6 +52,9 @@ def fingerprint(params: Any) -> Fingerprint:
     path. Independent of sharding, of the order of the leaves, and of whether the arrays are
     JAX's or NumPy's.
 
+    Where arrays are spread over several processes, all of them must call it, with the same tree,
+    and all get the same: each sums over its own shards, and two words for each leaf are exchanged.
+
     Args:
         params: a tree of arrays.
 

@@ -108,7 +108,8 @@ class Plan:
             keep: a tree of arrays that are there already, such as loaded weights, matched by
                 canonical path. It may hold some of the leaves. They are returned untouched,
                 unless ``only`` names them.
-            out_shardings: a sharding for all leaves, or a tree of them matched by canonical path;
+            out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or
+                a function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is;
                 goes before what the plan says.
             progress: called as ``progress(done_leaves, total_leaves, done_bytes, total_bytes)``
                 each time a leaf is ready; never inside a trace.
@@ -134,9 +135,8 @@ class Plan:
             wanted = [leaf for leaf in self.leaves if leaf.path not in kept]
         else:
             wanted = selected(self.leaves, only)
-        shardings = dict(
-            zip(self.paths, resolve_shardings("plan.init", self.leaves, out_shardings), strict=True)
-        )
+        resolved = resolve_shardings("plan.init", self.leaves, self.treedef, out_shardings)
+        shardings = dict(zip(self.paths, resolved, strict=True))
         drawn = _draw_leaves(root, wanted, shardings, progress)
         values = [
             drawn[leaf.path]
@@ -230,7 +230,8 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
             canonical path such as ``"**/kernel"``, a compiled regular expression, or a predicate on
             (path, leaf). An initializer is one of `jaxinit.initializers`, its name or config, a
             closure of ``jax.nn.initializers``, or `like_kernel`.
-        out_shardings: a sharding for all leaves, or a tree of them matched by canonical path; goes
+        out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or a
+            function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is; goes
             before the shardings in ``tree``.
 
     Returns:
@@ -270,7 +271,7 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
         )
         for path, spec, number, fitted in zip(flat.paths, specs, assigned, resolved, strict=True)
     ]
-    shardings = resolve_shardings("plan", leaves, out_shardings)
+    shardings = resolve_shardings("plan", leaves, flat.treedef, out_shardings)
     leaves = [
         dataclasses.replace(leaf, sharding=sharding)
         for leaf, sharding in zip(leaves, shardings, strict=True)

@@ -11,8 +11,10 @@ from jaxinit.engine import fast_key as fast_key
 from jaxinit.engine import jit_init as jit_init
 from jaxinit.planning import ParamSpec as ParamSpec
 from jaxinit.planning import Plan as Plan
+from jaxinit.planning import ShardingRules as ShardingRules
 from jaxinit.planning import fingerprint as fingerprint
 from jaxinit.planning import like_kernel as like_kernel
 from jaxinit.planning import plan as plan
+from jaxinit.planning import sharding_rules as sharding_rules
 
 __version__ = "0.1.0"

@@ -618,6 +618,8 @@ def test_a_mesh_in_the_context(devices, kind):
     mesh = jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(kind,) * 2)
     with jax.set_mesh(mesh):
         check(sharded_init, KEY)
+        # A key that is made here is committed to the mesh.
+        check(sharded_init, jax.random.key(0))
         shardings = {"layers": P("a", "b"), "bias": P("b"), "count": P(), "key": P()}
         check(sharded_init, KEY, out_shardings=shardings)
 

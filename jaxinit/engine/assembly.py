@@ -83,8 +83,10 @@ class Assembly:
         """Adds a line for each way in which leaves of a family are placed: mostly one."""
         first = family.members[0]
         is_free = not any(constraints_in(step.equation) for step in first.steps)
-        # A program without arguments follows none of them: it must be told.
-        alone = None if first.arguments else self.placement.rows
+        # A program without arguments follows none of them: it must be told, unless a mesh in the
+        # context tells it, and tells it better: of explicit axes it knows the rank too.
+        told = first.arguments or not jax.sharding.get_mesh().empty
+        alone = None if told else self.placement.rows
         fill = (self.placement.fill or alone) if is_free else None
         groups: dict[tuple[Any, ...], list[Slice]] = {}
         for piece in family.members:

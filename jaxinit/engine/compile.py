@@ -189,9 +189,7 @@ def _compile_all(
         if in_order:
             done = {next(iter(tasks))}
         else:
-            done, _ = concurrent.futures.wait(
-                tasks, return_when=concurrent.futures.FIRST_COMPLETED
-            )
+            done, _ = concurrent.futures.wait(tasks, return_when=concurrent.futures.FIRST_COMPLETED)
         for task in done:
             index = tasks.pop(task)
             executable = task.result()

@@ -23,7 +23,13 @@ from jaxinit.engine.assembly import Assembly
 from jaxinit.engine.compile import setting, settings
 from jaxinit.engine.explain import Explanation, explain
 from jaxinit.engine.inline import can_inline, inline
-from jaxinit.engine.placement import commitment
+from jaxinit.engine.placement import (
+    commitment,
+    is_sharding_function,
+    shardings_of,
+    spread,
+)
+from jaxinit.engine.program import as_struct
 from jaxinit.engine.recipe import Recipe
 from jaxinit.engine.verify import verify_bits
 
@@ -54,7 +60,8 @@ def jit_init(
         init_fn: any function that JAX can trace, from keys and other arguments to a tree of arrays:
             ``model.init`` of Flax or Haiku, a constructor, ``lambda key: opt.init(init(key))``.
         out_shardings: where leaves go, as in ``jax.jit``: a sharding, or a tree or prefix of them,
-            with None where JAX shall decide.
+            with None where JAX shall decide. Or a function that makes such a tree from the shapes
+            of the result, such as `jaxinit.sharding_rules`; it is called once per trace.
         static_argnums: positions of arguments that are not arrays, as in ``jax.jit``.
         static_argnames: names of arguments that are not arrays, as in ``jax.jit``.
         max_live_bytes: memory in bytes that may be in use beside the finished leaves; by default as
@@ -67,8 +74,10 @@ def jit_init(
         like any other function, with one loop for the leaves of a kind.
 
     Raises:
-        TypeError: when ``init_fn`` cannot be called.
-        ValueError: when ``max_live_bytes`` is negative.
+        TypeError: when ``init_fn`` cannot be called; from a call, when a function in
+            ``out_shardings`` returns something else than shardings.
+        ValueError: when ``max_live_bytes`` is negative; from a call, when a function in
+            ``out_shardings`` returns another tree.
 
     Example:
         >>> def init(key):
@@ -98,6 +107,7 @@ def jit_init(
 
 class _Traced(NamedTuple):
     recipe: Recipe
+    whole: Any
     out_tree: Any
     asked: list[Any]
     assemblies: dict[Any, Assembly]
@@ -116,19 +126,21 @@ class JitInit(Generic[P, R]):
         max_live_bytes: int | None,
         verify: bool,
     ) -> None:
-        functools.update_wrapper(self, init_fn)
+        # Not its attributes: those of a class would hide ours.
+        functools.update_wrapper(self, init_fn, updated=())
         numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
         names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+        self._init_fn = init_fn
         # None, and not an empty tuple, where only the other is given: then JAX infers it.
-        options: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "static_argnums": numbers or None,
             "static_argnames": names or None,
         }
         self._static = Static(init_fn, numbers, names)
-        self._whole = jax.jit(init_fn, **options)
-        if out_shardings is not None:
-            self._whole = jax.jit(init_fn, out_shardings=out_shardings, **options)
-        self._grouped = jax.jit(self._inline, **options)
+        self._asks_function = is_sharding_function(out_shardings)
+        # Of a function of shapes nothing is known before the first trace.
+        self._whole = self._jitted(None if self._asks_function else out_shardings)
+        self._grouped = jax.jit(self._inline, **self._options)
         self._out_shardings = out_shardings
         self._max_live_bytes = max_live_bytes
         self._verify = verify
@@ -140,13 +152,13 @@ class JitInit(Generic[P, R]):
         if _is_traced(flat):
             # Where an inner jit shall put its result is a wish that only the whole can express.
             grouped = self._out_shardings is None and setting("jax_threefry_partitionable")
-            return (self._grouped if grouped else self._whole)(*args, **kwargs)
+            return (self._grouped if grouped else self._whole_for(args, kwargs))(*args, **kwargs)
         # Without partitionable counters the bits of an array depend on what shards it.
         if not setting("jax_threefry_partitionable") or setting("jax_disable_jit"):
-            return self._whole(*args, **kwargs)
+            return self._whole_for(args, kwargs)(*args, **kwargs)
         traced = self._trace(args, kwargs)
         if traced.recipe.has_effects:
-            return self._whole(*args, **kwargs)
+            return traced.whole(*args, **kwargs)
         assembly = self._assembly(traced, flat)
         start = time.perf_counter()
         first_call = "run" not in assembly.seconds
@@ -177,6 +189,18 @@ class JitInit(Generic[P, R]):
         seconds = {**traced.seconds, **assembly.seconds}
         return explain(assembly, traced.out_tree, self._max_live_bytes, seconds)
 
+    def _jitted(self, out_shardings: Any) -> Any:
+        if out_shardings is None:
+            return jax.jit(self._init_fn, **self._options)
+        return jax.jit(self._init_fn, out_shardings=out_shardings, **self._options)
+
+    def _whole_for(self, args: Any, kwargs: Any) -> Any:
+        """The function under plain ``jax.jit``, with the shardings of these arguments' result."""
+        # Without jit there is nothing that would heed them.
+        if not self._asks_function or setting("jax_disable_jit"):
+            return self._whole
+        return self._trace(args, kwargs).whole
+
     def _trace(self, args: Any, kwargs: Any) -> _Traced:
         start = time.perf_counter()
         # JAX keeps traces, by function, argument types and settings, and hands out the same jaxpr
@@ -187,13 +211,20 @@ class JitInit(Generic[P, R]):
             seconds = {"trace": time.perf_counter() - start}
             recipe = Recipe(whole.jaxpr)
             seconds["slice"] = recipe.seconds
-            out_tree = jax.tree.structure(whole.out_info)
-            asked = _per_leaf(self._out_shardings, whole.out_info)
-            known = _Traced(recipe, out_tree, asked, {}, seconds)
+            known = self._with_shardings(recipe, whole.out_info, seconds)
             self._known[id(whole.jaxpr)] = known
             if len(self._known) > _MAX_RECIPES:
                 self._known.popitem(last=False)
         return known
+
+    def _with_shardings(self, recipe: Recipe, out_info: Any, seconds: Any) -> _Traced:
+        shardings, whole = self._out_shardings, self._whole
+        if self._asks_function:
+            abstract = jax.tree.map(as_struct, out_info)
+            shardings = shardings_of("jit_init", self._out_shardings, abstract)
+            whole = self._jitted(shardings)
+        asked = spread(shardings, out_info)
+        return _Traced(recipe, whole, jax.tree.structure(out_info), asked, {}, seconds)
 
     def _assembly(self, traced: _Traced, flat: list[Any]) -> Assembly:
         recipe = traced.recipe
@@ -220,10 +251,3 @@ def _is_traced(flat: list[Any]) -> bool:
     arrays = any(isinstance(leaf, jax.Array | np.ndarray) for leaf in flat)
     # Without arrays among the arguments only JAX itself can tell.
     return not arrays and isinstance(jax.lax.full((), 0), Tracer)
-
-
-def _per_leaf(shardings: Any, out_info: Any) -> list[Any]:
-    if shardings is None:
-        return [None] * len(jax.tree.leaves(out_info))
-    spread = jax.tree.broadcast(shardings, out_info, is_leaf=lambda leaf: leaf is None)
-    return jax.tree.leaves(spread, is_leaf=lambda leaf: leaf is None)

@@ -6,7 +6,7 @@ that another slice, an argument or a constraint brings in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,10 @@ from jaxinit.engine.threefry import is_wide
 _MAX_COPIED = 2**20
 # So does copying as many small ones: 40 microseconds each, against 12 for calling a program.
 _MAX_COPIES = 512
+
+
+# From a tree of shapes to a tree of shardings, or a prefix of one.
+ShardingFunction = Callable[[Any], Any]
 
 
 class Placement(NamedTuple):
@@ -95,6 +99,53 @@ def commitment(argument: Any) -> Sharding | None:
     if isinstance(argument, jax.Array):
         return argument.sharding if argument.committed else None
     return getattr(argument, "sharding", None)
+
+
+def is_sharding_function(out_shardings: Any) -> bool:
+    """Whether ``out_shardings`` is a function of shapes, and not a tree that can be called."""
+    return callable(out_shardings) and jax.tree_util.all_leaves([out_shardings])
+
+
+def shardings_of(caller: str, out_shardings: ShardingFunction, abstract: Any) -> Any:
+    """What a function of shapes says about a tree.
+
+    Args:
+        caller: public name that an error starts with.
+        out_shardings: the function.
+        abstract: tree of ``jax.ShapeDtypeStruct``.
+
+    Returns:
+        A tree like ``abstract``, or a prefix of it, of shardings and None.
+
+    Raises:
+        TypeError: when something else than shardings comes out.
+        ValueError: when what comes out is no tree like ``abstract``, nor a prefix of one.
+    """
+    shardings = out_shardings(abstract)
+    for leaf in jax.tree.leaves(shardings):
+        if not isinstance(leaf, Sharding | PartitionSpec):
+            raise TypeError(
+                f"{caller} needs a function in out_shardings to return shardings, got {leaf!r} of "
+                f"type {type(leaf).__name__} from {out_shardings!r}. Return NamedSharding("
+                "mesh, PartitionSpec(...)) for each leaf, or None for no wish."
+            )
+    try:
+        spread(shardings, abstract)
+    except ValueError as error:
+        raise ValueError(
+            f"{caller} needs a function in out_shardings to return a tree like the one it is "
+            f"given, got {jax.tree.structure(shardings)} from {out_shardings!r}. Use "
+            f"jax.tree.map over its argument. {error}"
+        ) from None
+    return shardings
+
+
+def spread(shardings: Any, tree: Any) -> list[Any]:
+    """One sharding, or None, for each leaf of a tree, from a tree of them or a prefix of it."""
+    if shardings is None:
+        return [None] * len(jax.tree.leaves(tree))
+    every = jax.tree.broadcast(shardings, tree, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.leaves(every, is_leaf=lambda leaf: leaf is None)
 
 
 def shards_are_wide(shape: tuple[int, ...], sharding: Any) -> bool:

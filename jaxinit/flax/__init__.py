@@ -4,11 +4,26 @@ Linen: `linen_tree` gives the variables of a module as shapes that know the axes
 `own_initializers` what the module itself would draw. What `plan.init` returns goes into
 `module.apply` as it is. NNX: `nnx_tree` does the same for a model or a function that makes one,
 and `nnx_model` puts the values of a plan into a working model. Nothing is allocated before that.
+`nnx_init` is `nnx.jit` for functions that make a model, at the speed of `jaxinit.jit_init`, and
+`shardings_from_metadata` reads the shardings that models of either kind already carry.
 """
 
 from jaxinit.flax.linen import linen_tree as linen_tree
+from jaxinit.flax.metadata import MetadataShardings as MetadataShardings
+from jaxinit.flax.metadata import shardings_from_metadata as shardings_from_metadata
 from jaxinit.flax.nnx import nnx_model as nnx_model
 from jaxinit.flax.nnx import nnx_tree as nnx_tree
+from jaxinit.flax.nnx_init import NnxInit as NnxInit
+from jaxinit.flax.nnx_init import nnx_init as nnx_init
 from jaxinit.flax.own import own_initializers as own_initializers
 
-__all__ = ["linen_tree", "nnx_model", "nnx_tree", "own_initializers"]
+__all__ = [
+    "MetadataShardings",
+    "NnxInit",
+    "linen_tree",
+    "nnx_init",
+    "nnx_model",
+    "nnx_tree",
+    "own_initializers",
+    "shardings_from_metadata",
+]

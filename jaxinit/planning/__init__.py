@@ -14,3 +14,5 @@ from jaxinit.planning.plan import Plan as Plan
 from jaxinit.planning.plan import plan as plan
 from jaxinit.planning.rules import LikeKernel as LikeKernel
 from jaxinit.planning.rules import like_kernel as like_kernel
+from jaxinit.planning.sharding_rules import ShardingRules as ShardingRules
+from jaxinit.planning.sharding_rules import sharding_rules as sharding_rules

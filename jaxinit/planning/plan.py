@@ -116,7 +116,8 @@ class Plan:
                 array there, or where it goes to another place the array is deleted first; either
                 way the old array is gone. Leaves that are not drawn are returned as they are.
                 Arrays that are committed to a place stay there. Not in a trace.
-            out_shardings: a sharding for all leaves, or a tree of them matched by canonical path;
+            out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or
+                a function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is;
                 goes before what the plan and ``donate`` say.
             max_live_bytes: memory in bytes that may be in use beside the finished leaves; by
                 default as much as the largest leaf has, and at least 1 MiB. A leaf that needs more
@@ -151,7 +152,7 @@ class Plan:
         names = {leaf.path for leaf in wanted}
         untouched = {path: x for path, x in (donated | kept).items() if path not in names}
         shardings = resolve_shardings(
-            "plan.init", self.leaves, out_shardings, committed_places(donated)
+            "plan.init", self.leaves, self.treedef, out_shardings, committed_places(donated)
         )
         places = dict(zip(self.paths, shardings, strict=True))
         drawn = draw_leaves(
@@ -196,7 +197,7 @@ class Plan:
         """
         check_bound("plan.estimate", max_live_bytes)
         root = None if key is None else as_key("plan.estimate", key)
-        shardings = resolve_shardings("plan.estimate", self.leaves, out_shardings)
+        shardings = resolve_shardings("plan.estimate", self.leaves, self.treedef, out_shardings)
         draws = as_draws("plan.estimate", self.leaves, shardings)
         return estimate_leaves(root, draws, max_live_bytes)
 
@@ -284,7 +285,8 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
             canonical path such as ``"**/kernel"``, a compiled regular expression, or a predicate on
             (path, leaf). An initializer is one of `jaxinit.initializers`, its name or config, a
             closure of ``jax.nn.initializers``, or `like_kernel`.
-        out_shardings: a sharding for all leaves, or a tree of them matched by canonical path; goes
+        out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or a
+            function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is; goes
             before the shardings in ``tree``.
 
     Returns:
@@ -324,7 +326,7 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
         )
         for path, spec, number, fitted in zip(flat.paths, specs, assigned, resolved, strict=True)
     ]
-    shardings = resolve_shardings("plan", leaves, out_shardings)
+    shardings = resolve_shardings("plan", leaves, flat.treedef, out_shardings)
     leaves = [
         dataclasses.replace(leaf, sharding=sharding)
         for leaf, sharding in zip(leaves, shardings, strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from jaxinit.initializers import Initializer, get, names
 from jaxinit.planning.globs import compile_glob
@@ -141,21 +141,11 @@ def as_rules(caller: str, rules: Any) -> tuple[Rule, ...]:
         TypeError: when the rules are not a sequence of pairs, or a part is of the wrong kind.
         ValueError: when a glob is malformed or a name unknown.
     """
-    if isinstance(rules, Mapping):
-        rules = rules.items()
-    if isinstance(rules, str) or not isinstance(rules, Iterable):
-        raise TypeError(
-            f"{caller} needs rules as a list of (pattern, initializer), got {rules!r}. "
-            "Write for example [('**/kernel', he_normal()), ('**', zeros)]."
-        )
     compiled = []
-    for number, rule in enumerate(rules):
-        if isinstance(rule, str) or not isinstance(rule, Sequence) or len(rule) != 2:
-            raise TypeError(
-                f"{caller} needs every rule to be a pair (pattern, initializer), got {rule!r} as "
-                f"rule {number}. Write for example ('**/kernel', he_normal())."
-            )
-        pattern, initializer = rule
+    example = "('**/kernel', he_normal())", "('**', zeros)"
+    for number, (pattern, initializer) in enumerate(
+        as_pairs(caller, rules, "initializer", example)
+    ):
         place = f"{caller}, in rule {number},"
         if not isinstance(initializer, LikeKernel):
             initializer = as_initializer(place, initializer)
@@ -163,10 +153,55 @@ def as_rules(caller: str, rules: Any) -> tuple[Rule, ...]:
     return tuple(compiled)
 
 
+def as_pairs(caller: str, rules: Any, noun: str, example: tuple[str, str]) -> list[tuple[Any, Any]]:
+    """Checks that rules are pairs.
+
+    Args:
+        caller: public name that an error starts with.
+        rules: what should be a list of pairs, or a mapping.
+        noun: what the second of a pair is called.
+        example: two rules that an error shows.
+
+    Raises:
+        TypeError: when the rules are not a sequence of pairs.
+    """
+    if isinstance(rules, Mapping):
+        rules = rules.items()
+    if isinstance(rules, str) or not isinstance(rules, Iterable):
+        raise TypeError(
+            f"{caller} needs rules as a list of (pattern, {noun}), got {rules!r}. "
+            f"Write for example [{', '.join(example)}]."
+        )
+    pairs = []
+    for number, rule in enumerate(rules):
+        if isinstance(rule, str) or not isinstance(rule, Sequence) or len(rule) != 2:
+            raise TypeError(
+                f"{caller} needs every rule to be a pair (pattern, {noun}), got {rule!r} as "
+                f"rule {number}. Write for example {example[0]}."
+            )
+        pairs.append((rule[0], rule[1]))
+    return pairs
+
+
+class Matching(Protocol):
+    """Anything that takes leaves by a pattern."""
+
+    @property
+    def matcher(self) -> Matcher:
+        """The pattern."""
+        ...
+
+
 def assign(
-    caller: str, rules: Sequence[Rule], paths: Sequence[str], specs: Sequence[ParamSpec]
+    caller: str, rules: Sequence[Matching], paths: Sequence[str], specs: Sequence[ParamSpec]
 ) -> list[int]:
     """Number of the rule that each leaf gets.
+
+    Args:
+        caller: public name that an error starts with.
+        rules: the rules; the first match wins.
+        paths: canonical paths of the leaves.
+        specs: what a predicate is told of each leaf.
 
     Raises:
         ValueError: when a rule matches nothing, or nothing that is left, or a leaf has no rule.
@@ -182,7 +217,7 @@ def assign(
         if not taken:
             complaints.append(_idle(number, rules, chosen, paths, specs))
     if remaining:
-        globs = [rule.text for rule in rules]
+        globs = [rule.matcher.text for rule in rules]
         bare = [f"{paths[i]!r}{nearest_globs(paths[i], globs)}" for i in remaining[:10]]
         noun = "leaf has" if len(remaining) == 1 else "leaves have"
         complaints.append(f"{len(remaining)} {noun} no rule: {listing(bare, total=len(remaining))}")
@@ -196,7 +231,7 @@ def assign(
 
 def _idle(
     number: int,
-    rules: Sequence[Rule],
+    rules: Sequence[Matching],
     chosen: Mapping[int, int],
     paths: Sequence[str],
     specs: Sequence[ParamSpec],
@@ -206,7 +241,8 @@ def _idle(
     takers = sorted(
         {taker for i, taker in chosen.items() if rule.matcher.matches(paths[i], specs[i])}
     )
+    text = rule.matcher.text
     if not takers:
-        return f"rule {number} {rule.text!r} matches no leaf{suggestion(rule.text, paths)}"
-    earlier = listing([f"rule {taker} {rules[taker].text!r}" for taker in takers])
-    return f"rule {number} {rule.text!r} is shadowed: all that it matches is taken by {earlier}"
+        return f"rule {number} {text!r} matches no leaf{suggestion(text, paths)}"
+    earlier = listing([f"rule {taker} {rules[taker].matcher.text!r}" for taker in takers])
+    return f"rule {number} {text!r} is shadowed: all that it matches is taken by {earlier}"

@@ -1,16 +1,33 @@
-"""Where each leaf shall live: shardings given for a whole tree, a part of it, or leaf by leaf."""
+"""Where each leaf shall live: shardings for a whole tree, a part of it, or leaf by leaf."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from jaxinit.engine.placement import is_sharding_function, shardings_of
 from jaxinit.planning.leaves import PlannedLeaf
 from jaxinit.planning.messages import listing, suggestion
 from jaxinit.planning.paths import flatten
+
+
+class Place(NamedTuple):
+    """An array that is to live somewhere.
+
+    Attributes:
+        path: canonical path, named in errors.
+        shape: shape of the array.
+        dtype: dtype of the array.
+        sharding: where it lives if nobody else says so; None says nothing.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: Any
+    sharding: Any = None
 
 
 def is_sharding(value: Any) -> bool:
@@ -20,18 +37,21 @@ def is_sharding(value: Any) -> bool:
 
 def resolve_shardings(
     caller: str,
-    leaves: Sequence[PlannedLeaf],
+    places: Sequence[Place | PlannedLeaf],
+    treedef: Any,
     out_shardings: Any,
-    places: Mapping[str, Sharding] | None = None,
+    current: Mapping[str, Sharding] | None = None,
 ) -> list[Any]:
     """The sharding of each leaf: from ``out_shardings``, else where it is now, else its own.
 
     Args:
         caller: public name that an error starts with.
-        leaves: the leaves to place.
+        places: the leaves to place.
+        treedef: structure of their tree.
         out_shardings: None, one sharding for all, or a tree of shardings matched by canonical path.
-            A sharding higher up in that tree holds for all leaves below it; None says nothing.
-        places: where leaves are now, by path.
+            A sharding higher up in that tree holds for all leaves below it; None says nothing. Or
+            a function that makes such a tree from the shapes.
+        current: where leaves are now, by path.
 
     Returns:
         One sharding, or None, for each leaf.
@@ -40,15 +60,17 @@ def resolve_shardings(
         TypeError: when something else than a sharding is found.
         ValueError: when a sharding is given for no leaf, or does not fit a leaf's shape.
     """
-    given = _by_path(caller, leaves, out_shardings)
-    places = places or {}
+    if is_sharding_function(out_shardings):
+        structs = [jax.ShapeDtypeStruct(place.shape, place.dtype) for place in places]
+        abstract = jax.tree_util.tree_unflatten(treedef, structs)
+        out_shardings = shardings_of(caller, out_shardings, abstract)
+    given = _by_path(caller, [place.path for place in places], out_shardings)
     chosen = []
-    for leaf in leaves:
-        sharding = _longest_prefix(given, leaf.path) if given else None
+    for place in places:
+        sharding = _longest_prefix(given, place.path) if given else None
         if sharding is None:
-            sharding = places.get(leaf.path, leaf.sharding)
-        if sharding is not None:
-            _check_fit(caller, leaf, sharding)
+            sharding = (current or {}).get(place.path, place.sharding)
+        check_fit(caller, place.path, place.shape, sharding)
         chosen.append(sharding)
     return chosen
 
@@ -68,17 +90,32 @@ def check_mesh(caller: str, leaf: PlannedLeaf, sharding: Any) -> None:
             "under `with jax.set_mesh(mesh):`, or pass out_shardings= with "
             "NamedSharding(mesh, spec)."
         )
+    sharding = on_mesh(caller, mesh, f"in context to place {leaf.path!r}", spec)
+    check_fit(caller, leaf.path, leaf.shape, sharding)
+
+
+def on_mesh(caller: str, mesh: Mesh | AbstractMesh, purpose: str, spec: Any) -> NamedSharding:
+    """A spec on a mesh.
+
+    Args:
+        caller: public name that an error starts with.
+        mesh: the mesh.
+        purpose: what the sharding is for, as the error says it.
+        spec: the spec.
+
+    Raises:
+        ValueError: when the spec names an axis that the mesh has not, or one twice.
+    """
     try:
-        sharding = NamedSharding(mesh, spec)
-    except ValueError as error:
+        return NamedSharding(mesh, spec)
+    except Exception as error:  # the class for an axis named twice is private to JAX
         raise ValueError(
-            f"{caller} needs axes of the mesh in context to place {leaf.path!r}, got {spec} on "
-            f"{mesh.shape}. {error}"
+            f"{caller} needs axes of the mesh {purpose}, got {spec} on {dict(mesh.shape)}. "
+            f"Use each of {', '.join(map(repr, mesh.shape))} at most once. {error}"
         ) from None
-    _check_fit(caller, leaf, sharding)
 
 
-def _by_path(caller: str, leaves: Sequence[PlannedLeaf], out_shardings: Any) -> dict[str, Any]:
+def _by_path(caller: str, paths: Sequence[str], out_shardings: Any) -> dict[str, Any]:
     if out_shardings is None:
         return {}
     if is_sharding(out_shardings):
@@ -91,11 +128,11 @@ def _by_path(caller: str, leaves: Sequence[PlannedLeaf], out_shardings: Any) -> 
                 f"{caller} needs out_shardings made of shardings, got {sharding!r} at {path!r}. "
                 "Use NamedSharding(mesh, PartitionSpec(...)), or None for no wish."
             )
-    known = {prefix for leaf in leaves for prefix in _prefixes(leaf.path)}
+    known = {prefix for path in paths for prefix in _prefixes(path)}
     if unknown := [path for path in given if path not in known]:
-        named = [f"{p!r}{suggestion(p, (leaf.path for leaf in leaves))}" for p in unknown[:10]]
+        named = [f"{path!r}{suggestion(path, paths)}" for path in unknown[:10]]
         raise ValueError(
-            f"{caller} needs out_shardings for leaves of the plan, got them for "
+            f"{caller} needs out_shardings for leaves of the tree, got them for "
             f"{listing(named, total=len(unknown))}. Remove them or correct the paths."
         )
     return given
@@ -111,16 +148,20 @@ def _longest_prefix(given: dict[str, Any], path: str) -> Any:
     return next((given[prefix] for prefix in _prefixes(path) if prefix in given), None)
 
 
-def _check_fit(caller: str, leaf: PlannedLeaf, sharding: Any) -> None:
+def check_fit(caller: str, path: str, shape: tuple[int, ...], sharding: Any) -> None:
+    """Raises when a sharding has more dimensions than a shape, or does not divide them."""
     spec = sharding if isinstance(sharding, PartitionSpec) else getattr(sharding, "spec", ())
-    fits = len(spec or ()) <= len(leaf.shape)
-    if fits and isinstance(sharding, Sharding):
-        try:
-            sharding.shard_shape(leaf.shape)
-        except (ValueError, IndexError):
-            fits = False
-    if not fits:
+    if len(spec or ()) > len(shape):
         raise ValueError(
-            f"{caller} needs a sharding that divides {leaf.path!r} of shape {leaf.shape} evenly, "
-            f"got {sharding}. Shard another axis, or leave it whole with PartitionSpec()."
+            f"{caller} needs a sharding of at most {len(shape)} dimensions for {path!r} of shape "
+            f"{shape}, got {sharding}. Leave out what is too much, or use PartitionSpec()."
         )
+    if not isinstance(sharding, Sharding):
+        return
+    try:
+        sharding.shard_shape(shape)
+    except (ValueError, IndexError):
+        raise ValueError(
+            f"{caller} needs a sharding that divides {path!r} of shape {shape} evenly, "
+            f"got {sharding}. Shard another axis, or leave it whole with PartitionSpec()."
+        ) from None

@@ -92,13 +92,10 @@ def called(equation: Any) -> Any | None:
         The jaxpr; None when the equation is no call, or one with wishes of its own: a ``jit`` with
         shardings, layouts or compiler options.
     """
+    jaxpr, parameters = opened(equation), equation.params
+    if jaxpr is None:
+        return None
     name = equation.primitive.name
-    if name not in _CALLS:
-        return None
-    parameters = equation.params
-    jaxpr = parameters.get(_CALLS[name])
-    if jaxpr is None or len(jaxpr.invars) != len(equation.invars):
-        return None
     if name == "jit":
         plain = _plain_jit()
         if parameters["compiler_options_kvs"] or any(
@@ -108,6 +105,12 @@ def called(equation: Any) -> Any | None:
     if name in ("remat2", "checkpoint") and parameters["differentiated"]:
         return None
     return jaxpr
+
+
+def opened(equation: Any) -> Any | None:
+    """Jaxpr that an equation runs once on its operands, whatever else it wishes; None elsewhere."""
+    jaxpr = equation.params.get(_CALLS.get(equation.primitive.name))
+    return jaxpr if jaxpr is not None and len(jaxpr.invars) == len(equation.invars) else None
 
 
 class Scan(NamedTuple):

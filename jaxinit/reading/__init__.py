@@ -1,0 +1,1 @@
+"""What a model does with each parameter, read from the jaxpr of its forward pass."""

@@ -1,4 +1,4 @@
-"""A traced function as a graph of equations: calls opened, dead code dropped, loops kept with their bodies.
+"""A traced function as a graph of equations: calls opened, dead code dropped, loops with bodies.
 
 Every value of the whole program, inside loops and branches too, has one number. `trace` makes the
 graph; `straighten` lays the bodies of loops and branches out in line, each once, for analyses that
@@ -44,18 +44,20 @@ class Node:
     """One equation.
 
     Attributes:
-        primitive: its name. `straighten` adds names of its own: ``enter`` (a value goes into a body;
-            several inputs where it is one of them each time around), ``take`` (one entry of the leading
-            axis that a scan walks along), ``stack`` (results of all rounds along a new leading axis),
-            ``merge`` (results of alternative branches, or of a loop that may not run).
+        primitive: its name. `straighten` adds names of its own: ``enter`` (a value goes into or out
+            of a body; several inputs where it is one of them each time around), ``take`` (one entry
+            of the leading axis that a scan walks along), ``stack`` (results of all rounds along a
+            new leading axis), ``merge`` (results of alternative branches, or of a loop that may not
+            run).
         params: its parameters; of a scan ``length``, ``constants`` and ``carries``, of a while loop
             ``condition_constants`` and ``body_constants``.
         inputs: what it reads.
         outputs: numbers of the values it makes.
         bodies: of a ``scan`` one; of a ``while`` its condition and its body; of a ``cond`` its
-            branches. Inputs and outputs of a scan's body are aligned with those of the node, those of
-            a branch with all inputs but the first.
-        calls: names of the functions it was called through, outermost first: ``("silu", "logistic")``.
+            branches. Inputs and outputs of a scan's body are aligned with those of the node, those
+            of a branch with all inputs but the first.
+        calls: names of the functions it was called through, outermost first, such as
+            ``("silu", "logistic")``.
         times: how often it runs in one pass; None where data decide.
     """
 
@@ -171,9 +173,9 @@ def straighten(graph: Graph) -> Iterator[Node]:
     """All nodes of a graph in one line, those of bodies among them, each once.
 
     Yields:
-        Nodes without bodies. Values move into bodies and out of them by the nodes that `Node` names.
-        What a loop carries enters from outside and, by number, from further down: the one place where
-        a node reads a value that comes after it.
+        Nodes without bodies. Values move into bodies and out of them by the nodes that `Node`
+        names. What a loop carries enters from outside and, by number, from further down: the one
+        place where a node reads a value that comes after it.
     """
     for node in graph.nodes:
         if not node.bodies:

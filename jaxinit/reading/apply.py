@@ -45,12 +45,10 @@ def apply(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
     if moved is not None:
         return moved
     rule = _RULES.get(node.primitive)
-    if rule is not None and (rule is not elementwise.elementwise or len(node.outputs) == 1):
-        if (
-            all(value.kind == "constant" for value in values)
-            and rule is not elementwise.elementwise
-        ):
-            return [CONSTANT] * len(node.outputs)
+    is_elementwise = rule is elementwise.elementwise
+    if not is_elementwise and all(value.kind == "constant" for value in values):
+        return [CONSTANT] * len(node.outputs)
+    if rule is not None and (not is_elementwise or len(node.outputs) == 1):
         return rule(walk, node, values)
     return _unknown(walk, node, values)
 

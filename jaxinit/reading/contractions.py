@@ -199,7 +199,7 @@ def _roles(side: Side) -> list[_Roles]:
             roles[number].produced += [p for p in link.pieces if p.axis is not None]
             for other, part in enumerate(parts):
                 pieces = [
-                    p for their in part.links if their.number == link.number for p in their.pieces
+                    p for each in part.links if each.number == link.number for p in each.pieces
                 ]
                 if other == number or other in seen or not pieces:
                     continue

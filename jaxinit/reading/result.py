@@ -105,9 +105,7 @@ def _table(reading: Reading) -> str:
     numbers: dict[str, set[str]] = {}
     for parameter in reading.parameters:
         pattern = _NUMBER.sub("*", parameter.path)
-        lines = tuple(_cells(parameter, use) for use in parameter.uses) or (
-            _cells(parameter, None),
-        )
+        lines = tuple(_cells(parameter, use) for use in parameter.uses or (None,))
         key = (pattern, parameter.shape, lines)
         counts[key] = counts.get(key, 0) + 1
         numbers.setdefault(pattern, set()).add(parameter.path)

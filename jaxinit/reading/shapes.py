@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -79,11 +80,7 @@ _RULES: dict[str, Rule] = {
 # Each result is the operand of the same number.
 _SIDE_BY_SIDE = ("optimization_barrier", "device_put", "sort")
 # After these a value is no rearrangement of what it was.
-_SUMMARIES = tuple(
-    name
-    for name in _RULES
-    if name.startswith(("reduce_", "arg", "cum")) and name != "reduce_precision"
-)
+_SUMMARIES = tuple(name for name, rule in _RULES.items() if rule is _reduce or name[:3] == "cum")
 
 
 def apply_shape_rule(walk: Walk, node: Node, values: list[Value]) -> list[Value] | None:
@@ -143,7 +140,9 @@ def sliced(
     if value.is_view:
         kept = [part for part in new.parts if _has_entries(part)]
         return view(kept) if kept else CONSTANT
-    for old, (start, limit, step) in zip(value.parts[0].dims if value.parts else (), ranges):
+    if not value.is_data:
+        return new
+    for old, (start, limit, step) in zip(value.parts[0].dims, ranges, strict=True):
         found = views.cut_of(old, start, limit, step)
         if found is None or (found[0].axis or 0) < TAGGED:
             continue
@@ -170,7 +169,8 @@ def _pieces(walk: Walk, node: Node, value: Value) -> list[Value]:
         result = sliced(walk, node, value, ranges, number)
         if single:
             new = walk.shape(node.outputs[number])
-            result = mapped(result, lambda part: views.without(part, [axis]), new, "")
+            squeeze = functools.partial(views.without, dimensions=[axis])
+            result = mapped(result, squeeze, new, "")
         results.append(result)
         start += size
     return results
@@ -182,11 +182,8 @@ def concatenated(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
     before = 0
     placed = []
     for atom, value in zip(node.inputs, values, strict=True):
-        start, total = before, shape[axis]
-        place = mapped(
-            value, lambda part: views.beside(part, axis, start, total), shape, walk.spell(node)
-        )
-        placed.append(place)
+        place = functools.partial(views.beside, number=axis, before=before, total=shape[axis])
+        placed.append(mapped(value, place, shape, walk.spell(node)))
         before += walk.shape(atom)[axis]
     known = [value for value in values if value.is_data]
     if not known:

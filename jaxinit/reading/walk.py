@@ -78,7 +78,7 @@ class Walk:
 
     def shape(self, atom: Any) -> tuple[int, ...]:
         """Shape of an atom."""
-        aval = atom.aval if isinstance(atom, jex.Literal) else self.avals[atom]
+        aval: Any = atom.aval if isinstance(atom, jex.Literal) else self.avals[atom]
         return tuple(aval.shape)
 
     def note(self, part: Part, use: Use, why: str | None = None) -> int:

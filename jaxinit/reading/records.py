@@ -79,7 +79,7 @@ class Flow:
         after: what its output meets.
         branch: the residual branch it lies in, if any.
         depth: maps on the longest way from the model's inputs to here, this one included, layers
-            before it counted as a scan repeats them. Looking up an embedding is no map.
+            before it counted as a scan repeats them; looking up an embedding counts 0.
     """
 
     after: After

@@ -235,8 +235,12 @@ def _contract(walk: Walk, node: Node, side: Side) -> int:
                 fan_out=float(math.prod(piece.entries for piece in roles.produced)),
             )
         number = walk.note(part, use)
-        if use.role == "kernel" and first is None:
-            first = number
+        if use.role == "kernel":
+            first = number if first is None else first
+            stretch = next((piece for piece in roles.produced if not piece.is_whole), None)
+            if stretch is not None:
+                region = (stretch.start, stretch.start + stretch.entries, number)
+                walk.regions.setdefault(first, []).append(region)
     return FEATURE if first is None else TAGGED + first
 
 

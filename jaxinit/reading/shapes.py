@@ -41,6 +41,11 @@ def _resize(part: Part, params: Any, shape: Shape) -> Part:
     return part.with_dims(dims)
 
 
+def _tile(part: Part, params: Any, shape: Shape) -> Part:
+    pairs = zip(part.dims, params["reps"], strict=True)
+    return part.with_dims(views.filler(int(count)) + dim for dim, count in pairs)
+
+
 _RULES: dict[str, Rule] = {
     "reshape": _reshape,
     "transpose": lambda part, params, shape: views.transposed(part, params["permutation"]),
@@ -49,6 +54,7 @@ _RULES: dict[str, Rule] = {
         part, shape, params["broadcast_dimensions"]
     ),
     "pad": lambda part, params, shape: views.padded(part, params["padding_config"]),
+    "tile": _tile,
     "fft": _resize,
     **dict.fromkeys(
         ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"),
@@ -73,6 +79,7 @@ _RULES: dict[str, Rule] = {
             "pcast",
             "layout_constraint",
             "reduce_precision",
+            "stop_gradient",
         ),
         _same,
     ),

@@ -173,7 +173,7 @@ def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Ad
         [('out', lecun_normal()), ('**', he_normal())]
 
     References:
-        The sources stand in each prescription; the order of the rows is in ``jaxinit.advice.guide``.
+        Each prescription bears its source; the rows stand in ``jaxinit.advice.guide``.
     """
     if not isinstance(reading, Reading):
         raise TypeError(

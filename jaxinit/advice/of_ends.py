@@ -83,7 +83,11 @@ def fanless_bias(situation: Situation, currents: Currents) -> Iterator[Finding]:
     found = []
     for subject in situation.subjects:
         current = currents.get(subject.path)
-        if current is None or subject.part != "bias" or not current.second_moment > 0:
+        if (
+            current is None
+            or subject.part not in ("bias", "head_bias")
+            or not current.second_moment > 0
+        ):
             continue
         kernel = _kernel_of(situation, subject, made)
         if kernel is None or kernel.use is None:

@@ -53,9 +53,8 @@ def _walk(situation: Situation, currents: Currents) -> _Walk | None:
     for number, subject in enumerate(chain):
         weight = _weight(subject, currents[subject.path])
         if number:
-            known = (
-                moments_of(chain[number - 1].activation, q) if _acts(chain[number - 1]) else None
-            )
+            met = chain[number - 1].activation
+            known = None if met is None else moments_of(met, q)
             incoming = known.second_moment if known else q
             slope = known.derivative_second_moment if known else 1.0
             backward *= weight * slope if math.isfinite(slope) else 1.0
@@ -69,10 +68,6 @@ def _walk(situation: Situation, currents: Currents) -> _Walk | None:
     return _Walk(max(q, 1e-300) / first, backward, len(chain) - 1, leaves)
 
 
-def _acts(subject: Subject) -> bool:
-    return subject.activation is not None
-
-
 def _weight(subject: Subject, current: Current) -> float:
     """Variance of a weight times the true fan_in."""
     assert subject.use is not None
@@ -81,7 +76,7 @@ def _weight(subject: Subject, current: Current) -> float:
 
 def gain_mismatch(situation: Situation, currents: Currents) -> Iterator[Finding]:
     """Plain networks whose signal or gradient shrinks or grows by a factor in every layer."""
-    if not c.PLAIN.holds(situation):
+    if not c.PLAIN.holds(situation) or c.SIGMOID.holds(situation):
         return
     walk = _walk(situation, currents)
     if walk is None:
@@ -124,8 +119,8 @@ def unstable_gain(situation: Situation, currents: Currents) -> Iterator[Finding]
         "unstable-gain",
         "warning" if drawn else "info",
         tuple(subject.path for subject in hidden),
-        f"The gain {known.forward_gain:.4g} of {known.name} is an unstable fixed point: a deviation "
-        f"of the length grows by {slope:.4g} per layer, {slope**depth:.3g} times over {depth}.",
+        f"The gain {known.forward_gain:.4g} of {known.name} is an unstable fixed point: a "
+        f"deviation of the length grows by {slope:.4g} per layer, {slope**depth:.3g} times over {depth}.",
         "Take the critical pair of the advice, or add normalisation layers.",
         "Roberts 2021, section 5.3",
     )

@@ -152,8 +152,9 @@ class Situation:
     @functools.cached_property
     def begins_with_convolution(self) -> bool:
         """Whether the first map is a convolution, as patch embeddings are."""
-        first = min(self.maps, key=lambda s: (s.use.depth or 0, s.use.output or 0), default=None)
-        return first is not None and bool(first.use and first.use.field)
+        uses = [subject.use for subject in self.maps if subject.use is not None]
+        first = min(uses, key=lambda use: (use.depth or 0, use.output or 0), default=None)
+        return first is not None and bool(first.field)
 
     @functools.cached_property
     def is_recurrent(self) -> bool:
@@ -197,8 +198,23 @@ class Situation:
             is_last = parameter.path in self._last_scales
             return Subject(parameter, ("last_scale", "scale") if is_last else ("scale",), use)
         forget = self._forget(parameter)
-        parts = ("forget_bias", parameter.role) if forget else (parameter.role,)
+        parts = (parameter.role,)
+        if forget:
+            parts = ("forget_bias", *parts)
+        elif parameter.role == "bias" and self._is_behind_head(use):
+            parts = ("head_bias", *parts)
         return Subject(parameter, parts, use, (), forget)
+
+    @functools.cached_property
+    def _heads(self) -> frozenset[int]:
+        """Values that heads make."""
+        return frozenset(_made(use) for use in self._uses if use.role == "head")
+
+    def _is_behind_head(self, use: Use) -> bool:
+        """Whether a bias is added to what a head makes."""
+        if use.output is None:
+            return False
+        return bool(self._heads & self.wiring.before(use.output, VIEWS | {"add", "add_any"}))
 
     def _parts(self, parameter: Parameter, uses: Sequence[Use]) -> tuple[str, ...]:
         use = uses[0]

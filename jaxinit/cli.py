@@ -1,4 +1,4 @@
-"""The command line: ``jaxinit list``, ``jaxinit show`` and ``jaxinit report``.
+"""The command line: ``jaxinit list``, ``show``, ``report``, ``advise`` and ``audit``.
 
 This file parses, calls and prints; the work is done in `jaxinit.report`. Exit status: 0; 1 with
 findings under ``--strict``; 2 for input that cannot be used, with one line on the standard error.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jaxinit.cli_advice import add_commands
 from jaxinit.report.errors import Unusable, describe, one_line
 
 _PIPE_CLOSED = 128 + 13  # as a shell reports a process that SIGPIPE ended
@@ -24,6 +25,7 @@ examples:
   jaxinit show he_normal 512 256        one array: measured against declared law
   jaxinit report                        the GPT-2 124M model that ships with jaxinit
   jaxinit report model.py:MLP --input 8x784:float32
+  jaxinit advise model.py:MLP --input 8x784:float32
 """
 
 _LIST_EPILOG = """\
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands, layout)
     _add_show(commands, layout)
     _add_report(commands, layout)
+    add_commands(commands, layout, _seed)
     return parser
 
 
@@ -268,7 +271,7 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # after --help and --version
         return stop.code if isinstance(stop.code, int) else 0
     if options.command is None:
-        parser.error("name a command: list, show or report")
+        parser.error("name a command: list, show, report, advise or audit")
     return options.run(options)
 
 

@@ -109,9 +109,9 @@ def unused(right):
 
 def not_understood(right):
     def fn(params, x):
-        return x @ (params["w"] if right else jnp.sort(params["w"]))
+        return x @ (params["w"] if right else jnp.linalg.inv(params["w"]))
 
-    return found(models.read(fn, {"w": (3, 2)}, models.struct(4, 3)))
+    return found(models.read(fn, {"w": (3, 3)}, models.struct(4, 3)))
 
 
 def low_precision(right):
@@ -129,7 +129,7 @@ def nonfinite(right):
 
 
 CASES = {
-    "wrong-fans": (wrong_fans, "warning", "fans 96 and 96, while the model contracts 8"),
+    "wrong-fans": (wrong_fans, "error", "fans 96 and 96, while the model contracts 8"),
     "gain-mismatch": (gain_mismatch, "error", r"halves per layer, 2^-28 after 29 layers of relu"),
     "unstable-gain": (unstable_gain, "warning", "deviation of the length grows by 1.144 per layer"),
     "deep-sigmoid": (deep_sigmoid, "error", "multiplied by about 0.045 per layer"),
@@ -141,7 +141,7 @@ CASES = {
     "fanless-bias": (fanless_bias, "warning", "1 times the second moment"),
     "forget-gate-bias": (forget_gate_bias, "warning", "keeps 0.5 per step"),
     "narrow-for-depth": (narrow_for_depth, "warning", "20 layers of width 64"),
-    "unused": (unused, "warning", "1 parameters have no way"),
+    "unused": (unused, "warning", "1 parameter has no way"),
     "not-understood": (not_understood, "warning", "stopped at"),
     "low-precision": (low_precision, "warning", "different values in 4,096 entries"),
     "nonfinite": (nonfinite, "error", "1 entries are infinite or NaN"),

@@ -13,6 +13,8 @@ from jaxinit.advice.situation import Situation, Subject
 # From here on the logits of a fresh model are surely, and wrongly, opinionated: their standard
 # deviation is 2, the loss about 2 above that of equal odds.
 _LOGITS = 4.0
+# The largest share that a critical pair gives to the bias is 0.28, for SiLU.
+_SHARE = 0.5
 
 
 def embedding_scale(situation: Situation, currents: Currents) -> Iterator[Finding]:
@@ -93,7 +95,7 @@ def fanless_bias(situation: Situation, currents: Currents) -> Iterator[Finding]:
         if kernel is None or kernel.use is None:
             continue
         weight = currents[kernel.path].second_moment * (kernel.use.fan_in or 0.0)
-        if weight and current.second_moment > 0.25 * weight:
+        if weight and current.second_moment > _SHARE * weight:
             found.append((subject.path, current.second_moment / weight, kernel.use.fan_in))
     if found:
         _, ratio, fan_in = found[0]

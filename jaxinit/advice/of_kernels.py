@@ -125,9 +125,9 @@ def unused(situation: Situation, currents: Currents) -> Iterator[Finding]:
             "unused",
             "warning",
             paths,
-            f"{len(paths)} parameters have no way to an output: they get no gradient and cost "
-            "memory in every copy of the model and its optimizer.",
-            "Remove them, or call the part of the model that uses them.",
+            f"{len(paths)} {'parameter has' if len(paths) == 1 else 'parameters have'} no way to an "
+            "output: no gradient, and memory in every copy of the model and its optimizer.",
+            "Remove it, or call the part of the model that uses it.",
             "the reading",
         )
 

@@ -84,9 +84,9 @@ def linear_gain(situation: Situation, subject: Subject) -> float:
     function = subject.activation or situation.activation
     if function is None:
         return 1.0
-    # In float32 a difference over 2e-4 is right to three digits, also for sin(30 x).
+    # In float32 a difference over 2e-4 is right to five digits, also for sin(30 x).
     slope = (float(function.function(1e-4)) - float(function.function(-1e-4))) / 2e-4
-    return float(f"{1 / abs(slope):.3g}") if abs(slope) > 1e-3 else 1.0
+    return float(f"{1 / abs(slope):.5g}") if abs(slope) > 1e-3 else 1.0
 
 
 def per_branch(situation: Situation, subject: Subject) -> float:

@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="20 layers of 32, 20 steps")
     parser.add_argument("--out", default="advise_and_repair.png", help="where the picture goes")
     arguments = parser.parse_args()
-    depth, width, steps = (20, 32, 20) if arguments.small else (50, 128, 300)
+    depth, width, steps = (20, 32, 20) if arguments.small else (50, 128, 500)
 
     model = Plain(depth, width)
     key, key_data = jax.random.split(jax.random.key(0))
@@ -105,7 +105,7 @@ def main() -> None:
     results = {}
     for name, variables in {"as Flax draws it": before, "as advised": after}.items():
         print(f"\n{name}: {jaxinit.audit(model.apply, variables, points).verdict}")
-        losses = train(model, variables, points, labels, steps, 0.01)
+        losses = train(model, variables, points, labels, steps, 0.003)
         results[name] = (moments(model, variables, points), losses)
         print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} (guessing is {np.log(CLASSES):.3f})")
     draw(results, arguments.out)

@@ -159,7 +159,9 @@ def test_siren_divides_by_its_frequency():
     advice = jaxinit.advise(models.plain(lambda x: jnp.sin(30 * x), 4))
     assert advice["hidden/0/kernel"].initializer.law((16, 16)).support[1] == pytest.approx(1 / 16)
     bound = math.sqrt(6 / 16) / 30
-    assert advice["hidden/1/kernel"].initializer.law((16, 16)).support[1] == pytest.approx(bound, rel=1e-4)
+    assert advice["hidden/1/kernel"].initializer.law((16, 16)).support[1] == pytest.approx(
+        bound, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -21,7 +21,7 @@ from jaxinit.advice.current import Currents, currents_of
 from jaxinit.advice.findings import Finding, run_checks, shortened
 from jaxinit.advice.guide import GUIDES, Goal
 from jaxinit.advice.patterns import rules_for
-from jaxinit.advice.rows import first_match
+from jaxinit.advice.rows import INTEGERS, first_match
 from jaxinit.advice.situation import Situation
 from jaxinit.initializers import Initializer, to_config
 from jaxinit.planning import ParamSpec, Plan, plan
@@ -68,7 +68,7 @@ class Advice:
 
     Attributes:
         goal: what was asked for.
-        prescriptions: one for each leaf of the reading, in the order of the tree.
+        prescriptions: one for each leaf of the reading but random keys, in the order of the tree.
         findings: what to look at, the most severe first.
     """
 
@@ -201,8 +201,12 @@ def prescribe(situation: Situation, goal: Goal) -> tuple[Prescription, ...]:
     holding = [row.when.holds(situation) for row in guide]
     found = []
     for subject in situation.subjects:
-        row, entry = first_match(guide, situation, subject, holding)
         parameter = subject.parameter
+        if parameter.dtype.startswith("key<"):
+            continue  # a random key among the variables is no parameter, and no plan takes it
+        row, entry = first_match(guide, situation, subject, holding)
+        if not jax.numpy.issubdtype(_dtype(parameter.dtype), jax.numpy.inexact):
+            entry = INTEGERS
         found.append(
             Prescription(
                 parameter.path,

@@ -12,7 +12,6 @@ from jaxinit.initializers import (
     Initializer,
     delta_orthogonal,
     fused,
-    normal,
     scaled_orthogonal,
     stacked,
     truncated_normal,
@@ -63,8 +62,8 @@ def by_fans(
     return _assembled(subject, draw)
 
 
-def isometric(subject: Subject, gain: float) -> Initializer:
-    """An orthogonal map that multiplies the second moment by ``gain**2`` at any depth.
+def isometric(subject: Subject, gain: float, variance: float) -> Initializer:
+    """An orthogonal map that multiplies the second moment by ``variance``, ``gain**2``.
 
     A kernel with a receptive field is delta-orthogonal where its axes allow it; where no matrix
     can be orthogonal the entries are Gaussian with the same variance.
@@ -79,9 +78,9 @@ def isometric(subject: Subject, gain: float) -> Initializer:
             # delta_orthogonal keeps lengths; a widening map spreads them over more units.
             widening = math.sqrt(max(1.0, shape[-1] / shape[-2]))
             return delta_orthogonal(gain * widening)
-        return by_fans(subject, gain * gain, distribution="normal")
+        return by_fans(subject, variance, distribution="normal")
     if len(use.contracted) + len(use.produced) != rank or len(use.produced) != 1:
-        return by_fans(subject, gain * gain, distribution="normal")
+        return by_fans(subject, variance, distribution="normal")
     return _assembled(
         subject,
         lambda inside, outside, use, rank: scaled_orthogonal(
@@ -162,8 +161,3 @@ def at_fans(variance: float, mode: Mode, use: Use) -> float:
     """Variance of an entry, from a variance times the fan of a mode."""
     fans = Fans(use.fan_in or 0.0, use.fan_out or 0.0)
     return variance_scaling(variance, mode, "normal").variance_at(fans)
-
-
-def gaussian(std: float) -> Initializer:
-    """Entries of one standard deviation whatever the fans; zeros for 0."""
-    return normal(std) if std else zeros

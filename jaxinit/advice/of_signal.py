@@ -47,7 +47,7 @@ def _chain(situation: Situation) -> list[Subject]:
 def _walk(situation: Situation, currents: Currents) -> _Walk | None:
     """Follows a signal of second moment 1 through the chain."""
     chain = _chain(situation)
-    if len(chain) < 2 or any(subject.path not in currents for subject in chain):
+    if len(chain) < 4 or any(subject.path not in currents for subject in chain):
         return None
     incoming, first, backward, q = 1.0, None, 1.0, 0.0
     for number, subject in enumerate(chain):

@@ -52,7 +52,13 @@ def scaled(
 
 def orthogonal(gain: Number = 1.0) -> Recipe:
     """An orthogonal map times a gain."""
-    return lambda situation, subject: isometric(subject, _value(gain, situation, subject))
+
+    def recipe(situation: Situation, subject: Subject) -> Initializer:
+        factor = _value(gain, situation, subject)
+        variance = float(f"{factor * factor:.6g}")
+        return at_true_fans(subject, isometric(subject, factor, variance), variance)
+
+    return recipe
 
 
 def gaussian(stddev: Number) -> Recipe:

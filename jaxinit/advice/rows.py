@@ -74,6 +74,11 @@ ZERO_BIAS = Entry(
 )
 ZERO_HEAD_BIAS = dataclasses.replace(ZERO_BIAS, part="head_bias")
 
+# What a quantised or integer leaf gets, whatever its part.
+INTEGERS = Entry(
+    "kernel", r.zeros, "integers are not drawn: draw floats and convert them", "the reading"
+)
+
 ROUTERS = Row(
     "mixture of experts: router",
     ALWAYS,

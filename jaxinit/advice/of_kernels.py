@@ -125,8 +125,8 @@ def unused(situation: Situation, currents: Currents) -> Iterator[Finding]:
             "unused",
             "warning",
             paths,
-            f"{len(paths)} {'parameter has' if len(paths) == 1 else 'parameters have'} no way to an "
-            "output: no gradient, and memory in every copy of the model and its optimizer.",
+            f"{len(paths)} {'parameter has' if len(paths) == 1 else 'parameters have'} no way to "
+            "an output: no gradient, and memory in every copy of the model and its optimizer.",
             "Remove it, or call the part of the model that uses it.",
             "the reading",
         )

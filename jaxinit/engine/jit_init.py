@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 from jaxinit.engine.arguments import Static
 from jaxinit.engine.assembly import Assembly
-from jaxinit.engine.compile import setting, settings
+from jaxinit.engine.compile import check_bound, setting, settings
 from jaxinit.engine.explain import Explanation, explain
 from jaxinit.engine.inline import can_inline, inline
 from jaxinit.engine.placement import (
@@ -97,11 +97,7 @@ def jit_init(
             f"jit_init needs a function, got {type(init_fn).__name__}: {init_fn!r}. "
             "Pass model.init, not model.init(key)."
         )
-    if max_live_bytes is not None and max_live_bytes < 0:
-        raise ValueError(
-            f"jit_init needs max_live_bytes >= 0, got {max_live_bytes}. "
-            "Leave it out to allow what the largest leaf needs."
-        )
+    check_bound("jit_init", max_live_bytes)
     return JitInit(init_fn, out_shardings, static_argnums, static_argnames, max_live_bytes, verify)
 
 

@@ -60,7 +60,7 @@ def test_callables_by_place(run, tmp_path):
     status, out, err = run(f"{file}:bent", "--json")
     document = json.loads(out)
     assert (status, document["format"]) == (0, "jaxinit-gain")
-    assert document["moments"]["second_moment"] == pytest.approx(0.20963945, abs=1e-7)
+    assert document["moments"]["second_moment"] == pytest.approx(0.20963926, abs=1e-8)
     assert "hello" in err
     status, out, _ = run(f"{file}:gate", "--inputs", "2", "--json")
     assert json.loads(out)["forward_gain"] == pytest.approx(1.84622855, abs=1e-8)

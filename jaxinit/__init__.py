@@ -1,10 +1,11 @@
 """jaxinit: the initialization layer for JAX.
 
-One array (`jaxinit.initializers`), one tree from rules (`plan`) or from any init function
-(`jit_init`), and assertions that hold both to their declared laws (`jaxinit.checks`). The bridge to
-Flax is `jaxinit.flax`, imported on its own.
+One array (`jaxinit.initializers`), what an activation does to a signal (`jaxinit.activations`), one
+tree from rules (`plan`) or from any init function (`jit_init`), and assertions that hold both to
+their declared laws (`jaxinit.checks`). The bridge to Flax is `jaxinit.flax`, imported on its own.
 """
 
+from jaxinit import activations as activations
 from jaxinit import checks as checks
 from jaxinit import initializers as initializers
 from jaxinit.engine import fast_key as fast_key

@@ -72,8 +72,8 @@ _ENTRIES = (
         "any fan-aware law",
         "He 2015",
     ),
-    Entry("lecun_uniform", lecun_uniform, "var = 1 / in", "linear, gates", "LeCun 1998"),
-    Entry("lecun_normal", lecun_normal, "var = 1 / in", "linear, SELU", "LeCun 1998"),
+    Entry("lecun_uniform", lecun_uniform, "var = gain^2 / in", "linear, gates", "LeCun 1998"),
+    Entry("lecun_normal", lecun_normal, "var = gain^2 / in", "linear, SELU", "LeCun 1998"),
     Entry(
         "glorot_uniform",
         glorot_uniform,

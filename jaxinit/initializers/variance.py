@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxinit import activations
 from jaxinit.initializers import laws
 from jaxinit.initializers.arguments import as_choice, as_groups, as_index, as_scale
 from jaxinit.initializers.basic import Normal, TruncatedNormal, Uniform
@@ -23,6 +24,7 @@ from jaxinit.initializers.protocol import Initializer, normalise_dtype
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
+Gain = float | str | Callable[..., Any]
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 _DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 _BOUND = 2.0  # standard deviations at which "truncated_normal" cuts, as in JAX and TensorFlow
@@ -193,6 +195,21 @@ def _sample_complex(
     return jax.lax.complex(modulus * jnp.cos(angle), modulus * jnp.sin(angle))
 
 
+def as_gain(caller: str, name: str, value: Any) -> float:
+    """A gain as a number: given as one, or that of an activation by name or as a callable.
+
+    What is stored is the number, so that configs and manifests mean the same everywhere.
+    """
+    if not isinstance(value, str) and not callable(value):
+        return as_scale(caller, name, value)
+    try:
+        return activations.gain(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{caller} needs {name} as a number, or as an activation with a gain. {error}"
+        ) from error
+
+
 def variance_scaling(
     scale: float,
     mode: Mode,
@@ -202,7 +219,7 @@ def variance_scaling(
     batch_axis: int | Sequence[int] = (),
     dtype: DTypeLike | None = None,
     *,
-    gain: float = 1.0,
+    gain: Gain = 1.0,
     groups: int = 1,
     transposed_strides: int | Sequence[int] = (),
 ) -> VarianceScaling:
@@ -223,7 +240,8 @@ def variance_scaling(
         out_axis: axes that it produces.
         batch_axis: axes along which it repeats independently.
         dtype: dtype to draw when the caller names none.
-        gain: factor on the standard deviation.
+        gain: factor on the standard deviation; or an activation, by name or as a callable, whose
+            forward gain `jaxinit.activations.gain` computes once; or ``"torch:NAME"``.
         groups: feature groups of a convolution.
         transposed_strides: strides of a transposed convolution, one for all spatial axes or one
             for each.
@@ -244,7 +262,7 @@ def variance_scaling(
         LeCun et al., *Efficient BackProp*, 1998, section 4.6; Glorot and Bengio, 2010,
         equation 12; He et al., 2015, equation 10.
     """
-    gain = as_scale("variance_scaling", "gain", gain)
+    gain = as_gain("variance_scaling", "gain", gain)
     scale = as_scale("variance_scaling", "scale", scale)
     if not math.isfinite(gain * gain * scale):
         raise ValueError(

@@ -280,13 +280,19 @@ def _with_slope(values: np.ndarray) -> str | None:
     below = values[0]
     slope = -below / 8
     if _agree(values, np.where(_POINTS > 0, _POINTS, slope * _POINTS)):
-        return "leaky_relu" if math.isclose(slope, 0.01, rel_tol=1e-5) else _call("leaky_relu", slope)
+        return (
+            "leaky_relu" if math.isclose(slope, 0.01, rel_tol=1e-5) else _call("leaky_relu", slope)
+        )
     alpha = below / math.expm1(-8)
     if alpha > 0 and _agree(values, _elu(_POINTS, alpha)):
         return "elu" if math.isclose(alpha, 1, rel_tol=1e-5) else _call("elu", alpha)
-    if below < 0 and _agree(values, _celu(_POINTS, -below)):
-        return _call("celu", -below)
-    return None
+    if below >= 0:
+        return None
+    alpha = -below
+    for _ in range(50):
+        # -below = alpha (1 - exp(-8 / alpha)), solved by its fixed point.
+        alpha = below / math.expm1(-8 / alpha)
+    return _call("celu", alpha) if _agree(values, _celu(_POINTS, alpha)) else None
 
 
 def _celu(x: np.ndarray, alpha: float) -> np.ndarray:

@@ -15,6 +15,7 @@ import pytest
 
 from jaxinit.reading.axes import features_after, scope_of
 from jaxinit.reading.flow import follow
+from jaxinit.reading.forward import divide
 from jaxinit.reading.graph import straighten, trace
 from jaxinit.report.gpt2 import GPT2, GPT2Config, gpt2_124m
 
@@ -258,6 +259,10 @@ def test_a_normalisation_after_pooling():
 
     after = Read(model, kernels("ab"), shape(2, 5, 4)).after("a")
     assert after.activation.name == "relu"
+    graph, _ = trace(model, kernels("ab"), shape(2, 5, 4))
+    maps = maps_of(graph, dict(zip(graph.inputs[:2], "ab", strict=True)))
+    norms = [o.detail for o in divide(graph, maps, graph.inputs[:2]).origins if o.kind == "norm"]
+    assert norms == ["layer"]
 
 
 def test_scopes_of_statistics():

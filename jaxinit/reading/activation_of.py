@@ -110,7 +110,7 @@ class Activations:
 
     def of(self, state: State) -> Activation | None:
         """The function from an origin to a member of its family; None where it is no such thing."""
-        if state.broken:
+        if not state.is_elementwise:
             return None
         if state.linear:
             return IDENTITY
@@ -132,7 +132,7 @@ class Activations:
 
     def _core(self, state: State) -> State:
         """What is left of a value without the last scales and shifts by constants."""
-        while not state.linear and not state.broken:
+        while not state.linear and state.is_elementwise:
             node = self.found.producers[state.value]
             held = [a for a in node.inputs if isinstance(a, int) and a in self.found.states]
             if node.primitive not in _AFFINE or len(held) != 1:

@@ -272,7 +272,7 @@ def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
     while pending:
         state = pending.pop()
         at = state.origin
-        if not state.linear or state.broken or at.index not in members:
+        if not (state.linear and state.is_elementwise) or at.index not in members:
             continue
         if at.map is not None:
             found.add(at.index)

@@ -131,7 +131,7 @@ class _Forward:
             for i, a in enumerate(node.inputs)
             if isinstance(a, int) and a in self.states
         ]
-        if first in self.maps:
+        if any(number in self.maps for number in node.outputs):
             self.map(node, [state for _, state in reads])
         elif not self.bits[first] & f.DATA:
             self.without_data(node)
@@ -155,16 +155,23 @@ class _Forward:
             self.origin(kind, number, reads, node, detail=node.primitive)
 
     def map(self, node: Node, reads: Sequence[State]) -> None:
+        """A map; or a slice of one's output, which is followed by itself and counts no more."""
+        made = None
+        for number in node.outputs:
+            if number in self.maps:
+                made = self.origin("map", number, reads, node, map=self.maps[number])
+            else:
+                self.member(number, reads[0], piece=self.piece())
         number = node.outputs[0]
-        made = self.origin("map", number, reads, node, map=self.maps[number])
-        made.counts = node.primitive in CONTRACTIONS
-        made.depth += made.counts
+        if made is None or node.primitive not in CONTRACTIONS:
+            return
+        made.counts = True
+        made.depth += 1
         held = [i for i, a in enumerate(node.inputs) if isinstance(a, int)]
         kernel = next((i for i in held if not self.bits[node.inputs[i]] & f.DATA), None)
-        if made.counts:
-            features = features_of_contraction(node, kernel, self.avals)
-            self.states[number].features = features
-            self.measure(made, features)
+        features = features_of_contraction(node, kernel, self.avals)
+        self.states[number].features = features
+        self.measure(made, features)
 
     def without_data(self, node: Node) -> None:
         """Constants are computed where they are one number; of parameters, roots are noted."""

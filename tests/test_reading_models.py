@@ -10,10 +10,10 @@ import jax
 import pytest
 
 import jaxinit
-from zoo import beyond, frameworks, in_nnx, language, layers, people, plain, vision
+from zoo import beyond, frameworks, in_nnx, language, layers, people, plain, vision, wider
 
-# The models of `people` and `beyond` enter themselves into the table of `plain`.
-assert people and beyond
+# The models of these enter themselves into the table of `plain`.
+assert people and beyond and wider
 ROOMS = {
     "linen layers": layers,
     "images": vision,

@@ -12,7 +12,6 @@ from zoo.expect import (
     head,
     kernel,
     packed,
-    unknown,
 )
 from zoo.plain import model, normed, unit
 
@@ -141,10 +140,10 @@ def lora(p, x):
 @model(
     {"w": (6, 5), "a": (6, 2), "b": (2, 5), "last": (5, 3)},
     array(4, 6),
-    # The product of two parameters is not data: neither is joined with any.
+    # x (W + A B) is x W + (x A) B, whichever product is taken first.
     w=kernel(6, 5, activation="relu"),
-    a=unknown("dot_general"),
-    b=unknown("dot_general"),
+    a=kernel(6, 2, axes=((0,), (1,), ())),
+    b=kernel(2, 5, axes=((0,), (1,), ())),
     last=head(5, 3),
 )
 def lora_merged(p, x):

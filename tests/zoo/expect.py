@@ -31,6 +31,8 @@ class Joint:
     softmax: bool | None = None
     gates: bool | None = None
     norm: str | None = None
+    branches: int | None = None
+    pre_norm: bool | None = None
 
     def complaints(self, use: Any) -> list[str]:
         """What differs from a `Use`; the names are those of the records."""
@@ -55,6 +57,10 @@ class Joint:
             wanted["normalisation"] = (self.norm, after.normalisation)
         if self.last is not None:
             wanted["is_last"] = (self.last, branch is not None and branch.is_last)
+        if self.branches is not None:
+            wanted["branches"] = (self.branches, branch.count if branch else 0)
+        if self.pre_norm is not None:
+            wanted["has_norm"] = (self.pre_norm, branch is not None and branch.has_norm)
         return [
             f"{name} {got!r}, not {want!r}"
             for name, (want, got) in wanted.items()

@@ -27,7 +27,8 @@ from zoo.expect import (
 def gpt_2(config: GPT2Config, length: int) -> Case:
     """Pre-LN blocks, packed queries, keys and values, and a head tied to the embedding."""
     d, rows = config.width, config.vocabulary
-    part = {"last": False, "axes": ((0,), (1,), ())}
+    stream = {"branches": 2 * config.layers, "pre_norm": True}
+    part = {"last": False, "axes": ((0,), (1,), ()), **stream}
     return linen(
         gpt2(config),
         ids(2, length),
@@ -41,9 +42,9 @@ def gpt_2(config: GPT2Config, length: int) -> Case:
                 kernel(d, d, softmax=True, **part),
                 kernel(d, d, softmax=False, **part),
             ),
-            "**/attn/c_proj/kernel": kernel(d, d, last=True),
-            "**/c_fc/kernel": kernel(d, 4 * d, activation="gelu", last=False),
-            "**/mlp/c_proj/kernel": kernel(4 * d, d, last=True),
+            "**/attn/c_proj/kernel": kernel(d, d, last=True, **stream),
+            "**/c_fc/kernel": kernel(d, 4 * d, activation="gelu", last=False, **stream),
+            "**/mlp/c_proj/kernel": kernel(4 * d, d, last=True, **stream),
             "**/scale": SCALE,
             "**/bias": BIAS,
         },
@@ -142,7 +143,9 @@ def stack(remat: bool) -> Case:
         table={
             "**/stem/kernel": kernel(6, 5, last=False),
             "**/up/kernel": kernel(5, 9, axes=((1,), (2,), (0,)), activation="relu", last=False),
-            "**/down/kernel": kernel(9, 5, axes=((1,), (2,), (0,)), last=True),
+            "**/down/kernel": kernel(
+                9, 5, axes=((1,), (2,), (0,)), last=True, branches=4, pre_norm=True
+            ),
             "**/head/kernel": head(5, 2, axes=((0,), (1,), ())),
             "**/scale": SCALE,
             "**/bias": BIAS,
@@ -291,7 +294,7 @@ def post_norm() -> Case:
         array(3, 5),
         table={
             "**/up_?/kernel": kernel(5, 9, activation="relu", last=False),
-            "**/down_?/kernel": kernel(9, 5, last=True, norm="layer"),
+            "**/down_?/kernel": kernel(9, 5, last=True, norm="layer", pre_norm=False),
             "**/head/kernel": head(5, 2),
             "**/scale": SCALE,
             "**/bias": BIAS,

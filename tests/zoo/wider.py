@@ -83,7 +83,7 @@ def sines(p, x):
     colour=head(9, 3, activation="sigmoid"),
 )
 def radiance_field(p, x, view):
-    angles = (x[..., None] * 2.0 ** jnp.arange(2)).reshape(4, 6)
+    angles = (x[..., None] * 2.0 ** jnp.arange(2)[None, None]).reshape(4, 6)
     x = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
     y = jax.nn.relu(x @ p["a"])
     y = jax.nn.relu(jnp.concatenate([y, x], -1) @ p["b"])

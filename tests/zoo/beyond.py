@@ -295,7 +295,7 @@ def rounded_weights(p, x):
     {"w": (4, 4), "last": (4, 3)},
     array(2, 4),
     # A rotation made from a skew matrix: nothing is said of fans.
-    w=unknown("lu"),
+    w=unknown("solve"),
     last=head(4, 3),
 )
 def cayley(p, x):
@@ -307,7 +307,8 @@ def cayley(p, x):
 @model(
     {"w": (4, 5), "last": (5, 3)},
     array(2, 4),
-    w=unknown("sort"),
+    # In another order, but each output still sums over an axis of four.
+    w=kernel(4, 5, activation="relu"),
     last=head(5, 3),
 )
 def sorted_weights(p, x):
@@ -318,7 +319,7 @@ def sorted_weights(p, x):
     {"w": (4, 5), "steps": (5,), "last": (5, 3)},
     array(2, 4),
     w=kernel(4, 5, activation="relu"),
-    steps=unknown("cumsum"),
+    steps=BIAS,
     last=head(5, 3),
 )
 def ordered_thresholds(p, x):
@@ -330,7 +331,9 @@ def ordered_thresholds(p, x):
     array(2, 4),
     w=head(4, 5),
     forgotten=UNUSED,
-    average=STATE,
+    # Added to data and handed out: in plain JAX nothing tells it from a bias.
+    average=BIAS,
+    # It meets constants only.
     count=STATE,
 )
 def running_state(p, x):

@@ -174,8 +174,9 @@ def hk_convolutions() -> Case:
             "depthwise_conv2_d/w": kernel(9, 18, groups=6),
             "layer_norm/scale": SCALE,
             "layer_norm/offset": BIAS,
+            # 12 taps of 12 inputs, of which one in 6 falls on a pixel.
             "conv2_d_transpose/w": kernel(
-                12, 60, axes=((3,), (2,), ()), strides=(2, 3), activation="tanh"
+                24, 60, axes=((3,), (2,), ()), strides=(2, 3), activation="tanh"
             ),
             "linear/w": head(5, 3),
             "**/b": BIAS,

@@ -182,14 +182,19 @@ class Ensemble(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        many = nn.vmap(
-            nn.Dense,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=None,
-            axis_size=7,
-        )
-        return nn.Dense(2, name="head")(nn.relu(many(5, name="members")(x)).mean(axis=0))
+        def members(features, axis, name):
+            many = nn.vmap(
+                nn.Dense,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=axis,
+                axis_size=7,
+            )
+            return many(features, name=name)
+
+        x = nn.relu(members(5, None, "first")(x))
+        x = nn.tanh(members(6, 0, "second")(x))
+        return nn.Dense(2, name="head")(x.mean(axis=0))
 
 
 def ensemble() -> Case:
@@ -197,8 +202,10 @@ def ensemble() -> Case:
         Ensemble(),
         array(3, 4),
         table={
-            "**/members/kernel": kernel(4, 5, axes=((1,), (2,), (0,)), activation="relu"),
-            "**/head/kernel": head(5, 2),
+            # All members read the same input: each of its features feeds 7 * 5 outputs.
+            "**/first/kernel": kernel(4, 35, axes=((1,), (0, 2), ()), activation="relu"),
+            "**/second/kernel": kernel(5, 6, axes=((1,), (2,), (0,)), activation="tanh"),
+            "**/head/kernel": head(6, 2),
             "**/bias": BIAS,
         },
     )

@@ -12,6 +12,7 @@ from zoo.expect import (
     head,
     kernel,
     packed,
+    unknown,
 )
 from zoo.plain import model, normed, unit
 
@@ -273,3 +274,15 @@ def highway(p, x):
 def contrastive(p, x, y):
     left, right = unit(x @ p["image"], -1), unit(y @ p["text"], -1)
     return jnp.exp(p["temperature"]) * left @ right.T
+
+
+@model(
+    {"w": (3, 5), "last": (5, 2)},
+    array(2, 4),
+    # Each of 4 rows of the kernel is a mixture of 3 rows of the parameter.
+    w=unknown("dot_general"),
+    last=head(5, 2),
+)
+def kernel_in_a_basis(p, x):
+    basis = jnp.cos(jnp.outer(jnp.arange(4.0), jnp.arange(3.0)))
+    return jax.nn.relu(x @ (basis @ p["w"])) @ p["last"]

@@ -29,7 +29,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(self.out)(nn.gelu(nn.Dense(self.hidden)(x)))
+        x = nn.gelu(nn.Dense(self.hidden, name="up")(x))
+        return nn.Dense(self.out, name="down")(x)
 
 
 class Mixer(nn.Module):
@@ -56,10 +57,10 @@ def mixer() -> Case:
         array(2, 8, 12, 3),
         table={
             "**/stem/kernel": kernel(48, 112, axes=((2,), (3,), ()), last=False),
-            "**/tokens_?/Dense_0/kernel": kernel(6, 5, activation="gelu", last=False),
-            "**/tokens_?/Dense_1/kernel": kernel(5, 6, last=True),
-            "**/channels_?/Dense_0/kernel": kernel(7, 9, activation="gelu", last=False),
-            "**/channels_?/Dense_1/kernel": kernel(9, 7, last=True),
+            "**/tokens_?/up/kernel": kernel(6, 5, activation="gelu", last=False),
+            "**/tokens_?/down/kernel": kernel(5, 6, last=True),
+            "**/channels_?/up/kernel": kernel(7, 9, activation="gelu", last=False),
+            "**/channels_?/down/kernel": kernel(9, 7, last=True),
             "**/head/kernel": head(7, 3, activation="identity", last=False),
             "**/ln_*/scale": SCALE,
             "**/bias": BIAS,
@@ -136,8 +137,8 @@ def vit() -> Case:
             "**/attention_?/{query,key}/kernel": kernel(6, 8, softmax=True, last=False),
             "**/attention_?/value/kernel": kernel(6, 8, softmax=False, last=False),
             "**/attention_?/out/kernel": kernel(8, 6, last=True),
-            "**/mlp_?/Dense_0/kernel": kernel(6, 13, activation="gelu", last=False),
-            "**/mlp_?/Dense_1/kernel": kernel(13, 6, last=True),
+            "**/mlp_?/up/kernel": kernel(6, 13, activation="gelu", last=False),
+            "**/mlp_?/down/kernel": kernel(13, 6, last=True),
             "**/head/kernel": head(6, 3),
             "**/ln_*/scale": SCALE,
             "**/bias": BIAS,

@@ -125,7 +125,7 @@ def variational_autoencoder(p, x, noise):
     array(2, 6),
     into=kernel(6, 4),
     # Compared with every row, then the nearest is looked up.
-    book=packed(embedding(), kernel(4, 9), role="embedding"),
+    book=packed(kernel(4, 9), embedding()),
     last=head(4, 6),
 )
 def codebook(p, x):

@@ -16,5 +16,7 @@ from jaxinit.planning import fingerprint as fingerprint
 from jaxinit.planning import like_kernel as like_kernel
 from jaxinit.planning import plan as plan
 from jaxinit.planning import sharding_rules as sharding_rules
+from jaxinit.reading import Reading as Reading
+from jaxinit.reading import read as read
 
 __version__ = "0.1.0"

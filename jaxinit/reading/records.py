@@ -88,6 +88,9 @@ class Use:
         after: what the output meets; None where it was not followed.
         branch: the residual branch it lies in, if any.
         output: number of the value it makes, in the graph of the reading.
+        slice_output: where several kernels are packed side by side in one array, and the output is
+            cut before anything else is done to it: number of the slice that belongs to this use;
+            ``fan_out`` is that of the slice. None elsewhere.
     """
 
     operation: str
@@ -105,6 +108,7 @@ class Use:
     after: After | None = None
     branch: Branch | None = None
     output: int | None = None
+    slice_output: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

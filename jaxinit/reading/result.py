@@ -1,0 +1,166 @@
+"""`Reading`: every parameter of a model with what is done with it, as records, table and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxinit._table import render_table
+from jaxinit.planning.messages import suggestion
+from jaxinit.reading.graph import Graph
+from jaxinit.reading.records import Activation, Parameter, Use
+
+_FORMAT = "jaxinit-reading/1"
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Reading:
+    """What a model does with each of its parameters. Prints as a table.
+
+    Attributes:
+        parameters: one record for each leaf of the variables, in the order of the tree.
+        graph: the traced forward pass.
+        inputs: by path, the number that each leaf has among the values of the graph.
+        arguments: numbers of the other arrays that the model was called with.
+    """
+
+    parameters: tuple[Parameter, ...]
+    graph: Graph
+    inputs: Mapping[str, int]
+    arguments: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __iter__(self) -> Iterator[Parameter]:
+        return iter(self.parameters)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._by_path
+
+    def __getitem__(self, path: str) -> Parameter:
+        if path not in self._by_path:
+            raise KeyError(f"the reading has no leaf {path!r}{suggestion(str(path), self.paths)}")
+        return self._by_path[path]
+
+    @functools.cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Canonical paths, in the order of the leaves."""
+        return tuple(parameter.path for parameter in self.parameters)
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, Parameter]:
+        return {parameter.path: parameter for parameter in self.parameters}
+
+    @property
+    def unknown(self) -> tuple[Parameter, ...]:
+        """Parameters with a use that was not understood; ``why`` says what stopped the reading."""
+        return tuple(each for each in self.parameters if each.why or each.role == "unknown")
+
+    def to_json(self) -> dict[str, Any]:
+        """The reading as plain dicts, lists, strings and numbers, without the graph."""
+        return {
+            "format": _FORMAT,
+            "parameters": [_plain(parameter) for parameter in self.parameters],
+        }
+
+    def __repr__(self) -> str:
+        return f"<Reading of {len(self.parameters)} parameters; print it for the table>"
+
+    def __str__(self) -> str:
+        return _table(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Activation):
+        return value.name
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: _plain(getattr(value, field.name)) for field in fields}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+_COLUMNS = (
+    "parameter",
+    "shape",
+    "leaves",
+    "role",
+    "contracted",
+    "produced",
+    "batched",
+    "fan_in",
+    "fan_out",
+    "times",
+    "remarks",
+)
+
+
+def _table(reading: Reading) -> str:
+    """One line for each use; layers that differ in a number of their path alone share one."""
+    counts: dict[tuple[Any, ...], int] = {}
+    numbers: dict[str, set[str]] = {}
+    for parameter in reading.parameters:
+        pattern = _NUMBER.sub("*", parameter.path)
+        lines = tuple(_cells(parameter, use) for use in parameter.uses or (None,))
+        key = (pattern, parameter.shape, lines)
+        counts[key] = counts.get(key, 0) + 1
+        numbers.setdefault(pattern, set()).add(parameter.path)
+    rows = []
+    for (pattern, shape, lines), count in counts.items():
+        paths = numbers[pattern]
+        name = pattern if len(paths) > 1 else next(iter(paths))
+        for number, cells in enumerate(lines):
+            head = (name, _spell(shape), count) if number == 0 else ("", "", "")
+            rows.append((*head, *cells))
+    title = f"{len(reading)} parameters"
+    if reading.unknown:
+        title += f", {len(reading.unknown)} of them not understood"
+    empty = [
+        number
+        for number in range(len(_COLUMNS))
+        if number > 3 and not any(row[number] not in ("", None) for row in rows)
+    ]
+    kept = [number for number in range(len(_COLUMNS)) if number not in empty]
+    columns = [_COLUMNS[number] for number in kept]
+    return render_table(columns, [[row[n] for n in kept] for row in rows], title=title)
+
+
+def _cells(parameter: Parameter, use: Use | None) -> tuple[Any, ...]:
+    if use is None:
+        return (parameter.role, "", "", "", None, None, "", parameter.why or "")
+    role = parameter.role if parameter.uses[0] is use else use.role
+    return (
+        role,
+        _axes(use.contracted + use.field),
+        _axes(use.produced),
+        _axes(use.batched),
+        use.fan_in,
+        use.fan_out,
+        "by data" if use.times is None else use.times if use.times != 1 else "",
+        _remarks(parameter, use),
+    )
+
+
+def _remarks(parameter: Parameter, use: Use) -> str:
+    remarks = []
+    if use.groups > 1:
+        remarks.append(f"{use.groups} groups")
+    if use.transposed_strides:
+        remarks.append(f"transposed by {_spell(use.transposed_strides)}")
+    if use.slice_output is not None:
+        remarks.append("packed")
+    if use.role == "unknown" and parameter.why:
+        remarks.append(f"stopped by {parameter.why}")
+    return ", ".join(remarks)
+
+
+def _axes(axes: Sequence[int]) -> str:
+    return ", ".join(map(str, axes))
+
+
+def _spell(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

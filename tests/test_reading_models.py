@@ -10,10 +10,10 @@ import jax
 import pytest
 
 import jaxinit
-from zoo import beyond, frameworks, in_nnx, language, layers, people, plain, vision, wider
+from zoo import beyond, edges, frameworks, in_nnx, language, layers, people, plain, vision, wider
 
 # The models of these enter themselves into the table of `plain`.
-assert people and beyond and wider
+assert people and beyond and wider and edges
 ROOMS = {
     "linen layers": layers,
     "images": vision,

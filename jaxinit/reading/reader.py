@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxinit.planning.paths import FlatTree, flatten
 from jaxinit.reading.apply import apply
@@ -152,6 +153,12 @@ def _tiles(slices: Sequence[tuple[int, int]], size: int) -> bool:
 
 
 def _parameter(path: str, shape: Any, met: Sequence[Met], is_state: bool) -> Parameter:
+    # Counters, places in a table, masks: whole numbers that no kernel, bias or scale is made of.
+    is_state = is_state or (
+        bool(met)
+        and not jnp.issubdtype(shape.dtype, jnp.inexact)
+        and all(each.why or each.use.operation == "output" for each in met)
+    )
     uses = () if is_state else tuple(each.use for each in met)
     role: Role = "unused"
     if is_state:

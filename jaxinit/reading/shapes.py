@@ -41,6 +41,12 @@ def _resize(part: Part, params: Any, shape: Shape) -> Part:
     return part.with_dims(dims)
 
 
+def _tile(part: Part, params: Any, shape: Shape) -> Part:
+    """Copies one after another: which copy is the major number."""
+    pairs = zip(params["reps"], part.dims, strict=True)
+    return part.with_dims(views.filler(copies) + dim for copies, dim in pairs)
+
+
 _RULES: dict[str, Rule] = {
     "reshape": _reshape,
     "transpose": lambda part, params, shape: views.transposed(part, params["permutation"]),
@@ -50,6 +56,7 @@ _RULES: dict[str, Rule] = {
     ),
     "pad": lambda part, params, shape: views.padded(part, params["padding_config"]),
     "fft": _resize,
+    "tile": _tile,
     **dict.fromkeys(
         ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"),
         _reduce,
@@ -60,6 +67,7 @@ _RULES: dict[str, Rule] = {
             "copy",
             "copy_p",
             "convert_element_type",
+            "stop_gradient",
             "rev",
             "cumsum",
             "cumprod",
@@ -98,7 +106,7 @@ def apply_shape_rule(walk: Walk, node: Node, values: list[Value]) -> list[Value]
     shape = walk.shape(node.outputs[0])
     value = values[0]
     result = mapped(value, lambda part: rule(part, node.params, shape), shape, walk.spell(node))
-    if name in ("convert_element_type", "copy", "copy_p"):
+    if name in ("convert_element_type", "copy", "copy_p", "stop_gradient"):
         result = dataclasses.replace(result, product=value.product)
     if name in _SUMMARIES:
         result = dataclasses.replace(untagged(result), is_one_hot=False, is_iota=False)

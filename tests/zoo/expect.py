@@ -18,7 +18,11 @@ from jaxinit.planning.globs import compile_glob
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """One use: a parameter joined with data."""
+    """One use: a parameter joined with data.
+
+    ``activation`` is a name, ``"identity"`` where a map follows at once, or ``"none"`` where there
+    is none: behind a head, on a factor of a gate, where two ways go on.
+    """
 
     role: str
     fans: tuple[float | None, float | None] = (None, None)
@@ -33,6 +37,7 @@ class Joint:
     norm: str | None = None
     branches: int | None = None
     pre_norm: bool | None = None
+    post_norm: bool | None = None
 
     def complaints(self, use: Any) -> list[str]:
         """What differs from a `Use`; the names are those of the records."""
@@ -61,6 +66,9 @@ class Joint:
             wanted["branches"] = (self.branches, branch.count if branch else 0)
         if self.pre_norm is not None:
             wanted["has_norm"] = (self.pre_norm, branch is not None and branch.has_norm)
+        if self.post_norm is not None:
+            after = branch is not None and branch.has_norm_after
+            wanted["has_norm_after"] = (self.post_norm, after)
         return [
             f"{name} {got!r}, not {want!r}"
             for name, (want, got) in wanted.items()

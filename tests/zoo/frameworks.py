@@ -45,7 +45,7 @@ def eqx_mlp() -> Case:
         table={
             "layers/0/weight": kernel(4, 7, axes=((1,), (0,), ()), activation="silu"),
             "layers/1/weight": kernel(7, 7, axes=((1,), (0,), ()), activation="silu"),
-            "layers/2/weight": head(7, 3, axes=((1,), (0,), ()), activation="identity"),
+            "layers/2/weight": head(7, 3, axes=((1,), (0,), ()), activation="none"),
             "**/bias": BIAS,
         },
     )

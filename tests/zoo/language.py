@@ -34,7 +34,7 @@ def gpt_2(config: GPT2Config, length: int) -> Case:
         ids(2, length),
         table={
             "**/wte/embedding": packed(
-                embedding(), head(d, rows, axes=((1,), (0,), ()), activation="identity")
+                embedding(), head(d, rows, axes=((1,), (0,), ()), activation="none")
             ),
             "**/wpe/embedding": POSITION,
             "**/c_attn/kernel": packed(
@@ -100,9 +100,9 @@ def llama() -> Case:
             "**/value_?/kernel": kernel(10, 12, softmax=False, last=False),
             "**/out_?/kernel": kernel(24, 10, last=True),
             "**/gate_?/kernel": kernel(10, 17, activation="silu", gates=True, last=False),
-            "**/up_?/kernel": kernel(10, 17, activation="identity", gates=True, last=False),
+            "**/up_?/kernel": kernel(10, 17, activation="none", gates=True, last=False),
             "**/down_?/kernel": kernel(17, 10, gates=False, last=True),
-            "**/head/kernel": head(10, 23, activation="identity"),
+            "**/head/kernel": head(10, 23, activation="none"),
             "**/scale": SCALE,
         },
     )
@@ -249,7 +249,7 @@ def experts(ragged: bool) -> Case:
         table={
             "**/router/kernel": kernel(5, 4, softmax=True, last=False),
             "**/up": kernel(5, 9, axes=((1,), (2,), (0,)), activation="silu", last=False),
-            "**/down": kernel(9, 5, axes=((1,), (2,), (0,)), gates=True),
+            "**/down": kernel(9, 5, axes=((1,), (2,), (0,))),
             "**/head/kernel": head(5, 3),
             "**/scale": SCALE,
             "**/bias": BIAS,
@@ -301,7 +301,7 @@ def post_norm() -> Case:
         array(3, 5),
         table={
             "**/up_?/kernel": kernel(5, 9, activation="relu", last=False),
-            "**/down_?/kernel": kernel(9, 5, last=True, norm="layer", pre_norm=False),
+            "**/down_?/kernel": kernel(9, 5, last=True, pre_norm=False, post_norm=True),
             "**/head/kernel": head(5, 2),
             "**/scale": SCALE,
             "**/bias": BIAS,

@@ -70,7 +70,7 @@ class Layer:
         features = self.takes[-1]
         table = {
             "**/stem/kernel": kernel(11, features),
-            "**/last/kernel": kernel(self.gives, 3, role="head", activation="identity"),
+            "**/last/kernel": kernel(self.gives, 3, role="head", activation="none"),
             "**/{stem,last}/bias": BIAS,
             **{f"**/{name}": leaf for name, leaf in self.table.items()},
         }

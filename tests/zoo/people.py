@@ -87,7 +87,7 @@ def early_exit(p, x, quick):
     array(3, 5),
     w=packed(
         kernel(5, 9, activation="silu", gates=True, last=False),
-        kernel(5, 9, activation="identity", gates=True, last=False),
+        kernel(5, 9, activation="none", gates=True, last=False),
     ),
     down=kernel(9, 5, last=True),
 )
@@ -101,7 +101,7 @@ def packed_gates(p, x):
     array(3, 5),
     w=packed(
         kernel(5, 9, activation="silu", gates=True),
-        kernel(5, 9, activation="identity", gates=True),
+        kernel(5, 9, activation="none", gates=True),
     ),
     down=head(9, 5),
 )

@@ -61,7 +61,7 @@ def mixer() -> Case:
             "**/tokens_?/down/kernel": kernel(5, 6, last=True),
             "**/channels_?/up/kernel": kernel(7, 9, activation="gelu", last=False),
             "**/channels_?/down/kernel": kernel(9, 7, last=True),
-            "**/head/kernel": head(7, 3, activation="identity", last=False),
+            "**/head/kernel": head(7, 3, activation="none", last=False),
             "**/ln_*/scale": SCALE,
             "**/bias": BIAS,
         },

@@ -3,7 +3,8 @@
 Linen: `linen_tree` gives the variables of a module as shapes that know the axes of their kernels,
 `own_initializers` what the module itself would draw. What `plan.init` returns goes into
 `module.apply` as it is. NNX: `nnx_tree` does the same for a model or a function that makes one,
-and `nnx_model` puts the values of a plan into a working model. Nothing is allocated before that.
+and `nnx_model` puts the values of a plan into a working model; `nnx_apply` makes of a model the
+function and the state that `jaxinit.read` takes. Nothing is allocated before that.
 `nnx_init` is `nnx.jit` for functions that make a model, at the speed of `jaxinit.jit_init`, and
 `shardings_from_metadata` reads the shardings that models of either kind already carry.
 """
@@ -11,6 +12,7 @@ and `nnx_model` puts the values of a plan into a working model. Nothing is alloc
 from jaxinit.flax.linen import linen_tree as linen_tree
 from jaxinit.flax.metadata import MetadataShardings as MetadataShardings
 from jaxinit.flax.metadata import shardings_from_metadata as shardings_from_metadata
+from jaxinit.flax.nnx import nnx_apply as nnx_apply
 from jaxinit.flax.nnx import nnx_model as nnx_model
 from jaxinit.flax.nnx import nnx_tree as nnx_tree
 from jaxinit.flax.nnx_init import NnxInit as NnxInit
@@ -21,6 +23,7 @@ __all__ = [
     "MetadataShardings",
     "NnxInit",
     "linen_tree",
+    "nnx_apply",
     "nnx_init",
     "nnx_model",
     "nnx_tree",

@@ -113,6 +113,40 @@ def nnx_model(model_or_factory: nnx.Module | Callable[[], nnx.Module], values: A
     return nnx.merge(graph, jax.tree.unflatten(structure, [found[path] for path in paths]))
 
 
+def nnx_apply(
+    model_or_factory: nnx.Module | Callable[[], nnx.Module],
+) -> tuple[Callable[..., Any], nnx.State]:
+    """An NNX model as a function of its variables, as `jaxinit.read` takes it.
+
+    Args:
+        model_or_factory: as in `nnx_tree`; an abstract model from ``nnx.eval_shape`` will do. What
+            was said to it, such as ``model.eval()``, holds.
+
+    Returns:
+        The function ``apply(state, *args, **kwargs)``, which calls a model with these variables
+        and returns what the model returns, and the state of the model.
+
+    Raises:
+        TypeError: when the argument is neither a model nor a function that makes one.
+        ValueError: when the function cannot be evaluated abstractly.
+
+    Example:
+        >>> import jax, jaxinit
+        >>> from flax import nnx
+        >>> apply, state = nnx_apply(lambda: nnx.Linear(8, 4, rngs=nnx.Rngs(0)))
+        >>> reading = jaxinit.read(apply, state, jax.ShapeDtypeStruct((1, 8), "float32"))
+        >>> reading["kernel"].fan_in
+        8.0
+    """
+    graph, state = nnx.split(_abstract("nnx_apply", model_or_factory))
+
+    def apply(state: nnx.State, *args: Any, **kwargs: Any) -> Any:
+        model: Any = nnx.merge(graph, state)
+        return model(*args, **kwargs)
+
+    return apply, state
+
+
 def _abstract(caller: str, model_or_factory: Any) -> nnx.Module:
     if isinstance(model_or_factory, nnx.Module):
         return model_or_factory

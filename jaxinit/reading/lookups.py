@@ -32,8 +32,7 @@ def dynamic_slice(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
     sizes, shape = node.params["slice_sizes"], walk.shape(node.inputs[0])
     by_data = any(value.is_real for value in starts)
     for value in starts:
-        for part in value.parts if value.is_view else ():
-            walk.unknown(part, node.primitive, node, node.outputs[0])
+        walk.picks(value, node)
     if operand.kind == "constant":
         return [plain(sizes, is_real=True) if by_data else CONSTANT]
     moving = any(
@@ -71,8 +70,7 @@ def gather(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
     """Rows picked by a list of numbers."""
     operand, indices = values
     shape = walk.shape(node.outputs[0])
-    for part in indices.parts if indices.is_view else ():
-        walk.unknown(part, node.primitive, node, node.outputs[0])
+    walk.picks(indices, node)
     if not operand.is_view:
         is_real = operand.is_real or indices.is_real
         is_constant = operand.kind == "constant" and indices.kind == "constant"
@@ -154,8 +152,8 @@ def written(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
     is_update = node.primitive == "dynamic_update_slice"
     operand, update = values[0], values[1 if is_update else 2]
     picks = values[2:] if is_update else values[1:2]
-    for part in (part for value in picks if value.is_view for part in value.parts):
-        walk.unknown(part, node.primitive, node, node.outputs[0])
+    for value in picks:
+        walk.picks(value, node)
     if not any(value.is_data for value in values):
         parts = [part for value in (operand, update) for part in value.parts]
         if not parts:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxinit.planning.paths import FlatTree, flatten
+from jaxinit.engine.jaxprs import is_integral
+from jaxinit.planning.paths import FlatTree, canonical_path, flatten
 from jaxinit.reading.apply import apply
 from jaxinit.reading.graph import Graph, trace
 from jaxinit.reading.records import Parameter, Role, Use
@@ -28,11 +28,12 @@ def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: 
 
     Args:
         apply_fn: the forward pass, ``apply_fn(variables, *args, **kwargs)``: ``model.apply`` of
-            Linen and Haiku, a function that calls an Equinox module, any function of JAX. For NNX
-            models use `jaxinit.flax.nnx_read`.
+            Linen and Haiku, a function that calls an Equinox module, any function of JAX. Of an NNX
+            model `jaxinit.flax.nnx_apply` makes both of the first arguments.
         variables: any pytree of arrays, ``jax.ShapeDtypeStruct`` or `jaxinit.ParamSpec`. Leaves of
             another kind (functions, None, Python numbers) are passed on as they are. In a mapping
-            with an entry ``"params"``, as Linen has it, all other entries are state.
+            with an entry ``"params"``, as Linen has it, all other entries are state; in an NNX
+            state all variables but ``nnx.Param``.
         *args: what the model is called with besides; of arrays only shape and dtype count. PRNG
             keys are not data.
         **kwargs: the same, by name, such as ``train=False``.
@@ -100,8 +101,9 @@ def read_flat(
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
     walk = _walk(graph, shapes, [path in state for path in paths])
     uses = _uses(walk)
+    atoms = _read_atoms(graph)
     parameters = [
-        _parameter(path, shape, uses.get(number, ()), path in state)
+        _parameter(path, shape, uses.get(number, ()), path in state, graph.inputs[number] in atoms)
         for number, (path, shape) in enumerate(zip(paths, shapes, strict=True))
     ]
     inputs = dict(zip(paths, graph.inputs, strict=False))
@@ -109,7 +111,7 @@ def read_flat(
 
 
 def _walk(graph: Graph, shapes: Sequence[Any], is_state: Sequence[bool]) -> Walk:
-    walk = Walk([tuple(shape.shape) for shape in shapes], graph)
+    walk = Walk(shapes, graph)
     values = [
         incoming(
             graph.avals[number],
@@ -131,14 +133,18 @@ def _uses(walk: Walk) -> dict[int, list[Met]]:
     packed: dict[int, list[tuple[float, int]]] = {}
     for place, slices in walk.cuts.items():
         tag, _, size = place  # pyright: ignore[reportGeneralTypeIssues]
-        if place not in walk.rejoined and _tiles(sorted(slices), size):
-            found = [
-                ((last - first) / size, output) for (first, last), output in sorted(slices.items())
+        if place in walk.rejoined or not _tiles(sorted(slices), size):
+            continue
+        for start, limit, number in walk.regions.get(tag - TAGGED, [(0, size, tag - TAGGED)]):
+            shares = [
+                ((last - first) / (limit - start), output)
+                for (first, last), output in sorted(slices.items())
+                if start <= first and last <= limit
             ]
-            packed.setdefault(tag - TAGGED, found)
+            packed.setdefault(number, shares)
     uses: dict[int, list[Met]] = {}
     for number, met in enumerate(walk.met):
-        for share, output in packed.get(number, [(1.0, None)]):
+        for share, output in packed.get(number) or [(1.0, None)]:
             fan_out = met.use.fan_out and met.use.fan_out * share
             use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)
             uses.setdefault(met.leaf, []).append(dataclasses.replace(met, use=use))
@@ -152,13 +158,13 @@ def _tiles(slices: Sequence[tuple[int, int]], size: int) -> bool:
     return len(slices) > 1 and starts == ends
 
 
-def _parameter(path: str, shape: Any, met: Sequence[Met], is_state: bool) -> Parameter:
-    # Counters, places in a table, masks: whole numbers that no kernel, bias or scale is made of.
-    is_state = is_state or (
-        bool(met)
-        and not jnp.issubdtype(shape.dtype, jnp.inexact)
-        and all(each.why or each.use.operation == "output" for each in met)
-    )
+def _parameter(
+    path: str, shape: Any, met: Sequence[Met], is_state: bool, is_read: bool
+) -> Parameter:
+    if is_integral(shape):
+        # A counter that is handed out or compared; integers that are multiplied are quantised.
+        met = [each for each in met if each.use.role in ("kernel", "embedding", "scale")]
+        is_state = is_state or (is_read and not met)
     uses = () if is_state else tuple(each.use for each in met)
     role: Role = "unused"
     if is_state:
@@ -167,6 +173,12 @@ def _parameter(path: str, shape: Any, met: Sequence[Met], is_state: bool) -> Par
         role = next((use for use in uses if use.role != "unknown"), uses[0]).role
     why = None if is_state else next((each.why for each in met if each.why), None)
     return Parameter(path, tuple(shape.shape), str(shape.dtype), role, uses, why)
+
+
+def _read_atoms(graph: Graph) -> set[Any]:
+    """Numbers of the values that equations or results read."""
+    atoms = [*graph.outputs, *(atom for node in graph.nodes for atom in node.inputs)]
+    return {atom for atom in atoms if isinstance(atom, int)}
 
 
 def _is_array(leaf: Any) -> bool:
@@ -178,20 +190,40 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _state_paths(variables: Any, paths: Sequence[str]) -> set[str]:
+    """Leaves that are no parameters, by the collections of Linen or the variables of NNX."""
+    boxes, _ = jax.tree_util.tree_flatten_with_path(variables, is_leaf=_is_nnx_variable)
+    if any(_is_nnx_variable(box) for _, box in boxes):
+        return {
+            canonical_path((*place, *inside))
+            for place, box in boxes
+            if _is_nnx_variable(box) and not _has_base(box, "flax.nnx", "Param")
+            for inside, _ in jax.tree_util.tree_flatten_with_path(box)[0]
+        }
     if isinstance(variables, Mapping) and "params" in variables:
         return {path for path in paths if path.partition("/")[0] != "params"}
     return set()
 
 
+def _is_nnx_variable(value: Any) -> bool:
+    return _has_base(value, "flax.nnx", "Variable")
+
+
+def _has_base(value: Any, package: str, name: str) -> bool:
+    """Whether a value is an instance of a class that cannot be imported here."""
+    return any(
+        base.__name__ == name and base.__module__.startswith(package)
+        for base in type(value).__mro__
+    )
+
+
 def _check_function(apply_fn: Any) -> None:
     name = type(apply_fn).__name__
-    modules = [base.__module__ for base in type(apply_fn).__mro__]
-    if any(module.startswith("flax.nnx") for module in modules):
+    if _has_base(apply_fn, "flax.nnx", "Module"):
         raise TypeError(
             f"read needs a function of variables and inputs, got the NNX model {name}. "
-            "Call jaxinit.flax.nnx_read(model, *inputs)."
+            "Call jaxinit.read(*jaxinit.flax.nnx_apply(model), *inputs)."
         )
-    if any(module.startswith("flax.linen") for module in modules):
+    if _has_base(apply_fn, "flax.linen", "Module"):
         raise TypeError(
             f"read needs a function of variables and inputs, got the Linen module {name}. "
             "Call jaxinit.read(module.apply, variables, *inputs)."

@@ -42,9 +42,8 @@ def _resize(part: Part, params: Any, shape: Shape) -> Part:
 
 
 def _tile(part: Part, params: Any, shape: Shape) -> Part:
-    """Copies one after another: which copy is the major number."""
-    pairs = zip(params["reps"], part.dims, strict=True)
-    return part.with_dims(views.filler(copies) + dim for copies, dim in pairs)
+    pairs = zip(part.dims, params["reps"], strict=True)
+    return part.with_dims(views.filler(int(count)) + dim for dim, count in pairs)
 
 
 _RULES: dict[str, Rule] = {
@@ -55,8 +54,8 @@ _RULES: dict[str, Rule] = {
         part, shape, params["broadcast_dimensions"]
     ),
     "pad": lambda part, params, shape: views.padded(part, params["padding_config"]),
-    "fft": _resize,
     "tile": _tile,
+    "fft": _resize,
     **dict.fromkeys(
         ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"),
         _reduce,
@@ -67,7 +66,6 @@ _RULES: dict[str, Rule] = {
             "copy",
             "copy_p",
             "convert_element_type",
-            "stop_gradient",
             "rev",
             "cumsum",
             "cumprod",
@@ -81,6 +79,7 @@ _RULES: dict[str, Rule] = {
             "pcast",
             "layout_constraint",
             "reduce_precision",
+            "stop_gradient",
         ),
         _same,
     ),
@@ -106,7 +105,7 @@ def apply_shape_rule(walk: Walk, node: Node, values: list[Value]) -> list[Value]
     shape = walk.shape(node.outputs[0])
     value = values[0]
     result = mapped(value, lambda part: rule(part, node.params, shape), shape, walk.spell(node))
-    if name in ("convert_element_type", "copy", "copy_p", "stop_gradient"):
+    if name in ("convert_element_type", "copy", "copy_p"):
         result = dataclasses.replace(result, product=value.product)
     if name in _SUMMARIES:
         result = dataclasses.replace(untagged(result), is_one_hot=False, is_iota=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.extend.core as jex
 
-from jaxinit.engine.jaxprs import is_key
+from jaxinit.engine.jaxprs import is_integral, is_key
 from jaxinit.reading import views
 from jaxinit.reading.graph import Graph, Node
 from jaxinit.reading.records import Use
@@ -53,6 +53,7 @@ class Walk:
 
     Attributes:
         shapes: shapes of the parameters.
+        are_integers: whether they are of integers, booleans or keys.
         avals: shape and dtype of every value, by number.
         values: what every value is, by number.
         met: meetings so far, in order of execution.
@@ -60,16 +61,20 @@ class Walk:
             the number of the value that holds it.
         rejoined: pieces whose slices were added or concatenated again.
         links: number of products of parameters so far.
+        regions: of a product with concatenated kernels, by the number of its first meeting: which
+            stretch of the output each meeting makes.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], graph: Graph) -> None:
-        self.shapes = shapes
+    def __init__(self, leaves: Sequence[Any], graph: Graph) -> None:
+        self.shapes = [tuple(leaf.shape) for leaf in leaves]
+        self.are_integers = [is_integral(leaf) for leaf in leaves]
         self.avals = graph.avals
         self.values: dict[int, Value] = dict.fromkeys(graph.constants, CONSTANT)
         self.met: list[Met] = []
         self.cuts: dict[Hashable, dict[tuple[int, int], int]] = {}
         self.rejoined: set[Hashable] = set()
         self.links = 0
+        self.regions: dict[int, list[tuple[int, int, int]]] = {}
         self.readers = _count_readers(graph)
 
     def read(self, atom: Any) -> Value:
@@ -99,6 +104,12 @@ class Walk:
             axes = views.axes_of(piece for dim in part.dims for piece in dim)
             use = Use(operation, "embedding", produced=axes, batched=self.batched(part))
             self.note(part, dataclasses.replace(use, times=node.times, output=output))
+
+    def picks(self, value: Value, node: Node) -> None:
+        """Notes parameters that serve as indices; integers, such as counters, are state."""
+        for part in value.parts if value.is_view else ():
+            if not self.are_integers[part.leaf]:
+                self.unknown(part, node.primitive, node, node.outputs[0])
 
     def unknown(self, part: Part, operation: str, node: Node, output: int | None) -> None:
         """Notes a meeting that is not understood."""

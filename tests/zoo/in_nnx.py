@@ -152,7 +152,7 @@ def nnx_lstm() -> Case:
             "cell/i*/kernel": kernel(4, 5, activation="sigmoid", **gate),
             "cell/h?/kernel": kernel(5, 5, activation="sigmoid", **gate),
             "cell/*/bias": BIAS,
-            "**/rngs/**": Leaf("unused"),
+            "**/rngs/**": STATE,
         },
     )
 

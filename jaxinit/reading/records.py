@@ -37,6 +37,7 @@ class Branch:
         index: which branch of the stream it is, from 0, counted as a scan repeats them.
         count: number of branches that are added to the stream.
         has_norm: whether the branch begins with a normalisation (pre-norm).
+        has_norm_after: whether the sum goes nowhere but into a normalisation (post-norm).
     """
 
     is_last: bool
@@ -44,6 +45,7 @@ class Branch:
     index: int
     count: int
     has_norm: bool
+    has_norm_after: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class After:
         gates: whether it is multiplied with the output of another map.
         residual: whether it is added to a stream that goes around it.
         is_output: whether it reaches an output of the model with no other map behind it.
+        recurrent: whether the map reads what a loop over a sequence carries from step to step.
     """
 
     activation: Activation | None = None
@@ -65,6 +68,52 @@ class After:
     gates: bool = False
     residual: bool = False
     is_output: bool = False
+    recurrent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """What was found around one map.
+
+    Attributes:
+        after: what its output meets.
+        branch: the residual branch it lies in, if any.
+        depth: maps on the longest way from the model's inputs to here, this one included, layers
+            before it counted as a scan repeats them; looking up an embedding counts 0.
+    """
+
+    after: After
+    branch: Branch | None
+    depth: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """The longest way through a model, and its residual streams.
+
+    Attributes:
+        widths: features that each map on the longest way makes, in order, repeated as a scan over
+            layers repeats them. Steps of a recurrent loop count once.
+        streams: number of branches on each residual stream, in order of their first sums.
+    """
+
+    widths: tuple[int, ...]
+    streams: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        """Maps on the longest way."""
+        return len(self.widths)
+
+    @property
+    def width(self) -> float | None:
+        """Harmonic mean of the widths: what the spread of a finite network depends on."""
+        return self.depth / sum(1 / n for n in self.widths) if self.widths else None
+
+    @property
+    def branches(self) -> int:
+        """Branches on the longest stream."""
+        return max(self.streams, default=0)
 
 
 @dataclasses.dataclass(frozen=True)

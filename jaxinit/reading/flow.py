@@ -1,0 +1,235 @@
+"""What the output of every map meets: activations, normalisations, softmax, gates, residual sums.
+
+`follow` takes the graph of a forward pass and the numbers of the values that its maps make. It cuts
+the program into families (`forward`), finds the residual streams (`residual`) and walks from every
+map to the next maps, sums and outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Mapping
+from typing import NamedTuple
+
+from jaxinit.reading.activation_of import IDENTITY, Activations
+from jaxinit.reading.families import Families, Origin, State
+from jaxinit.reading.forward import divide
+from jaxinit.reading.graph import Graph
+from jaxinit.reading.records import Activation, After, Branch, Chain, Flow
+from jaxinit.reading.residual import Streams
+
+_ON = ("affine", "join", "exit", "take", "carry", "input")
+
+
+class Following(NamedTuple):
+    """What was found.
+
+    Attributes:
+        flows: by the number of the value that each map makes.
+        chain: the longest way through the model, and its residual streams.
+        branches: the residual branch of any value that data reach, by number: for scales and
+            biases, which are no maps.
+    """
+
+    flows: dict[int, Flow]
+    chain: Chain
+    branches: Mapping[int, Branch]
+
+
+def follow(graph: Graph, maps: Mapping[int, Hashable], parameters: Iterable[int]) -> Following:
+    """Follows the output of every map to what it meets.
+
+    Args:
+        graph: a forward pass, from `graph.trace`.
+        maps: by the number of the value it makes, any identity of each map. An embedding may be
+            among them.
+        parameters: numbers of the graph's inputs that are parameters or state; all others are data.
+
+    Returns:
+        What was found, by the same numbers. A map that the outputs do not need is left out.
+
+    Example:
+        >>> import jax
+        >>> from jaxinit.reading.graph import trace
+        >>> def model(kernel, x):
+        ...     return jax.nn.relu(x @ kernel)
+        >>> graph, _ = trace(model, jax.numpy.ones((3, 4)), jax.numpy.ones((2, 3)))
+        >>> product = graph.nodes[0].outputs[0]
+        >>> flow = follow(graph, {product: "kernel"}, graph.inputs[:1]).flows[product]
+        >>> flow.after.activation.name, flow.after.is_output, flow.depth
+        ('relu', True, 1)
+    """
+    found = divide(graph, maps, parameters)
+    streams = Streams(found)
+    walker = _Walker(found, streams)
+    flows = {
+        origin.value: Flow(
+            walker.after(origin), streams.branches.get(origin.index), origin.depth
+        )
+        for origin in found.origins
+        if origin.map is not None or origin.kind == "map"
+    }
+    of_values = {
+        number: streams.branches[state.origin.index]
+        for number, state in found.states.items()
+        if state.origin.index in streams.branches
+    }
+    return Following(flows, Chain(_widths(found), streams.counts), of_values)
+
+
+@dataclasses.dataclass(slots=True)
+class _Met:
+    """What the walk from one map has met so far."""
+
+    nonlinear: list[State] = dataclasses.field(default_factory=list)
+    normalisation: str | None = None
+    softmax: bool = False
+    gates: bool = False
+    residual: bool = False
+    maps: int = 0
+    others: int = 0
+
+
+class _Walker:
+    def __init__(self, found: Families, streams: Streams) -> None:
+        self.streams = streams
+        self.activations = Activations(found)
+        self.is_head = _heads(found.origins)
+
+    def after(self, origin: Origin) -> After:
+        met = _Met()
+        seen = {origin.index}
+        pending = [origin]
+        while pending:
+            at = pending.pop()
+            is_stream = self.streams.has_branch_from(at)
+            for child, state in at.children:
+                if is_stream and state.linear:
+                    met.others += not state.level
+                elif self.meets(met, child, state) and child.index not in seen:
+                    seen.add(child.index)
+                    pending.append(child)
+            for state in at.outputs:
+                if not state.linear and not state.level:
+                    met.nonlinear.append(state)
+        return After(
+            self.activation(met),
+            met.normalisation,
+            met.softmax,
+            met.gates,
+            met.residual,
+            origin.index in self.is_head,
+            _is_recurrent(origin),
+        )
+
+    def activation(self, met: _Met) -> Activation | None:
+        """The activation, where all ways agree on one."""
+        if not met.nonlinear:
+            return IDENTITY if met.maps and not met.others else None
+        return None if met.maps or met.others else self.activations.shared(met.nonlinear)
+
+    def meets(self, met: _Met, child: Origin, state: State) -> bool:
+        """Notes what a value goes into; whether to walk on from there."""
+        if state.level and child.kind in ("affine", "sum", "product"):
+            # Running statistics, losses and the like: off the way to the next map.
+            return False
+        if child.kind == "softmax" and state.linear:
+            met.softmax = True
+            return False
+        if child.kind == "product":
+            met.gates |= _is_gated(child, state)
+        if not state.linear or state.broken and child.kind not in ("norm", "softmax"):
+            met.nonlinear.append(state)
+            return False
+        if child.kind == "norm":
+            met.normalisation = met.normalisation or child.detail
+            return True
+        if child.kind == "map":
+            met.maps += 1
+            return False
+        if child.kind == "contract":
+            met.others += 1
+            met.softmax |= _leads_to_softmax(child)
+            return False
+        if child.kind == "sum":
+            split = self.streams.sums.get(child.index)
+            met.others += split is not None
+            met.residual |= split is not None and state is split.branch
+            return split is None
+        if child.kind == "product":
+            gated = _is_gated(child, state)
+            met.others += gated
+            return not gated
+        return child.kind in _ON
+
+
+def _is_gated(product: Origin, state: State) -> bool:
+    """Whether the other factor comes from a map, or both are slices of the output of one."""
+    others = [each for each in product.parents if each is not state]
+    return any(each.origin.has_map for each in others)
+
+
+def _leads_to_softmax(contraction: Origin) -> bool:
+    """Whether scores go into a softmax, scaled, shifted and masked at most."""
+    pending, seen = [contraction], set()
+    while pending:
+        at = pending.pop()
+        for child, state in at.children:
+            if child.kind == "softmax" and state.linear:
+                return True
+            on = child.kind in ("affine", "sum", "join") and state.linear
+            if on and child.index not in seen:
+                seen.add(child.index)
+                pending.append(child)
+    return False
+
+
+def _is_recurrent(origin: Origin) -> bool:
+    """Whether a map reads what a loop over a sequence carries, with no map in between."""
+    pending = [state.origin for state in origin.parents]
+    seen: set[int] = set()
+    while pending:
+        at = pending.pop()
+        if at.kind == "carry" and at.sequence:
+            return True
+        if at.kind in ("affine", "norm", "product", "join") and at.index not in seen:
+            seen.add(at.index)
+            pending += [state.origin for state in at.parents]
+    return False
+
+
+def _heads(origins: list[Origin]) -> set[int]:
+    """Maps with an output of the program behind them and no other map."""
+    behind: dict[int, tuple[bool, bool]] = {}
+    # The second pass sees what loops carry back.
+    for _ in range(2):
+        for origin in reversed(origins):
+            returned, mapped = bool(origin.outputs), False
+            for child, _state in origin.children:
+                a, b = behind.get(child.index, (False, False))
+                returned |= a
+                mapped |= b or child.counts
+            behind[origin.index] = (returned, mapped)
+    return {o.index for o in origins if o.map is not None and behind[o.index] == (True, False)}
+
+
+def _widths(found: Families) -> tuple[int, ...]:
+    """Features that the maps on the longest way make, those in scans over layers repeated."""
+    if not found.origins:
+        return ()
+    deepest = max(found.origins, key=lambda origin: (origin.depth, -origin.index))
+
+    def walk(at: Origin | None, until: Origin | None) -> list[int]:
+        widths: list[int] = []
+        while at is not None and at is not until:
+            if at.entry is not None and at.longest is not None:
+                inner = walk(at.longest, at.entry)
+                widths = inner * at.entry.length + widths
+                at = at.entry.longest
+                continue
+            if at.counts:
+                widths.insert(0, found.features[at.index])
+            at = at.longest
+        return widths
+
+    return tuple(walk(deepest, None))

@@ -1,0 +1,285 @@
+"""Residual streams: which sums add a branch to what goes around it.
+
+A sum is residual when one of its two sides is an ancestor of the other and maps lie only on the way
+around through the branch; or when one side is a single linear map of the common ancestor and the
+other more than that (the projection shortcut of a ResNet). The step-to-step state of a recurrent
+network is no residual stream.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterable, Sequence
+
+from jaxinit.reading.families import Families, Origin, State
+from jaxinit.reading.records import Branch
+
+_LINEAR = ("affine", "norm", "exit", "product")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Sum:
+    """A residual sum ``v = s + g``.
+
+    Attributes:
+        sum: origin ``v``.
+        ancestor: what both sides come from.
+        stream: state of ``s``.
+        branch: state of ``g``.
+        members: origins of the branch, in order, by index.
+        depth: maps that follow each other in the branch.
+        last: maps that end the branch, by index.
+        has_norm: whether the branch begins with a normalisation.
+        previous: the sum before it on the stream.
+        start: where the stream begins.
+        enters: carries between the previous sum and this one, from the inside out.
+        index: of the branch on its stream.
+        count: of branches on its stream.
+    """
+
+    sum: Origin
+    ancestor: Origin
+    stream: State
+    branch: State
+    members: dict[int, Origin]
+    depth: int
+    last: set[int]
+    has_norm: bool
+    previous: Sum | None = None
+    start: Origin | None = None
+    enters: tuple[int, ...] = ()
+    index: int = 0
+    count: int = 1
+
+    @property
+    def has_norm_after(self) -> bool:
+        """Whether the sum goes nowhere but into a normalisation, and the branch began without."""
+        kinds = {child.kind for child, state in self.sum.children if not state.level}
+        return not self.has_norm and kinds == {"norm"}
+
+
+class Streams:
+    """The residual sums of a program, found in the order of execution.
+
+    Args:
+        found: the families of the program.
+    """
+
+    def __init__(self, found: Families) -> None:
+        self.sums: dict[int, Sum] = {}
+        self.branches: dict[int, Branch] = {}
+        self._recurrent = _recurrent_state(found.origins)
+        for origin in found.origins:
+            if origin.kind == "sum" and origin.detail != "sub" and len(origin.parents) == 2:
+                split = self._split(origin)
+                if split is not None:
+                    self.sums[origin.index] = split
+        self.counts = self._number()
+        self._assign()
+
+    def has_branch_from(self, origin: Origin) -> bool:
+        """Whether a residual branch departs from an origin."""
+        return origin.index in self._bases
+
+    def _split(self, origin: Origin) -> Sum | None:
+        """The two sides of a sum; None where neither goes around the other."""
+        met = _meeting_point(origin)
+        if met is None:
+            return None
+        ancestor, sides, maps = met
+        near, far = (0, 1) if maps[0] < maps[1] else (1, 0)
+        stream, branch = origin.parents[near], origin.parents[far]
+        projected = maps[near] == 1 and maps[far] > 1 and _is_projection(stream, ancestor)
+        if maps[near] == maps[far] or (maps[near] and not projected):
+            return None
+        if stream.origin.index in self._recurrent:
+            return None
+        members = _between(sides[far], ancestor)
+        made = Sum(origin, ancestor, stream, branch, members, 0, set(), False)
+        made.depth = _longest(members, branch.origin)
+        made.last = _last_maps(branch, members)
+        made.has_norm = _begins_with_norm(ancestor, members)
+        self._follow_stream(made)
+        return made
+
+    def _follow_stream(self, made: Sum) -> None:
+        """Walks back along the stream to the sum before, or to its beginning."""
+        at, enters = made.stream.origin, []
+        while at.index not in self.sums:
+            if at.kind == "carry" and not at.sequence and at.parents:
+                enters.append(at.index)
+                at = at.parents[0].origin
+            elif at.kind in _LINEAR or (at.kind == "map" and at.index > made.ancestor.index):
+                at = min((state.origin for state in at.parents), key=lambda o: o.depth)
+            else:
+                made.start = at
+                break
+        else:
+            made.previous = self.sums[at.index]
+            made.start = made.previous.start
+        made.enters = tuple(enters)
+
+    def _number(self) -> tuple[int, ...]:
+        """Gives every branch its place on its stream; counts of the streams, in order."""
+        streams: dict[int, list[Sum]] = {}
+        heads: dict[int, int] = {}
+        for index, each in self.sums.items():
+            head = index if each.previous is None else heads[each.previous.sum.index]
+            heads[index] = head
+            streams.setdefault(head, []).append(each)
+        for sums in streams.values():
+            place = total = rounds = 0
+            for each in sums:
+                repeated = _repeats(each)
+                if each.enters or repeated != rounds:
+                    place = total
+                each.index, rounds = place, repeated
+                place, total = place + 1, total + repeated
+            for each in sums:
+                each.count = total
+        return tuple(sums[0].count for sums in streams.values())
+
+    def _assign(self) -> None:
+        """Inner branches come first, so that a map belongs to the smallest one around it."""
+        self._bases = set()
+        for each in self.sums.values():
+            self._bases |= {each.ancestor.index, each.stream.origin.index}
+            for index in each.members:
+                if index not in self.branches:
+                    self.branches[index] = Branch(
+                        index in each.last,
+                        each.depth,
+                        each.index,
+                        each.count,
+                        each.has_norm,
+                        each.has_norm_after,
+                    )
+
+
+def _repeats(each: Sum) -> int:
+    """How often a sum is made for once that its stream begins."""
+    start = each.start.times if each.start is not None else 1
+    return max(1, each.sum.times // start) if each.sum.times and start else 1
+
+
+def _recurrent_state(origins: Sequence[Origin]) -> set[int]:
+    """Origins that are what a loop over a sequence carries, gated or not, with no map between."""
+    found: set[int] = set()
+    for origin in origins:
+        if origin.kind == "carry":
+            passed = origin.sequence
+        else:
+            passes = origin.kind in ("affine", "norm", "product", "join")
+            passed = passes and any(state.origin.index in found for state in origin.parents)
+        if passed:
+            found.add(origin.index)
+    return found
+
+
+def _meeting_point(
+    origin: Origin,
+) -> tuple[Origin, tuple[dict[int, Origin], dict[int, Origin]], tuple[int, int]] | None:
+    """The nearest origin that both sides of a sum come from.
+
+    Both sides are walked backwards in one order, the youngest first, so that nothing older than
+    the meeting point is looked at.
+
+    Returns:
+        The origin, what was seen on each side, and the fewest maps between it and either side.
+    """
+    seen: tuple[dict[int, Origin], dict[int, Origin]] = ({}, {})
+    maps: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    heap: list[int] = []
+    queued: set[int] = set()
+
+    def reach(side: int, to: Origin, distance: int) -> None:
+        seen[side][to.index] = to
+        maps[side][to.index] = min(distance, maps[side].get(to.index, distance))
+        if to.index not in queued:
+            queued.add(to.index)
+            heapq.heappush(heap, -to.index)
+
+    for side, state in enumerate(origin.parents):
+        reach(side, state.origin, 0)
+    while heap:
+        index = -heapq.heappop(heap)
+        if index in seen[0] and index in seen[1]:
+            return seen[0][index], seen, (maps[0][index], maps[1][index])
+        for side in (0, 1):
+            at = seen[side].get(index)
+            for state in at.parents if at is not None else ():
+                reach(side, state.origin, maps[side][index] + at.counts)
+    return None
+
+
+def _is_projection(state: State, ancestor: Origin) -> bool:
+    """Whether a value is one linear map of an ancestor, with nothing but norms and biases after."""
+    while state.linear:
+        at = state.origin
+        if at.kind not in ("affine", "norm", "map") or not at.parents:
+            return False
+        state = at.parents[0]
+        if at.kind == "map":
+            return state.origin is ancestor
+    return False
+
+
+def _between(seen: dict[int, Origin], ancestor: Origin) -> dict[int, Origin]:
+    """Of the origins seen on a side, those that come from the ancestor."""
+    members: dict[int, Origin] = {}
+    for index in sorted(seen):
+        if index <= ancestor.index:
+            continue
+        parents = (state.origin for state in seen[index].parents)
+        if any(parent is ancestor or parent.index in members for parent in parents):
+            members[index] = seen[index]
+    return members
+
+
+def _longest(members: dict[int, Origin], end: Origin) -> int:
+    """Maps on the longest way through a branch."""
+    depths: dict[int, int] = {}
+    for index, origin in members.items():
+        before = (depths.get(state.origin.index, 0) for state in origin.parents)
+        depths[index] = max(before, default=0) + origin.counts
+        if origin.entry is not None and origin.entry.index in depths:
+            rounds = origin.entry.length - 1
+            depths[index] += max(0, rounds * (depths[index] - depths[origin.entry.index]))
+    return depths.get(end.index, 0)
+
+
+def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
+    """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only."""
+    found: set[int] = set()
+    pending = [branch]
+    while pending:
+        state = pending.pop()
+        at = state.origin
+        if not state.linear or state.broken or at.index not in members:
+            continue
+        if at.map is not None:
+            found.add(at.index)
+        elif at.kind in ("affine", "product", "sum", "exit"):
+            pending += at.parents
+    return found
+
+
+def _begins_with_norm(ancestor: Origin, members: dict[int, Origin]) -> bool:
+    """Whether all ways from the ancestor into a branch begin with a normalisation."""
+    pending = _inside(ancestor, members)
+    first = False
+    while pending:
+        at, linear = pending.pop()
+        if at.kind == "affine" and linear:
+            pending += _inside(at, members)
+        elif at.kind != "norm":
+            return False
+        else:
+            first = True
+    return first
+
+
+def _inside(origin: Origin, members: dict[int, Origin]) -> list[tuple[Origin, bool]]:
+    children: Iterable[tuple[Origin, State]] = origin.children
+    return [(child, state.linear) for child, state in children if child.index in members]

@@ -32,10 +32,10 @@ from zoo.plain import model, normed, unit
     {"a": (4, 5), "b": (9, 6), "c": (15, 7), "last": (22, 3)},
     array(2, 4),
     # Every layer reads what all before it made.
-    a=kernel(4, 5, activation="relu", last=False),
-    b=kernel(9, 6, activation="relu", last=False),
-    c=kernel(15, 7, activation="relu", last=False),
-    last=head(22, 3),
+    a=kernel(4, 5, activation="relu", last=False, depth=1),
+    b=kernel(9, 6, activation="relu", last=False, depth=2),
+    c=kernel(15, 7, activation="relu", last=False, depth=3),
+    last=head(22, 3, depth=4),
 )
 def dense_net(p, x):
     for name in "abc":

@@ -38,6 +38,7 @@ class Joint:
     branches: int | None = None
     pre_norm: bool | None = None
     post_norm: bool | None = None
+    depth: int | None = None
 
     def complaints(self, use: Any) -> list[str]:
         """What differs from a `Use`; the names are those of the records."""
@@ -48,6 +49,7 @@ class Joint:
             "fan_out": (self.fans[1], use.fan_out),
             "axes": (self.axes, (use.contracted, use.produced, use.batched)),
             "groups": (self.groups, use.groups),
+            "depth": (self.depth, use.depth),
             "transposed_strides": (self.strides, use.transposed_strides),
             "times": (self.times, "unknown" if use.times is None else use.times),
         }

@@ -43,9 +43,9 @@ def eqx_mlp() -> Case:
         lambda key: eqx.nn.MLP(4, 3, 7, depth=2, activation=jax.nn.silu, key=key),
         array(2, 4),
         table={
-            "layers/0/weight": kernel(4, 7, axes=((1,), (0,), ()), activation="silu"),
-            "layers/1/weight": kernel(7, 7, axes=((1,), (0,), ()), activation="silu"),
-            "layers/2/weight": head(7, 3, axes=((1,), (0,), ()), activation="none"),
+            "layers/0/weight": kernel(4, 7, axes=((1,), (0,), ()), activation="silu", depth=1),
+            "layers/1/weight": kernel(7, 7, axes=((1,), (0,), ()), activation="silu", depth=2),
+            "layers/2/weight": head(7, 3, axes=((1,), (0,), ()), activation="none", depth=3),
             "**/bias": BIAS,
         },
     )

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxinit.flax import nnx_apply
 from zoo.expect import (
     BIAS,
     SCALE,
@@ -24,9 +25,9 @@ from zoo.expect import (
 
 
 def in_nnx(make: Callable[[nnx.Rngs], Any], *inputs: Any, table: Mapping[str, Leaf]) -> Case:
-    """An NNX module, split into its graph and its state."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    return Case(lambda state, *args: nnx.merge(graph, state)(*args), state, inputs, table)
+    """An NNX module as a function of its state."""
+    apply, state = nnx_apply(lambda: make(nnx.Rngs(0)))
+    return Case(apply, state, inputs, table)
 
 
 class Chain(nnx.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from zoo.expect import (
     BIAS,
     POSITION,
     SCALE,
+    STATE,
     Case,
     array,
     embedding,
@@ -141,12 +143,13 @@ def stack(remat: bool) -> Case:
         Stack(4, remat),
         array(3, 6),
         table={
-            "**/stem/kernel": kernel(6, 5, last=False),
+            "**/stem/kernel": kernel(6, 5, last=False, depth=1),
             "**/up/kernel": kernel(5, 9, axes=((1,), (2,), (0,)), activation="relu", last=False),
             "**/down/kernel": kernel(
                 9, 5, axes=((1,), (2,), (0,)), last=True, branches=4, pre_norm=True
             ),
-            "**/head/kernel": head(5, 2, axes=((0,), (1,), ())),
+            # One map before, and two in each of four blocks.
+            "**/head/kernel": head(5, 2, axes=((0,), (1,), ()), depth=10),
             "**/scale": SCALE,
             "**/bias": BIAS,
         },
@@ -309,6 +312,34 @@ def post_norm() -> Case:
     )
 
 
+class Normed(nn.Module):
+    """A normalisation between a map and its activation."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x):
+        layers = {
+            "layer": nn.LayerNorm,
+            "rms": nn.RMSNorm,
+            "group": functools.partial(nn.GroupNorm, 2),
+            "batch": functools.partial(nn.BatchNorm, use_running_average=False),
+        }
+        x = layers[self.kind](name="norm")(nn.Dense(6, name="before")(x))
+        return nn.Dense(2, name="head")(nn.relu(x))
+
+
+def normed(kind: str) -> Case:
+    table = {
+        "**/before/kernel": kernel(4, 6, norm=kind, activation="relu", depth=1),
+        "**/head/kernel": head(6, 2, depth=2),
+        "**/scale": SCALE,
+        "**/bias": BIAS,
+    }
+    table |= {"batch_stats/**": STATE} if kind == "batch" else {}
+    return linen(Normed(kind), array(3, 5, 4), table=table, mutable=["batch_stats"])
+
+
 SMALL = GPT2Config(layers=2, width=12, heads=3, vocabulary=40, positions=16)
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -323,4 +354,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "experts by ragged_dot": lambda: experts(True),
     "relative positions": t5,
     "post-norm": post_norm,
+    **{
+        f"{kind} norm": functools.partial(normed, kind)
+        for kind in ("layer", "rms", "group", "batch")
+    },
 }

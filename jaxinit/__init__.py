@@ -1,8 +1,9 @@
 """jaxinit: the initialization layer for JAX.
 
 One array (`jaxinit.initializers`), one tree from rules (`plan`) or from any init function
-(`jit_init`), and assertions that hold both to their declared laws (`jaxinit.checks`). The bridge to
-Flax is `jaxinit.flax`, imported on its own.
+(`jit_init`), assertions that hold both to their declared laws (`jaxinit.checks`), and what a model
+does with each of its parameters (`read`). The bridge to Flax is `jaxinit.flax`, imported on its
+own.
 """
 
 from jaxinit import checks as checks
@@ -17,6 +18,7 @@ from jaxinit.planning import like_kernel as like_kernel
 from jaxinit.planning import plan as plan
 from jaxinit.planning import sharding_rules as sharding_rules
 from jaxinit.reading import Reading as Reading
+from jaxinit.reading import compare_fans as compare_fans
 from jaxinit.reading import read as read
 
 __version__ = "0.1.0"

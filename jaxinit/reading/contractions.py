@@ -106,28 +106,9 @@ def _product(walk: Walk, node: Node, left: Side, right: Side) -> Value:
         else:
             tags.append(_contract(walk, node, side))
     is_real = left.value.is_real or right.value.is_real
-    for side, other in ((left, right), (right, left)):
-        if other.value.is_real and side.value.is_data and not side.value.is_real:
-            pieces = side.pieces(side.value.parts[0], range(len(side.shape)))
-            summed = side.pieces(side.value.parts[0], side.contracted)
-            _retract(walk, pieces, summed)
     if not (left.value.is_view or right.value.is_view or left.value.is_data or right.value.is_data):
         return plain(shape, is_real=False)
     return data(_product_dims(left, right, tags), is_real=is_real)
-
-
-def _retract(walk: Walk, pieces: Dimension, summed: Dimension) -> None:
-    """A kernel made of constants and a parameter: the sum runs over rows that are mixtures of its.
-
-    What the parameter met first, the constants, was no data then.
-    """
-    if any(piece.axis not in (None, OTHER) for piece in summed):
-        return
-    for tag in {piece.axis for piece in pieces if (piece.axis or 0) >= TAGGED}:
-        met = walk.met[(tag or 0) - TAGGED]
-        unknown = Use(met.use.operation, "unknown", times=met.use.times, output=met.use.output)
-        why = f"{met.use.operation} with constants, whose result is contracted with data"
-        walk.met[(tag or 0) - TAGGED] = dataclasses.replace(met, use=unknown, why=met.why or why)
 
 
 def _product_dims(left: Side, right: Side, tags: Sequence[int | None]) -> list[Dimension]:

@@ -63,7 +63,9 @@ def follow(graph: Graph, maps: Mapping[int, Hashable], parameters: Iterable[int]
     streams = Streams(found)
     walker = _Walker(found, streams)
     flows = {
-        origin.value: Flow(walker.after(origin), streams.branches.get(origin.index), origin.depth)
+        origin.value: Flow(
+            walker.after(origin), streams.branches.get(origin.index), origin.depth
+        )
         for origin in found.origins
         if origin.map is not None or origin.kind == "map"
     }
@@ -136,7 +138,7 @@ class _Walker:
             return False
         if child.kind == "product":
             met.gates |= _is_gated(child, state)
-        if not state.linear or (state.broken and child.kind not in ("norm", "softmax")):
+        if not state.linear or state.broken and child.kind not in ("norm", "softmax"):
             met.nonlinear.append(state)
             return False
         if child.kind == "norm":

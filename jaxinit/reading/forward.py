@@ -18,10 +18,10 @@ from jaxinit.reading.axes import (
     features_of_contraction,
     scope_of,
 )
+from jaxinit.reading.primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 from jaxinit.reading.families import Families, Kind, Origin, State
 from jaxinit.reading.graph import Graph, Node, straighten
 from jaxinit.reading.meeting import meet
-from jaxinit.reading.primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 
 _LOOPS = ("enter", "take", "stack", "merge")
 
@@ -177,7 +177,7 @@ class _Forward:
         values = [self.number(atom) for atom in node.inputs]
         if not values or any(value is None for value in values):
             return
-        if (name in MOVES and name not in CUTS) or (name == "enter" and len(values) == 1):
+        if name in MOVES and name not in CUTS or name == "enter" and len(values) == 1:
             self.constants[number] = values[0]
         elif name in ELEMENTWISE:
             value = uniform(evaluate(name, node.params, values))

@@ -122,7 +122,9 @@ def _with_parameter(
     return Meeting("join", states, name)
 
 
-def _with_noise(name: str, state: State, found: Families, number: Callable[[Any], Any]) -> Meeting:
+def _with_noise(
+    name: str, state: State, found: Families, number: Callable[[Any], Any]
+) -> Meeting:
     """Dropout: the values go through, without the division by the part that is kept."""
     if name not in ("select_n", *_SUMS, *_PRODUCTS):
         return Meeting("join", (state,), name)
@@ -145,7 +147,9 @@ def _between_pieces(name: str, states: tuple[State, ...]) -> Meeting:
     return Meeting("sum" if name in _SUMS else "join", states, name)
 
 
-def _with_own_sum(node: Node, states: tuple[State, ...], values: State, found: Families) -> Meeting:
+def _with_own_sum(
+    node: Node, states: tuple[State, ...], values: State, found: Families
+) -> Meeting:
     """Values that meet sums of themselves."""
     name = node.primitive
     tags = values.tags
@@ -192,7 +196,7 @@ def _within(
         tags |= f.SQUARED
     elif name in ("exp", "exp2"):
         tags |= f.EXPONENTIAL
-    elif name in ("sqrt", "rsqrt") or (name == "pow" and number(node.inputs[1]) in (0.5, -0.5)):
+    elif name in ("sqrt", "rsqrt") or name == "pow" and number(node.inputs[1]) in (0.5, -0.5):
         tags |= f.ROOT
     elif name in ("log", "log1p"):
         tags |= f.LOGARITHM

@@ -342,6 +342,8 @@ def normed(kind: str) -> Case:
 
 SMALL = GPT2Config(layers=2, width=12, heads=3, vocabulary=40, positions=16)
 
+NORMS = ("layer", "rms", "group", "batch")
+
 CASES: dict[str, Callable[[], Case]] = {
     "gpt-2": lambda: gpt_2(SMALL, 8),
     "gpt-2, 124M": lambda: gpt_2(GPT2Config(), 1024),

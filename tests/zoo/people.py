@@ -12,7 +12,6 @@ from zoo.expect import (
     head,
     kernel,
     packed,
-    unknown,
 )
 from zoo.plain import model, normed, unit
 
@@ -279,9 +278,8 @@ def contrastive(p, x, y):
 @model(
     {"w": (3, 5), "last": (5, 2)},
     array(2, 4),
-    # Each of 4 rows of the kernel is a mixture of 3 rows of the parameter: its variance depends
-    # on the constant, and no fan says how.
-    w=unknown("dot_general"),
+    # The features are mixed from 4 to 3 by a constant first, then by the kernel: (x C) w.
+    w=kernel(3, 5, activation="relu"),
     last=head(5, 2),
 )
 def kernel_in_a_basis(p, x):

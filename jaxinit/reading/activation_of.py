@@ -280,7 +280,9 @@ def _with_slope(values: np.ndarray) -> str | None:
     below = values[0]
     slope = -below / 8
     if _agree(values, np.where(_POINTS > 0, _POINTS, slope * _POINTS)):
-        return "leaky_relu" if math.isclose(slope, 0.01, rel_tol=1e-5) else _call("leaky_relu", slope)
+        return (
+            "leaky_relu" if math.isclose(slope, 0.01, rel_tol=1e-5) else _call("leaky_relu", slope)
+        )
     alpha = below / math.expm1(-8)
     if alpha > 0 and _agree(values, _elu(_POINTS, alpha)):
         return "elu" if math.isclose(alpha, 1, rel_tol=1e-5) else _call("elu", alpha)

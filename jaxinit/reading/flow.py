@@ -63,9 +63,7 @@ def follow(graph: Graph, maps: Mapping[int, Hashable], parameters: Iterable[int]
     streams = Streams(found)
     walker = _Walker(found, streams)
     flows = {
-        origin.value: Flow(
-            walker.after(origin), streams.branches.get(origin.index), origin.depth
-        )
+        origin.value: Flow(walker.after(origin), streams.branches.get(origin.index), origin.depth)
         for origin in found.origins
         if origin.map is not None or origin.kind == "map"
     }

@@ -122,9 +122,7 @@ def _with_parameter(
     return Meeting("join", states, name)
 
 
-def _with_noise(
-    name: str, state: State, found: Families, number: Callable[[Any], Any]
-) -> Meeting:
+def _with_noise(name: str, state: State, found: Families, number: Callable[[Any], Any]) -> Meeting:
     """Dropout: the values go through, without the division by the part that is kept."""
     if name not in ("select_n", *_SUMS, *_PRODUCTS):
         return Meeting("join", (state,), name)
@@ -147,9 +145,7 @@ def _between_pieces(name: str, states: tuple[State, ...]) -> Meeting:
     return Meeting("sum" if name in _SUMS else "join", states, name)
 
 
-def _with_own_sum(
-    node: Node, states: tuple[State, ...], values: State, found: Families
-) -> Meeting:
+def _with_own_sum(node: Node, states: tuple[State, ...], values: State, found: Families) -> Meeting:
     """Values that meet sums of themselves."""
     name = node.primitive
     tags = values.tags

@@ -126,7 +126,9 @@ CUTS = frozenset(
         "split",
     }
 )
-CONTRACTIONS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
+CONTRACTIONS = frozenset(
+    {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
+)
 
 
 def evaluate(primitive: str, params: Mapping[str, Any], operands: Sequence[Any]) -> Any | None:

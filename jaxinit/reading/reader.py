@@ -11,10 +11,10 @@ import jax
 from jaxinit.engine.jaxprs import is_integral
 from jaxinit.planning.paths import FlatTree, canonical_path, flatten
 from jaxinit.reading.apply import apply
+from jaxinit.reading.combine import uses_of
 from jaxinit.reading.graph import Graph, trace
 from jaxinit.reading.records import Parameter, Role, Use
 from jaxinit.reading.result import Reading
-from jaxinit.reading.values import TAGGED
 from jaxinit.reading.walk import Met, Walk, incoming
 
 
@@ -100,14 +100,14 @@ def read_flat(
 
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
     walk = _walk(graph, shapes, [path in state for path in paths])
-    uses = _uses(walk)
+    uses, found = uses_of(walk, graph, graph.inputs[: len(paths)])
     atoms = _read_atoms(graph)
     parameters = [
         _parameter(path, shape, uses.get(number, ()), path in state, graph.inputs[number] in atoms)
         for number, (path, shape) in enumerate(zip(paths, shapes, strict=True))
     ]
     inputs = dict(zip(paths, graph.inputs, strict=False))
-    return Reading(tuple(parameters), graph, inputs, graph.inputs[len(paths) :])
+    return Reading(tuple(parameters), graph, inputs, graph.inputs[len(paths) :], found.chain)
 
 
 def _walk(graph: Graph, shapes: Sequence[Any], is_state: Sequence[bool]) -> Walk:
@@ -126,36 +126,6 @@ def _walk(graph: Graph, shapes: Sequence[Any], is_state: Sequence[bool]) -> Walk
             axes = tuple(range(len(walk.shapes[part.leaf])))
             walk.note(part, Use("output", "bias", produced=axes))
     return walk
-
-
-def _uses(walk: Walk) -> dict[int, list[Met]]:
-    """Meetings by parameter; kernels packed into one array each have their own."""
-    packed: dict[int, list[tuple[float, int]]] = {}
-    for place, slices in walk.cuts.items():
-        tag, _, size = place  # pyright: ignore[reportGeneralTypeIssues]
-        if place in walk.rejoined or not _tiles(sorted(slices), size):
-            continue
-        for start, limit, number in walk.regions.get(tag - TAGGED, [(0, size, tag - TAGGED)]):
-            shares = [
-                ((last - first) / (limit - start), output)
-                for (first, last), output in sorted(slices.items())
-                if start <= first and last <= limit
-            ]
-            packed.setdefault(number, shares)
-    uses: dict[int, list[Met]] = {}
-    for number, met in enumerate(walk.met):
-        for share, output in packed.get(number) or [(1.0, None)]:
-            fan_out = met.use.fan_out and met.use.fan_out * share
-            use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)
-            uses.setdefault(met.leaf, []).append(dataclasses.replace(met, use=use))
-    return uses
-
-
-def _tiles(slices: Sequence[tuple[int, int]], size: int) -> bool:
-    """Whether several slices lie side by side and cover everything."""
-    ends = [0, *(last for _, last in slices)]
-    starts = [*(first for first, _ in slices), size]
-    return len(slices) > 1 and starts == ends
 
 
 def _parameter(

@@ -11,7 +11,7 @@ from typing import Any
 from jaxinit._table import render_table
 from jaxinit.planning.messages import suggestion
 from jaxinit.reading.graph import Graph
-from jaxinit.reading.records import Activation, Parameter, Use
+from jaxinit.reading.records import Activation, Chain, Parameter, Use
 
 _FORMAT = "jaxinit-reading/1"
 _NUMBER = re.compile(r"\d+")
@@ -26,12 +26,14 @@ class Reading:
         graph: the traced forward pass.
         inputs: by path, the number that each leaf has among the values of the graph.
         arguments: numbers of the other arrays that the model was called with.
+        chain: the longest way through the model, and its residual streams.
     """
 
     parameters: tuple[Parameter, ...]
     graph: Graph
     inputs: Mapping[str, int]
     arguments: tuple[int, ...]
+    chain: Chain
 
     def __len__(self) -> int:
         return len(self.parameters)

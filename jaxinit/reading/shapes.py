@@ -11,7 +11,7 @@ from jaxinit.reading import views
 from jaxinit.reading.graph import Node
 from jaxinit.reading.values import CONSTANT, TAGGED, Value, data, mapped, untagged, view
 from jaxinit.reading.views import Part, Piece
-from jaxinit.reading.walk import Walk
+from jaxinit.reading.walk import Place, Walk
 
 Shape: TypeAlias = tuple[int, ...]
 Rule: TypeAlias = Callable[[Part, Any, Shape], Part]
@@ -154,7 +154,7 @@ def sliced(
         if found is None or (found[0].axis or 0) < TAGGED:
             continue
         piece, first, last = found
-        place = (piece.axis, piece.stride, piece.size)
+        place = Place(piece.axis or 0, piece.stride, piece.size)
         walk.cuts[place] = {**walk.cuts.get(place, {}), (first, last): output}
         new = dataclasses.replace(new, cuts=new.cuts | {(place, first)})
     return new

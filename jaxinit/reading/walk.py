@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.extend.core as jex
 
@@ -31,6 +31,14 @@ from jaxinit.reading.views import Part, Piece
 
 # A loop that carries something else each time for longer than this carries data.
 _MOST_ROUNDS = 8
+
+
+class Place(NamedTuple):
+    """A piece of a kernel's output: the tag of the use, its stride there, and its size."""
+
+    axis: int
+    stride: int
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,8 +79,8 @@ class Walk:
         self.avals = graph.avals
         self.values: dict[int, Value] = dict.fromkeys(graph.constants, CONSTANT)
         self.met: list[Met] = []
-        self.cuts: dict[Hashable, dict[tuple[int, int], int]] = {}
-        self.rejoined: set[Hashable] = set()
+        self.cuts: dict[Place, dict[tuple[int, int], int]] = {}
+        self.rejoined: set[Place] = set()
         self.links = 0
         self.regions: dict[int, list[tuple[int, int, int]]] = {}
         self.readers = _count_readers(graph)

@@ -1,0 +1,98 @@
+"""Meetings of parameters with data, and what the data meet afterwards, put together as uses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxinit.reading.flow import Following, follow
+from jaxinit.reading.graph import Graph
+from jaxinit.reading.records import Use
+from jaxinit.reading.values import TAGGED
+from jaxinit.reading.walk import Met, Walk
+
+_MAPS = ("kernel", "embedding")
+
+
+def uses_of(
+    walk: Walk, graph: Graph, leaves: Sequence[int]
+) -> tuple[dict[int, list[Met]], Following]:
+    """Meetings by parameter, each with what follows it.
+
+    Args:
+        walk: a walk that has come to its end.
+        graph: what it walked through.
+        leaves: numbers of the graph's inputs that are parameters or state.
+
+    Returns:
+        By the number of each parameter its meetings, in order of execution, and the whole of what
+        was found on the way from map to map.
+    """
+    uses: dict[int, list[Met]] = {}
+    for met in _split(walk):
+        uses.setdefault(met.leaf, []).append(met)
+    maps = {
+        number: leaf
+        for leaf, several in uses.items()
+        for met in several
+        if met.use.role in _MAPS and (number := _made(met.use)) is not None
+    }
+    found = follow(graph, maps, leaves)
+    for several in uses.values():
+        several[:] = [dataclasses.replace(met, use=_followed(met.use, found)) for met in several]
+    return uses, found
+
+
+def _made(use: Use) -> int | None:
+    """Number of the value that a use makes: its slice, where several are packed together."""
+    return use.output if use.slice_output is None else use.slice_output
+
+
+def _followed(use: Use, found: Following) -> Use:
+    number = _made(use)
+    if number is None:
+        return use
+    flow = found.flows.get(number) if use.role in _MAPS else None
+    if flow is None:
+        return dataclasses.replace(use, branch=found.branches.get(number))
+    is_head = use.role == "kernel" and flow.after.is_output
+    role = "head" if is_head else use.role
+    return dataclasses.replace(
+        use, role=role, after=flow.after, branch=flow.branch, depth=flow.depth
+    )
+
+
+def _split(walk: Walk) -> list[Met]:
+    """Meetings in order; kernels packed into one array each have their own."""
+    packed = _packed(walk)
+    split = []
+    for number, met in enumerate(walk.met):
+        for share, output in packed.get(number) or [(1.0, None)]:
+            fan_out = met.use.fan_out and met.use.fan_out * share
+            use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)
+            split.append(dataclasses.replace(met, use=use))
+    return split
+
+
+def _packed(walk: Walk) -> dict[int, list[tuple[float, int]]]:
+    """Slices that each meeting's output is cut into: share of the output, number of the value."""
+    packed: dict[int, list[tuple[float, int]]] = {}
+    for place, slices in walk.cuts.items():
+        tag, size = place.axis - TAGGED, place.size
+        if place in walk.rejoined or not _tiles(sorted(slices), size):
+            continue
+        for start, limit, number in walk.regions.get(tag, [(0, size, tag)]):
+            shares = [
+                ((last - first) / (limit - start), output)
+                for (first, last), output in sorted(slices.items())
+                if start <= first and last <= limit
+            ]
+            packed.setdefault(number, shares)
+    return packed
+
+
+def _tiles(slices: Sequence[tuple[int, int]], size: int) -> bool:
+    """Whether several slices lie side by side and cover everything."""
+    ends = [0, *(last for _, last in slices)]
+    starts = [*(first for first, _ in slices), size]
+    return len(slices) > 1 and starts == ends

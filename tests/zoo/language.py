@@ -36,7 +36,11 @@ def gpt_2(config: GPT2Config, length: int) -> Case:
         ids(2, length),
         table={
             "**/wte/embedding": packed(
-                embedding(), head(d, rows, axes=((1,), (0,), ()), activation="none")
+                embedding(),
+                # Four maps in each block follow each other; the head comes after them.
+                head(
+                    d, rows, axes=((1,), (0,), ()), activation="none", depth=4 * config.layers + 1
+                ),
             ),
             "**/wpe/embedding": POSITION,
             "**/c_attn/kernel": packed(

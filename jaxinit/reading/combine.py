@@ -35,7 +35,9 @@ def uses_of(
         number: leaf
         for leaf, several in uses.items()
         for met in several
-        if met.use.role in _MAPS and (number := _made(met.use)) is not None
+        if met.use.role in _MAPS
+        for number in (met.use.output, met.use.slice_output)
+        if number is not None
     }
     found = follow(graph, maps, leaves)
     for several in uses.values():

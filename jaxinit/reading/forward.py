@@ -18,10 +18,10 @@ from jaxinit.reading.axes import (
     features_of_contraction,
     scope_of,
 )
-from jaxinit.reading.primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 from jaxinit.reading.families import Families, Kind, Origin, State
 from jaxinit.reading.graph import Graph, Node, straighten
 from jaxinit.reading.meeting import meet
+from jaxinit.reading.primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 
 _LOOPS = ("enter", "take", "stack", "merge")
 
@@ -131,7 +131,7 @@ class _Forward:
             for i, a in enumerate(node.inputs)
             if isinstance(a, int) and a in self.states
         ]
-        if first in self.maps:
+        if any(number in self.maps for number in node.outputs):
             self.map(node, [state for _, state in reads])
         elif not self.bits[first] & f.DATA:
             self.without_data(node)
@@ -155,16 +155,23 @@ class _Forward:
             self.origin(kind, number, reads, node, detail=node.primitive)
 
     def map(self, node: Node, reads: Sequence[State]) -> None:
+        """A map; or a slice of one's output, which is followed by itself and counts no more."""
+        made = None
+        for number in node.outputs:
+            if number in self.maps:
+                made = self.origin("map", number, reads, node, map=self.maps[number])
+            else:
+                self.member(number, reads[0], piece=self.piece())
         number = node.outputs[0]
-        made = self.origin("map", number, reads, node, map=self.maps[number])
-        made.counts = node.primitive in CONTRACTIONS
-        made.depth += made.counts
+        if made is None or node.primitive not in CONTRACTIONS:
+            return
+        made.counts = True
+        made.depth += 1
         held = [i for i, a in enumerate(node.inputs) if isinstance(a, int)]
         kernel = next((i for i in held if not self.bits[node.inputs[i]] & f.DATA), None)
-        if made.counts:
-            features = features_of_contraction(node, kernel, self.avals)
-            self.states[number].features = features
-            self.measure(made, features)
+        features = features_of_contraction(node, kernel, self.avals)
+        self.states[number].features = features
+        self.measure(made, features)
 
     def without_data(self, node: Node) -> None:
         """Constants are computed where they are one number; of parameters, roots are noted."""
@@ -177,7 +184,7 @@ class _Forward:
         values = [self.number(atom) for atom in node.inputs]
         if not values or any(value is None for value in values):
             return
-        if name in MOVES and name not in CUTS or name == "enter" and len(values) == 1:
+        if (name in MOVES and name not in CUTS) or (name == "enter" and len(values) == 1):
             self.constants[number] = values[0]
         elif name in ELEMENTWISE:
             value = uniform(evaluate(name, node.params, values))

@@ -192,7 +192,7 @@ def _within(
         tags |= f.SQUARED
     elif name in ("exp", "exp2"):
         tags |= f.EXPONENTIAL
-    elif name in ("sqrt", "rsqrt") or name == "pow" and number(node.inputs[1]) in (0.5, -0.5):
+    elif name in ("sqrt", "rsqrt") or (name == "pow" and number(node.inputs[1]) in (0.5, -0.5)):
         tags |= f.ROOT
     elif name in ("log", "log1p"):
         tags |= f.LOGARITHM

@@ -56,6 +56,11 @@ class State:
     features: tuple[int, ...] = ()
     broken: bool = False
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it is an elementwise function of the origin, before moves and sums over axes."""
+        return not (self.broken or self.mixed)
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Origin:

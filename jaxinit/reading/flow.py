@@ -136,7 +136,7 @@ class _Walker:
             return False
         if child.kind == "product":
             met.gates |= _is_gated(child, state)
-        if not state.linear or (state.broken and child.kind not in ("norm", "softmax")):
+        if not state.linear or not state.is_elementwise:
             met.nonlinear.append(state)
             return False
         if child.kind == "norm":

@@ -59,6 +59,7 @@ class Node:
         calls: names of the functions it was called through, outermost first, such as
             ``("silu", "logistic")``.
         times: how often it runs in one pass; None where data decide.
+        equation: what it was in the jaxpr, to run it again; None of a node that `straighten` made.
     """
 
     primitive: str
@@ -68,6 +69,7 @@ class Node:
     bodies: tuple[Graph, ...] = ()
     calls: tuple[str, ...] = ()
     times: int | None = 1
+    equation: Any = None
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Graph, Any]:
@@ -160,7 +162,7 @@ class _Builder:
                 "condition_constants": params["cond_nconsts"],
                 "body_constants": params["body_nconsts"],
             }
-        return Node(name, params, inputs, outputs, bodies, calls, times)
+        return Node(name, params, inputs, outputs, bodies, calls, times, equation)
 
 
 def _name_of(equation: Any) -> str:

@@ -38,16 +38,20 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
     """
     sweep = _Sweep()
     for field in outputs:
-        sweep.start(field.number, np.ones((tables.ROWS, 2)))
+        sweep.start(field.number, np.ones((tables.ROWS, 2)), np.zeros((tables.ROWS, 2)))
     for field, links in reversed(world.tape):
         slopes = sweep.waiting.pop(field.number, None)
         if slopes is None:
             continue
-        total = sum((_mean_square(slope) for slope in slopes.values()), np.zeros((2, 2)))
+        squares = {draw: _mean_square(slope) for draw, slope in slopes.items()}
+        total = sum(squares.values(), np.zeros((2, 2)))
+        with np.errstate(invalid="ignore"):
+            shared = sum((square * sweep.shared[draw] for draw, square in squares.items()))
+            common = np.nan_to_num(shared / np.where(total > 0, total, 1.0))
         sweep.totals[field.number] = total
         for link in links:
-            unknown = bool(field.lost or world.tape[link.to][0].lost)
-            sweep.follow(field, world.tape[link.to][0], link, slopes, total, unknown)
+            target = world.tape[link.to][0]
+            sweep.follow(field, target, link, slopes, total, common)
     return sweep.totals
 
 
@@ -56,13 +60,16 @@ class _Sweep:
         self.waiting: dict[int, dict[int, _Slope]] = {}
         self.totals: dict[int, np.ndarray] = {}
         self.draws = 0
+        # Of each draw, which share of its second moment all positions have in common.
+        self.shared: dict[int, np.ndarray] = {}
 
-    def start(self, number: int, second: np.ndarray) -> None:
+    def start(self, number: int, second: np.ndarray, common: np.ndarray) -> None:
         """A gradient that is a draw of its own."""
-        self.add(number, self.draw(), _Slope(np.sqrt(second), ()))
+        self.add(number, self.draw(common), _Slope(np.sqrt(second), ()))
 
-    def draw(self) -> int:
+    def draw(self, common: np.ndarray) -> int:
         self.draws += 1
+        self.shared[self.draws] = common
         return self.draws
 
     def add(self, number: int, draw: int, slope: _Slope) -> None:
@@ -76,14 +83,23 @@ class _Sweep:
         link: Link,
         slopes: dict[int, _Slope],
         total: np.ndarray,
-        unknown: bool,
+        common: np.ndarray,
     ) -> None:
-        if unknown or link.gain is not None:
-            gain = np.broadcast_to(_UNKNOWN, (2, 2)) if unknown or link.gain is None else link.gain
+        if field.lost or target.lost or link.gain is not None:
+            gain = _UNKNOWN if field.lost or target.lost or link.gain is None else link.gain
+            if link.pooled is not None and np.all(np.isfinite(gain)):
+                gain = gain * (1 - common) + link.pooled * common
+                # Positions that were mixed share between what they did and everything.
+                common = np.stack([common[:, 0], np.ones(tables.ROWS)], axis=1)
+            if link.shares:
+                common = np.ones((tables.ROWS, 2))
             # Where nothing comes nothing goes, however large the gain.
-            self.start(link.to, np.where(total > 0, np.multiply(gain, total, where=total > 0, out=np.zeros((2, 2))), 0.0))
+            with np.errstate(invalid="ignore"):
+                second = np.where((total > 0) & (gain > 0), gain * total, 0.0)
+            self.start(link.to, second, common)
         elif link.places is not None:
-            self.add(link.to, self.draw(), _expanded(slopes, field, target, link.places))
+            slope = _expanded(slopes, field, target, link.places)
+            self.add(link.to, self.draw(common), slope)
         else:
             assert link.slope is not None
             own = _Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
@@ -135,16 +151,16 @@ def _expanded(
     slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray
 ) -> _Slope:
     """Gradient of a compressed field, at every entry of the joint table that it came from."""
-    square = sum(slope.table**2 if not slope.sources else _on(slope, field) ** 2 for slope in slopes.values())
-    profile = np.sqrt(square)
-    if profile.ndim == 2:
-        return _Slope(profile, ())
+    squares = [_on(slope, field) ** 2 for slope in slopes.values()]
+    profile = np.sqrt(sum(squares, np.zeros((tables.ROWS, 2, 1))))
+    if profile.shape[-1] == 1:
+        return _Slope(profile[..., 0], ())
     rows = np.arange(tables.ROWS).reshape(-1, *[1] * (places.ndim - 1))
     return _Slope(np.moveaxis(profile[rows, :, places], -1, 1), target.sources)
 
 
 def _on(slope: _Slope, field: Field) -> np.ndarray:
-    """A slope on the one source of a field; any other source is averaged out."""
+    """A slope over the one source of a field; any other source is averaged out."""
     if slope.sources == field.sources:
-        return np.broadcast_to(slope.table, (*slope.table.shape[:2], tables.NODES))
-    return np.sqrt(_mean_square(slope))
+        return slope.table
+    return np.sqrt(_mean_square(slope))[..., None]

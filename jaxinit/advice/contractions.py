@@ -112,9 +112,14 @@ def _attention(
     second = together * (values.second - shared) + shared
     variance = np.maximum(second - values.mean**2, 0.0)
     products = math.prod(shape) * simplex.keys
-    to_values = products / max(values.size, 1) * together / simplex.keys
+    queries = products / max(values.size, 1)
+    to_values = queries * together / simplex.keys
     to_weights = products / max(p.size, 1) * (values.second - shared)
-    links = [Link(values.number, gain=both(to_values)), Link(p.number, gain=both(to_weights))]
+    pooled = both((queries / simplex.keys) ** 2 * simplex.unevenness * np.ones(tables.ROWS))
+    links = [
+        Link(values.number, gain=both(to_values), pooled=pooled),
+        Link(p.number, gain=both(to_weights)),
+    ]
     spread = np.where(variance > 0, variance, 1.0)
     correlation = np.clip((shared - values.mean**2) / spread, 0.0, 1.0)
     correlation = np.array([correlation[0], 1.0])

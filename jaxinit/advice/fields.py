@@ -64,11 +64,14 @@ class Simplex:
         count: keys that each query may look at, one number per query.
         keys: keys there are.
         deviation: standard deviation of the logits, one number per row.
+        unevenness: mean square over keys of the weight that a key gets from all queries, over the
+            square of the mean, when each query weighs the keys it sees equally.
     """
 
     count: np.ndarray
     keys: int
     deviation: np.ndarray
+    unevenness: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,12 +142,17 @@ class Link:
             the joint table.
         gain: second moment of the gradient there over that here, a pair (low, high) for each row;
             the gradient there is independent of the gradient here.
+        pooled: as ``gain``, for what the gradients of different positions have in common, where
+            positions are mixed.
+        shares: whether all positions get the same gradient, as those of a mean over them do.
     """
 
     to: int
     slope: np.ndarray | None = None
     places: np.ndarray | None = None
     gain: np.ndarray | None = None
+    pooled: np.ndarray | None = None
+    shares: bool = False
 
 
 class World:

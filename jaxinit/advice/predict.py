@@ -105,7 +105,7 @@ class Prediction:
     def __str__(self) -> str:
         columns = ["map", "forward", "backward"]
         if self.draws:
-            columns = ["map", "forward", "measured", "backward", "measured "]
+            columns = ["map", "forward", "measured", "backward", "measured"]
         rows = []
         for m in self.maps:
             rounds = "".join(f"[{number}]" for number in m.rounds)

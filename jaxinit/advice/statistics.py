@@ -8,7 +8,6 @@ normalisation subtracts that part and divides by what is left.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -29,12 +28,13 @@ _QUERIES = 8
 def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[int]) -> Field:
     """A sum over some axes."""
     count = math.prod(field.shape[a] for a in axes)
-    mean, second = field.mean, field.second
+    mean = field.mean
     variance = variance_of_mean(world, field, axes)
     kept = [flag for i, flag in enumerate(field.features) if i not in axes]
     tag = _tag_of_sum(field, axes, count)
     squares = tag.kind == "squares" and all(field.features[a] for a in axes if field.shape[a] > 1)
-    links = [Link(field.number, gain=both(1.0))]
+    shares = any(not field.features[a] and field.shape[a] > 1 for a in axes)
+    links = [Link(field.number, gain=both(1.0), shares=shares)]
     facts: dict[str, Any] = {"tag": tag, "lost": field.lost, "label": field.label}
     if squares or np.all(variance <= _CONSTANT * mean**2):
         of = tag.of if tag.kind == "squares" else None
@@ -43,7 +43,6 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
     crossed = np.maximum(world.cross(field) - mean**2, 0.0)
     units = math.prod(field.shape[a] for a in axes if field.features[a])
     share = np.clip(crossed / units / np.where(variance > 0, variance, 1.0), 0.0, 1.0)
-    del second
     return world.normal(
         count * mean, count**2 * variance, shape, kept, links, share, world.all_roots(field), **facts
     )
@@ -109,11 +108,10 @@ def softmax(world: World, exponentials: Field, tag: Tag, shape: Sequence[int]) -
     """Attention weights, from the exponentials of logits that are divided by their sum."""
     assert exponentials.tag is not None
     logits = world.tape[exponentials.tag.of][0]
-    count = np.asarray([float(tag.count)])
+    count, unevenness = np.asarray([float(tag.count)]), 1.0
     if exponentials.mask is not None and len(tag.axes) == 1:
-        visible = np.broadcast_to(exponentials.mask, exponentials.shape).sum(tag.axes[0])
-        count = visible[visible > 0].reshape(-1).astype(float)
-    simplex = Simplex(count, tag.count, np.sqrt(logits.variance))
+        count, unevenness = _visible(exponentials.mask, tag.axes[0])
+    simplex = Simplex(count, tag.count, np.sqrt(logits.variance), unevenness)
     if logits.lost:
         why = f"softmax of values that were lost: {logits.lost}"
         return world.lost(why, shape, [logits])
@@ -125,6 +123,18 @@ def softmax(world: World, exponentials: Field, tag: Tag, shape: Sequence[int]) -
     return world.normal(
         mean, variance, shape, exponentials.features, links, [0.0, 1.0], roots, simplex=simplex
     )
+
+
+def _visible(mask: np.ndarray, axis: int) -> tuple[np.ndarray, float]:
+    """Keys that each query sees, and how unevenly keys are seen."""
+    # Axes that a mask was broadcast along say the same over and over.
+    repeated = [i for i, step in enumerate(mask.strides) if step == 0 and i != axis]
+    mask = mask[tuple(slice(1) if i in repeated else slice(None) for i in range(mask.ndim))]
+    counts = mask.sum(axis, keepdims=True)
+    equal = mask / np.maximum(counts, 1)
+    received = equal.mean(tuple(i for i in range(mask.ndim) if i != axis))
+    unevenness = float((received**2).mean() / max(received.mean() ** 2, 1e-300))
+    return counts[counts > 0].reshape(-1).astype(float), unevenness
 
 
 def concentration(simplex: Simplex) -> tuple[np.ndarray, np.ndarray]:

@@ -115,7 +115,7 @@ def _mean_square(slope: _Slope) -> np.ndarray:
     square = slope.table**2
     while square.ndim > 2:
         # A table without some source has one node along it.
-        square = square[..., 0] if square.shape[-1] == 1 else square @ tables.weights()
+        square = square[..., 0] if square.shape[-1] == 1 else (square * tables.weights()).sum(-1)
     return square
 
 
@@ -139,7 +139,10 @@ def _spread(slope: _Slope, joint: tuple[int, ...]) -> np.ndarray:
 
 def _times(a: _Slope, b: _Slope) -> _Slope:
     one, other, sources = _aligned(a, b)
-    return _Slope(one * other, sources)
+    # No slope is no gradient, even of one that is not known.
+    with np.errstate(invalid="ignore"):
+        product = one * other
+    return _Slope(np.where(np.isnan(product), 0.0, product), sources)
 
 
 def _added(a: _Slope, b: _Slope) -> _Slope:

@@ -54,6 +54,8 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
     if special is not None:
         return special
     prepared = [x if isinstance(x, Field) else known_as_field(world, x) for x in operands]
+    if not all(x.label for x in fields):
+        prepared = [_at_positions(world, x) for x in prepared]
     facts = _facts(node, operands, prepared)
     features = features_of(prepared, aval.shape)
     joint = _joint(prepared)
@@ -72,11 +74,14 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
 
 
 def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[bool]:
-    """Which axes of a result hold independent units: those that any operand has units along."""
-    return [
-        any(len(x.shape) == len(shape) and x.shape[i] > 1 and x.features[i] for x in operands)
-        for i in range(len(shape))
-    ]
+    """Which axes of a result hold independent units: those that any operand has units along.
+
+    A parameter that is added or multiplied entry by entry says nothing of its own: a table of
+    positions has independent entries along them, what it is added to has not.
+    """
+    aligned = [x for x in operands if len(x.shape) == len(shape)]
+    own = [x for x in aligned if not x.label or sum(n > 1 for n in x.shape) < 2]
+    return [any(x.shape[i] > 1 and x.features[i] for x in own or aligned) for i in range(len(shape))]
 
 
 def known_as_field(world: World, known: Known) -> Field:
@@ -92,6 +97,19 @@ def known_as_field(world: World, known: Known) -> Field:
         world.of_known[known] = tables.of_array(array), source
     table, source = world.of_known[known]
     return world.field(table, (source,), known.shape, features)
+
+
+def _at_positions(world: World, field: Field) -> Field:
+    """A table of positions among data: the same in every sample, another at every position."""
+    if not field.label or sum(n > 1 for n in field.shape) < 2 or not field.sources:
+        return field
+    key = ("positions", field.number)
+    if key not in world.parts:
+        new = world.other_entries(field, field.shape, field.features, 1.0, independent=True)
+        for source in new.sources:
+            world.correlations[source] = np.array([0.0, 1.0])
+        world.parts[key] = new
+    return world.parts[key]
 
 
 def hull(world: World, values: Sequence[Operand], shape: Sequence[int]) -> Field:

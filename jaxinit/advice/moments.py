@@ -56,7 +56,8 @@ def _known(
         # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers.
         table, source = tables.uniform() + 1.0, world.source(0.0)
         shape = avals[0].shape
-        return [world.field(table, (source,), shape, [True] * len(shape))]
+        # What they decide keeps the axes of what it is decided for.
+        return [world.field(table, (source,), shape, [False] * len(shape))]
     computable = all(x.array is not None for x in known) and all(
         math.prod(a.shape) <= _MOST_KNOWN and not _is_key(a) for a in avals
     )
@@ -224,7 +225,8 @@ def _concatenate(world: World, node: Node, operands: Any, avals: Any) -> list[Op
     if any(isinstance(x, Known) and x.array is None for x in operands):
         return _unknown(world, node, operands, avals)
     fields = [x for x in operands if isinstance(x, Field)]
-    features = [any(x.features[i] for x in fields) for i in range(len(avals[0].shape))]
+    along = range(len(avals[0].shape))
+    features = [any(x.features[i] and x.shape[i] > 1 for x in fields) for i in along]
     sizes = [math.prod(x.shape) for x in operands]
     return [mixture(world, operands, sizes, avals[0].shape, features)]
 

@@ -244,7 +244,7 @@ def _moments(path: str, law: Any) -> tuple[float, float]:
 def _parameter(world: World, path: str, moments: tuple[float, float], aval: Any) -> Operand:
     if not jnp.issubdtype(aval.dtype, np.floating):
         return Known(None, aval.shape)
-    features = [True] * len(aval.shape)
+    features = [length > 1 for length in aval.shape]
     # The same at every position: correlation 1.
     return world.normal(*moments, aval.shape, features, correlation=1.0, label=path)
 

@@ -196,12 +196,8 @@ def _given(
     points = [_at(function, q, weight) for q in _crossings(grid, gaps, gap)]
     points = [p for p in points if p.bias_variance >= -1e-12]
     if not points:
-        largest = float(biases.max())
-        range_ = (
-            f"weight variances from {weights.min():.4g} to {weights.max():.4g} make chi 1"
-            if weight is not None
-            else f"where chi is 1, bias variances go up to {largest:.4g}"
-        )
+        kind, ends = ("bias", biases) if weight is None else ("weight", weights)
+        range_ = f"chi is 1 for {kind} variances from {ends.min():.4g} to {ends.max():.4g}"
         raise _none(caller, function, what, range_)
     best = min(points, key=lambda p: (p.slope > 1 + 1e-9, p.variance))
     return dataclasses.replace(best, bias_variance=max(best.bias_variance, 0.0))

@@ -147,7 +147,7 @@ def integrate(
         else:  # a spike that no point of the level above had seen
             largest = np.zeros_like(scale)
             for channel, sizes in zip(largest, size, strict=True):
-                np.maximum.at(channel, row, sizes)
+                np.maximum.at(channel, row, sizes)  # pyright: ignore[reportArgumentType]
             scale = np.maximum(scale, largest)
         is_rough = error > np.maximum(tolerance * scale[:, row], noise * size)
         rough = is_rough.any(axis=0)

@@ -279,7 +279,7 @@ def contrastive(p, x, y):
     {"w": (3, 5), "last": (5, 2)},
     array(2, 4),
     # The features are mixed from 4 to 3 by a constant first, then by the kernel: (x C) w.
-    w=kernel(3, 5, activation="relu"),
+    w=kernel(3, 5),
     last=head(5, 2),
 )
 def kernel_in_a_basis(p, x):

@@ -17,6 +17,10 @@ from jaxinit.reading.result import Reading
 from jaxinit.reading.walk import Met, Walk, incoming
 
 
+# What quantised parameters do; counters and flags do none of it.
+_OF_INTEGERS = ("kernel", "head", "embedding", "scale")
+
+
 def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: Any) -> Reading:
     """Reads what a model does with each of its parameters.
 
@@ -132,7 +136,7 @@ def _parameter(
 ) -> Parameter:
     if is_integral(shape):
         # A counter that is handed out or compared; integers that are multiplied are quantised.
-        met = [each for each in met if each.use.role in ("kernel", "embedding", "scale")]
+        met = [each for each in met if each.use.role in _OF_INTEGERS]
         is_state = is_state or (is_read and not met)
     uses = () if is_state else tuple(each.use for each in met)
     role: Role = "unused"

@@ -16,7 +16,6 @@ from jaxinit.reading.records import Parameter, Role, Use
 from jaxinit.reading.result import Reading
 from jaxinit.reading.walk import Met, Walk, incoming
 
-
 # What quantised parameters do; counters and flags do none of it.
 _OF_INTEGERS = ("kernel", "head", "embedding", "scale")
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxinit
 from jaxinit.reading.axes import features_after, scope_of
 from jaxinit.reading.flow import follow
 from jaxinit.reading.forward import divide
@@ -637,7 +638,42 @@ def test_branches_of_a_cond_and_a_while():
     assert read.after("c").is_output and not read.after("b").is_output
 
 
+def test_keys_that_a_scan_takes_are_no_sequence():
+    def block(x, both):
+        w, key = both
+        keep = jax.random.bernoulli(key, 0.9, x.shape)
+        return x + jnp.where(keep, jnp.tanh(norm(x) @ w) / 0.9, 0), None
+
+    def model(p, x, key):
+        return jax.lax.scan(block, x, (p["w"], jax.random.split(key, 5)))[0]
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    read = Read(model, {"w": shape(5, 4, 4)}, X, key)
+    assert read.branch("w").count == 5 and not read.after("w").recurrent
+
+
+def test_slices_of_one_product_are_followed_each_by_itself():
+    read = jaxinit.read(*linen_parts(nn.RNN(nn.OptimizedLSTMCell(5)), shape(2, 7, 3)))
+    for gate, activation in {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid"}.items():
+        for source in "ih":
+            (use,) = read[f"params/cell/{source}{gate}/kernel"].uses
+            assert use.after.activation.name == activation and use.after.gates
+            assert use.after.recurrent == (source == "h")
+
+
+def linen_parts(module, *args):
+    return module.apply, jax.eval_shape(module.init, jax.random.key(0), *args), *args
+
+
 # Whole models.
+
+
+def test_packed_queries_keys_and_values_through_read():
+    config = GPT2Config(layers=1, width=8, heads=2, vocabulary=11, positions=6)
+    read = jaxinit.read(*linen_parts(GPT2(config), shape(1, 4, dtype="int32")))
+    uses = read["params/h_0/attn/c_attn/kernel"].uses
+    assert [use.after.softmax for use in uses] == [True, True, False]
+    assert {(use.branch.index, use.branch.is_last, use.depth) for use in uses} == {(0, False, 1)}
 
 
 def test_gpt2():

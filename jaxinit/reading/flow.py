@@ -184,6 +184,10 @@ def _leads_to_softmax(contraction: Origin) -> bool:
 
 def _is_recurrent(origin: Origin) -> bool:
     """Whether a map reads what a loop over a sequence carries, with no map in between."""
+    if not origin.counts:
+        # A slice of the output of a map reads what the map does.
+        packed = (state.origin for state in origin.parents if state.origin.counts)
+        origin = next(packed, origin)
     pending = [state.origin for state in origin.parents]
     seen: set[int] = set()
     while pending:

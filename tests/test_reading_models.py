@@ -10,7 +10,19 @@ import jax
 import pytest
 
 import jaxinit
-from zoo import beyond, edges, frameworks, in_nnx, language, layers, people, plain, vision, wider
+from zoo import (
+    beyond,
+    edges,
+    frameworks,
+    in_nnx,
+    language,
+    layers,
+    more_linen,
+    people,
+    plain,
+    vision,
+    wider,
+)
 
 # The models of these enter themselves into the table of `plain`.
 assert people and beyond and wider and edges
@@ -18,6 +30,7 @@ ROOMS = {
     "linen layers": layers,
     "images": vision,
     "sequences": language,
+    "more of linen": more_linen,
     "nnx": in_nnx,
     "others": frameworks,
 }

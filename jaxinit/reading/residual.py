@@ -91,7 +91,7 @@ class Streams:
         maps = [side.maps[ancestor.index] for side in sides]
         near, far = (0, 1) if maps[0] < maps[1] else (1, 0)
         stream, branch = origin.parents[near], origin.parents[far]
-        projected = maps[near] == 1 and maps[far] > 1 and _is_projection(stream, ancestor)
+        projected = maps[near] == 1 and maps[far] > 1 and _is_projection(stream, branch, ancestor)
         if maps[near] == maps[far] or (maps[near] and not projected):
             return None
         if stream.origin.index in self._recurrent:
@@ -229,16 +229,24 @@ def _meeting_point(origin: Origin) -> tuple[Origin, _Side, _Side] | None:
     return None if first is None else (first, *sides)
 
 
-def _is_projection(state: State, ancestor: Origin) -> bool:
-    """Whether a value is one linear map of an ancestor, with nothing but norms and biases after."""
-    while state.linear:
+def _is_projection(stream: State, branch: State, ancestor: Origin) -> bool:
+    """Whether the stream is one linear map of an ancestor, with norms and biases at most.
+
+    Low-rank factors beside a kernel are one linear map with it: no stream and no branch.
+    """
+    start = _start(stream, ancestor, ("affine", "norm", "map"))
+    other = _start(branch, ancestor, ("affine", "map"))
+    return start is not None and (other is None or other.value != start.value)
+
+
+def _start(state: State, ancestor: Origin, kinds: Sequence[str]) -> State | None:
+    """What a value is made of by linear steps of some kinds alone, where that is an ancestor's."""
+    while state.origin is not ancestor:
         at = state.origin
-        if at.kind not in ("affine", "norm", "map") or not at.parents:
-            return False
+        if not state.linear or at.kind not in kinds or not at.parents:
+            return None
         state = at.parents[0]
-        if at.kind == "map":
-            return state.origin is ancestor
-    return False
+    return state
 
 
 def _between(seen: dict[int, Origin], ancestor: Origin) -> dict[int, Origin]:

@@ -53,15 +53,14 @@ class Joint:
             "transposed_strides": (self.strides, use.transposed_strides),
             "times": (self.times, "unknown" if use.times is None else use.times),
         }
-        if None not in (self.activation, after):
+        if after is not None:
             got = after.activation.name if after.activation else "none"
             wanted["activation"] = (self.activation, got)
-        elif self.activation is not None:
-            wanted["after"] = (self.activation, "not followed")
-        if after is not None:
             wanted["softmax"] = (self.softmax, after.softmax)
             wanted["gates"] = (self.gates, after.gates)
             wanted["normalisation"] = (self.norm, after.normalisation)
+        elif (self.activation, self.softmax, self.gates, self.norm) != (None,) * 4:
+            wanted["after"] = ("something", "not followed")
         if self.last is not None:
             wanted["is_last"] = (self.last, branch is not None and branch.is_last)
         if self.branches is not None:
@@ -128,6 +127,8 @@ def embedding(**rest: Any) -> Leaf:
     return Leaf("embedding", (Joint("embedding", **rest),))
 
 
+# A scale that a residual branch ends with.
+LAST_SCALE = Leaf("scale", (Joint("scale", last=True),))
 BIAS, SCALE, POSITION = Leaf("bias"), Leaf("scale"), Leaf("position")
 STATE, UNUSED = Leaf("state"), Leaf("unused")
 
@@ -173,6 +174,7 @@ def ids(*shape: int) -> jax.ShapeDtypeStruct:
 
 def linen(module: Any, *inputs: Any, table: Mapping[str, Leaf], **rest: Any) -> Case:
     """A Linen module; what it calls mutable is written in the pass."""
-    init = {name: value for name, value in rest.items() if name != "mutable"}
-    variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args, **init), *inputs)
+    init = {name: value for name, value in rest.items() if name not in ("mutable", "rngs")}
+    keys = {"params": jax.random.key(0), **rest.get("rngs", {})}
+    variables = jax.eval_shape(lambda *args: module.init(keys, *args, **init), *inputs)
     return Case(lambda tree, *args: module.apply(tree, *args, **rest), variables, inputs, table)

@@ -93,8 +93,8 @@ def eqx_recurrence() -> Case:
             return self.last(state)
 
     def three(fan_in: int) -> Leaf:
-        each = {"axes": ((1,), (0,), ()), "times": 7, "gates": True}
-        gate = kernel(fan_in, 5, activation="sigmoid", **each)
+        each = {"axes": ((1,), (0,), ()), "times": 7}
+        gate = kernel(fan_in, 5, activation="sigmoid", gates=True, **each)
         new = kernel(fan_in, 5, **each)
         return packed(gate, gate, new)
 
@@ -193,12 +193,14 @@ def hk_lstm() -> Case:
         return hk.Linear(3)(outputs)
 
     gate = kernel(9, 5, activation="sigmoid", times=7, gates=True)
+    # Haiku adds one to the forget gate before the sigmoid.
+    forget = kernel(9, 5, activation="add+logistic", times=7, gates=True)
     new = kernel(9, 5, activation="tanh", times=7, gates=True)
     return in_haiku(
         net,
         array(7, 2, 4),
         table={
-            "lstm/linear/w": packed(gate, new, gate, gate),
+            "lstm/linear/w": packed(gate, new, forget, gate),
             "linear/w": head(5, 3),
             "**/b": BIAS,
         },

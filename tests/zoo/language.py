@@ -130,28 +130,31 @@ class Stack(nn.Module):
 
     layers: int
     remat: bool
+    axis: int = 0
 
     @nn.compact
     def __call__(self, x):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         scan = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers
+            block,
+            variable_axes={"params": self.axis},
+            split_rngs={"params": True},
+            length=self.layers,
         )
         x, _ = scan(name="blocks")(nn.Dense(5, name="stem")(x))
         return nn.Dense(2, name="head")(x)
 
 
-def stack(remat: bool) -> Case:
+def stack(remat: bool, axis: int = 0) -> Case:
     # Every layer has its own slice and applies it once.
+    axes = ((1,), (2,), (0,)) if axis == 0 else ((0,), (2,), (1,))
     return linen(
-        Stack(4, remat),
+        Stack(4, remat, axis),
         array(3, 6),
         table={
             "**/stem/kernel": kernel(6, 5, last=False, depth=1),
-            "**/up/kernel": kernel(5, 9, axes=((1,), (2,), (0,)), activation="relu", last=False),
-            "**/down/kernel": kernel(
-                9, 5, axes=((1,), (2,), (0,)), last=True, branches=4, pre_norm=True
-            ),
+            "**/up/kernel": kernel(5, 9, axes=axes, activation="relu", last=False),
+            "**/down/kernel": kernel(9, 5, axes=axes, last=True, branches=4, pre_norm=True),
             # One map before, and two in each of four blocks.
             "**/head/kernel": head(5, 2, axes=((0,), (1,), ()), depth=10),
             "**/scale": SCALE,
@@ -354,6 +357,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "llama": llama,
     "scan": lambda: stack(False),
     "scan with remat": lambda: stack(True),
+    # Layers along the second axis, as MaxText has them.
+    "scan along another axis": lambda: stack(True, 1),
     "remat": checkpointed,
     "vmap": ensemble,
     "experts by einsum": lambda: experts(False),

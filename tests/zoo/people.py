@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from zoo.expect import (
     BIAS,
+    LAST_SCALE,
     SCALE,
     array,
     head,
@@ -230,7 +231,7 @@ def adaptive_norm(p, x, condition):
     array(2, 5),
     w=kernel(5, 8, activation="relu"),
     out=kernel(8, 5, last=True),
-    gamma=SCALE,
+    gamma=LAST_SCALE,
     last=head(5, 3),
 )
 def layer_scale(p, x):
@@ -242,7 +243,7 @@ def layer_scale(p, x):
     array(2, 5),
     w=kernel(5, 8, activation="relu"),
     out=kernel(8, 5, last=True),
-    alpha=SCALE,
+    alpha=LAST_SCALE,
     last=head(5, 3),
 )
 def re_zero(p, x):
@@ -279,7 +280,7 @@ def contrastive(p, x, y):
     {"w": (3, 5), "last": (5, 2)},
     array(2, 4),
     # The features are mixed from 4 to 3 by a constant first, then by the kernel: (x C) w.
-    w=kernel(3, 5, activation="relu"),
+    w=kernel(3, 5),
     last=head(5, 2),
 )
 def kernel_in_a_basis(p, x):

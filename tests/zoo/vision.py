@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.expect import (
     BIAS,
+    LAST_SCALE,
     POSITION,
     SCALE,
     STATE,
@@ -187,6 +188,7 @@ def resnet(stages: tuple[int, ...], width: int, classes: int, pixels: int) -> Ca
     table = {
         "batch_stats/**": STATE,
         "**/stem/kernel": kernel(49 * 3, 49 * width, activation="relu", norm="batch"),
+        "**/bn_3/scale": LAST_SCALE,
         "**/scale": SCALE,
         "**/bias": BIAS,
     }

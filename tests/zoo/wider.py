@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from zoo.expect import (
     BIAS,
+    LAST_SCALE,
     SCALE,
     Leaf,
     array,
@@ -27,7 +28,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
     depth=kernel(49, 49, groups=6, norm="layer", last=False),
     up=kernel(6, 11, activation="gelu", last=False),
     down=kernel(11, 6, last=True),
-    gamma=SCALE,
+    gamma=LAST_SCALE,
     last=head(6, 3),
 )
 def conv_next(p, x):

@@ -42,6 +42,7 @@ class Tag:
         factor: entries summed over times what it was multiplied with since; 1 for a mean.
         count: entries summed over.
         axes: axes summed over.
+        units: whether these are all axes of independent units.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Tag:
     factor: float = 1.0
     count: int = 1
     axes: tuple[int, ...] = ()
+    units: bool = False
 
     @property
     def is_mean(self) -> bool:

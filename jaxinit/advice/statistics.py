@@ -32,7 +32,7 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
     variance = variance_of_mean(world, field, axes)
     kept = [flag for i, flag in enumerate(field.features) if i not in axes]
     tag = _tag_of_sum(field, axes, count)
-    squares = tag.kind == "squares" and all(field.features[a] for a in axes if field.shape[a] > 1)
+    squares = tag.kind == "squares" and tag.units
     shares = any(not field.features[a] and field.shape[a] > 1 for a in axes)
     links = [Link(field.number, gain=both(1.0), shares=shares)]
     facts: dict[str, Any] = {"tag": tag, "lost": field.lost, "label": field.label}
@@ -58,9 +58,10 @@ def variance_of_mean(world: World, field: Field, axes: Sequence[int]) -> np.ndar
 
 def _tag_of_sum(field: Field, axes: Sequence[int], count: int) -> Tag:
     tag = field.tag
+    units = all(field.features[a] for a in axes if field.shape[a] > 1)
     if tag is not None and tag.kind == "square":
-        return Tag("squares", tag.of, count, count, tuple(axes))
-    return Tag("sum", field.base, count, count, tuple(axes))
+        return Tag("squares", tag.of, count, count, tuple(axes), units)
+    return Tag("sum", field.base, count, count, tuple(axes), units)
 
 
 def centred(world: World, field: Field, mean: Field) -> Field:
@@ -73,7 +74,7 @@ def centred(world: World, field: Field, mean: Field) -> Field:
     table = (field.table - field.mean[rows]) * scale[rows]
     links = [Link(field.number, slope=np.ones(tables.ROWS))]
     sources = field.sources
-    if not all(field.features[a] for a in mean.tag.axes):
+    if not mean.tag.units:
         # What all positions share is gone.
         sources = [world.source(0.0, world.roots[s]) for s in sources]
     facts: dict[str, Any] = {"label": field.label, "lost": field.lost, "centred_of": field.base}

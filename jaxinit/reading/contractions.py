@@ -116,8 +116,13 @@ def _product(walk: Walk, node: Node, left: Side, right: Side) -> Value:
 def _product_dims(left: Side, right: Side, tags: Sequence[int | None]) -> list[Dimension]:
     """Dimensions of the output: batch, free ones of the left, free ones of the right."""
     sides = (left, right)
+    # Rows of constants are as good as rows of data: coordinates, for example.
+    rows = [
+        side.value if side.value.is_data else plain(side.shape, is_real=False) for side in sides
+    ]
     own = [
-        None if side.value.is_view else dims_of(untagged(side.value), side.shape) for side in sides
+        None if side.value.is_view else dims_of(untagged(row), side.shape)
+        for side, row in zip(sides, rows, strict=True)
     ]
     dims: list[Dimension] = []
     for number, pair in enumerate(zip(left.batched, right.batched, strict=True)):

@@ -223,9 +223,10 @@ def _meeting_point(origin: Origin) -> tuple[Origin, _Side, _Side] | None:
                 return sides[0].seen[index], *sides
         free.discard(index)
         for side in sides:
-            at = side.seen.get(index)
-            for state in at.parents if at is not None else ():
-                reach(side, state.origin, side.maps[index] + at.counts)
+            if index in side.seen:
+                at = side.seen[index]
+                for state in at.parents:
+                    reach(side, state.origin, side.maps[index] + at.counts)
     return None if first is None else (first, *sides)
 
 
@@ -274,7 +275,10 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
 
 
 def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
-    """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only."""
+    """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only.
+
+    A sum weighted by a softmax counts as a scale: experts that a router mixes.
+    """
     found: set[int] = set()
     pending = [branch]
     while pending:
@@ -284,7 +288,7 @@ def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
             continue
         if at.map is not None:
             found.add(at.index)
-        elif at.kind in ("affine", "product", "sum", "exit"):
+        elif at.kind in ("affine", "product", "sum", "exit", "contract"):
             pending += at.parents
     return found
 

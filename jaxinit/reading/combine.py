@@ -69,8 +69,12 @@ def _followed(use: Use, found: Following) -> Use:
 def _split(walk: Walk) -> list[Met]:
     """Meetings in order; kernels packed into one array each have their own."""
     packed = _packed(walk)
+    # Power iterations and other sums of a kernel that inputs reach elsewhere are no use of it.
+    reached = {met.leaf for met in walk.met if met.use.role == "kernel" and not met.is_aside}
     split = []
     for number, met in enumerate(walk.met):
+        if met.is_aside and met.leaf in reached:
+            continue
         for share, output in packed.get(number) or [(1.0, None)]:
             fan_out = met.use.fan_out and met.use.fan_out * share
             use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)

@@ -106,7 +106,7 @@ def _product(walk: Walk, node: Node, left: Side, right: Side) -> Value:
         elif _is_projected(side, other):
             tags.append(_project(walk, node, side))
         else:
-            tags.append(_contract(walk, node, side))
+            tags.append(_contract(walk, node, side, is_aside=not other.value.is_real))
     is_real = left.value.is_real or right.value.is_real
     if not (left.value.is_view or right.value.is_view or left.value.is_data or right.value.is_data):
         return plain(shape, is_real=False)
@@ -260,7 +260,7 @@ def _project(walk: Walk, node: Node, side: Side) -> int:
     return FEATURE
 
 
-def _contract(walk: Walk, node: Node, side: Side) -> int:
+def _contract(walk: Walk, node: Node, side: Side, *, is_aside: bool = False) -> int:
     """Notes what every parameter of a view does in a product; returns the tag of the output."""
     first = None
     for part, roles in zip(side.value.parts, _roles(side), strict=True):
@@ -284,7 +284,7 @@ def _contract(walk: Walk, node: Node, side: Side) -> int:
                 fan_in=float(math.prod(piece.terms for piece in roles.contracted)),
                 fan_out=float(math.prod(piece.entries for piece in roles.produced)),
             )
-        number = walk.note(part, use)
+        number = walk.note(part, use, is_aside=is_aside)
         if use.role == "kernel":
             first = number if first is None else first
             stretch = next((piece for piece in roles.produced if not piece.is_whole), None)

@@ -277,7 +277,8 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
 def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
     """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only.
 
-    A sum weighted by a softmax counts as a scale: experts that a router mixes.
+    Those biases and scales themselves are among them. A sum weighted by a softmax counts as a
+    scale: experts that a router mixes.
     """
     found: set[int] = set()
     pending = [branch]
@@ -286,9 +287,9 @@ def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
         at = state.origin
         if not (state.linear and state.is_elementwise) or at.index not in members:
             continue
-        if at.map is not None:
+        if at.map is not None or at.kind == "affine":
             found.add(at.index)
-        elif at.kind in ("affine", "product", "sum", "exit", "contract"):
+        if at.map is None and at.kind in ("affine", "product", "sum", "exit", "contract"):
             pending += at.parents
     return found
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from zoo.expect import (
     BIAS,
-    LAST_SCALE,
     POSITION,
     SCALE,
     STATE,
@@ -188,7 +187,6 @@ def resnet(stages: tuple[int, ...], width: int, classes: int, pixels: int) -> Ca
     table = {
         "batch_stats/**": STATE,
         "**/stem/kernel": kernel(49 * 3, 49 * width, activation="relu", norm="batch"),
-        "**/bn_3/scale": LAST_SCALE,
         "**/scale": SCALE,
         "**/bias": BIAS,
     }

@@ -153,8 +153,8 @@ def force(p, x):
 @model(
     {"w": (1, 5), "v": (5, 1), "b": (5,)},
     array(7, 1),
-    # Value and slope in one pass: every kernel meets the value and its tangent.
-    w=packed(kernel(1, 5), kernel(1, 5)),
+    # Value and slope in one pass: a kernel meets the value and its tangent, which at first is 1.
+    w=kernel(1, 5),
     v=packed(head(5, 1), head(5, 1)),
     b=BIAS,
 )

@@ -150,9 +150,7 @@ def _added(a: _Slope, b: _Slope) -> _Slope:
     return _Slope(one + other, sources)
 
 
-def _expanded(
-    slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray
-) -> _Slope:
+def _expanded(slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray) -> _Slope:
     """Gradient of a compressed field, at every entry of the joint table that it came from."""
     squares = [_on(slope, field) ** 2 for slope in slopes.values()]
     profile = np.sqrt(sum(squares, np.zeros((tables.ROWS, 2, 1))))

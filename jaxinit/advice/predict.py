@@ -224,7 +224,11 @@ def _named_laws(laws: Any) -> dict[str, tuple[float, float]]:
     """Mean and variance of every parameter by path, in the order of the tree."""
     if isinstance(laws, Plan):
         return {leaf.path: _moments(leaf.path, leaf.law) for leaf in laws}
-    if isinstance(laws, Mapping) and laws and all(isinstance(v, Law | tuple) for v in laws.values()):
+    if (
+        isinstance(laws, Mapping)
+        and laws
+        and all(isinstance(v, Law | tuple) for v in laws.values())
+    ):
         return {str(path): _moments(str(path), law) for path, law in laws.items()}
     flat = flatten("predict", laws)
     return {p: _moments(p, leaf) for p, leaf in zip(flat.paths, flat.leaves, strict=True)}
@@ -303,9 +307,7 @@ def _measured(
     records = []
     for record, place in zip(prediction.maps, places, strict=True):
         ahead, back = (None if np.isnan(v) else float(v) for v in sums[place] / draws)
-        records.append(
-            dataclasses.replace(record, measured_forward=ahead, measured_backward=back)
-        )
+        records.append(dataclasses.replace(record, measured_forward=ahead, measured_backward=back))
     return dataclasses.replace(prediction, maps=tuple(records), draws=draws)
 
 

@@ -123,7 +123,7 @@ def _aligned(a: _Slope, b: _Slope) -> tuple[np.ndarray, np.ndarray, tuple[int, .
     if a.sources == b.sources:
         return a.table, b.table, a.sources
     joint = tuple(sorted({*a.sources, *b.sources}))
-    return *(_spread(x, joint) for x in (a, b)), joint
+    return _spread(a, joint), _spread(b, joint), joint
 
 
 def _spread(slope: _Slope, joint: tuple[int, ...]) -> np.ndarray:

@@ -200,7 +200,7 @@ def _masked(world: World, operands: Sequence[Operand]) -> Field | None:
     """Logits of which a known mask hides some."""
     if len(operands) != 3 or not isinstance(operands[0], Known):
         return None
-    which, *cases = operands
+    which, cases = operands[0], operands[1:]
     kept = [i for i, case in enumerate(cases) if isinstance(case, Field)]
     if len(kept) != 1 or not _is_mask_value(cases[1 - kept[0]]):
         return None

@@ -243,7 +243,7 @@ def _concatenate(world: World, node: Node, operands: Any, avals: Any) -> list[Op
 
 
 def _pad(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    field, value = operands
+    field = operands[0]
     if not isinstance(field, Field):
         return _unknown(world, node, operands, avals)
     total = math.prod(avals[0].shape)

@@ -145,8 +145,8 @@ def predict(
             `jaxinit.reading.graph.trace` gives it for ``trace(apply, variables, *args)``; or
             anything with such a ``graph``.
         laws: the law of every parameter, in the order of the flattened tree: a `jaxinit.Plan` made
-            from that tree, or the tree itself, of which mean and variance of each leaf are measured,
-            or a mapping from path to `Law` or (mean, variance) in that order.
+            from that tree, or the tree itself, whose leaves' mean and variance are measured, or a
+            mapping from path to `Law` or (mean, variance) in that order.
         inputs: for every further input (mean, second moment), or None where it is standard normal
             or integers.
         measure: whether to draw as well, from a plan; a tree is taken as it is.
@@ -239,7 +239,7 @@ def _moments(path: str, law: Any) -> tuple[float, float]:
         return float(np.real(law.mean)), float(law.variance)
     if isinstance(law, tuple) and len(law) == 2:
         return float(law[0]), float(law[1])
-    if not hasattr(law, "dtype") or isinstance(law, jax.ShapeDtypeStruct):
+    if isinstance(law, tuple | jax.ShapeDtypeStruct) or not hasattr(law, "dtype"):
         raise TypeError(
             f"predict needs a law for {path!r}, got {law!r}. "
             "Pass a plan, a tree of arrays, or a mapping from path to (mean, variance)."

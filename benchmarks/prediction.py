@@ -109,7 +109,10 @@ def mlp_rules(weight: float, bias: float, *, orthogonal: bool = False) -> list[t
         if orthogonal
         else init.variance_scaling(weight, "fan_in", "normal")
     )
-    return [("**/kernel", kernel), ("**/bias", init.normal(math.sqrt(bias)) if bias else init.zeros)]
+    return [
+        ("**/kernel", kernel),
+        ("**/bias", init.normal(math.sqrt(bias)) if bias else init.zeros),
+    ]
 
 
 def cases(width: int, deep: float, batch: int) -> dict[str, Case]:
@@ -169,8 +172,10 @@ def rival(case: Case, draws: int) -> list[float] | None:
     measured: dict[str, list[float]] = {}
     for seed in range(draws):
         key = jax.random.key(seed)
-        x = jax.random.normal(key, case.x.shape) if case.x.dtype == jnp.float32 else (
-            jax.random.randint(key, case.x.shape, 0, 211)
+        x = (
+            jax.random.normal(key, case.x.shape)
+            if case.x.dtype == jnp.float32
+            else (jax.random.randint(key, case.x.shape, 0, 211))
         )
         params = case.model.init(key, jnp.zeros(case.x.shape, case.x.dtype))
         report = anyinit.initialize(case.model, "analytic", x, params=params, seed=seed)
@@ -212,9 +217,7 @@ def main() -> None:
             "anyinit, forward": other,
             "maps": [dataclasses.asdict(m) for m in prediction.maps],
         }
-        rows.append(
-            [name, *_cells(forward), *_cells(backward), f"{seconds:.2f}", *_cells(other)]
-        )
+        rows.append([name, *_cells(forward), *_cells(backward), f"{seconds:.2f}", *_cells(other)])
         harness.write(arguments.json, QUESTION, results)
     harness.show(
         f"maps within a factor of {FACTOR:g}, width {width}, mean of {draws} draws",

@@ -123,7 +123,7 @@ def _aligned(a: _Slope, b: _Slope) -> tuple[np.ndarray, np.ndarray, tuple[int, .
     if a.sources == b.sources:
         return a.table, b.table, a.sources
     joint = tuple(sorted({*a.sources, *b.sources}))
-    return *(_spread(x, joint) for x in (a, b)), joint
+    return _spread(a, joint), _spread(b, joint), joint
 
 
 def _spread(slope: _Slope, joint: tuple[int, ...]) -> np.ndarray:
@@ -150,9 +150,7 @@ def _added(a: _Slope, b: _Slope) -> _Slope:
     return _Slope(one + other, sources)
 
 
-def _expanded(
-    slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray
-) -> _Slope:
+def _expanded(slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray) -> _Slope:
     """Gradient of a compressed field, at every entry of the joint table that it came from."""
     squares = [_on(slope, field) ** 2 for slope in slopes.values()]
     profile = np.sqrt(sum(squares, np.zeros((tables.ROWS, 2, 1))))

@@ -81,15 +81,16 @@ def _sum_of_products(
     spread = np.where(variance > 0, variance, 1.0)
     crossed = fan * crosses[0] * crosses[1] + fan * others * (a.mean * b.mean) ** 2 - mean**2
     correlation = np.clip(crossed / spread, 0.0, 1.0)
-    common = max(
-        np.max(fan * x.mean**2 * y.variance / spread) for x, y in ((a, b), (b, a)) if x.label
-    ) if a.label or b.label else 0.0
+    common = (
+        max(np.max(fan * x.mean**2 * y.variance / spread) for x, y in ((a, b), (b, a)) if x.label)
+        if a.label or b.label
+        else 0.0
+    )
     if common > _IN_COMMON:
         features = [False] * len(features)
         correlation = np.array([correlation[0], 1.0])
     links = [
-        Link(x.number, gain=both(products / max(x.size, 1) * y.second))
-        for x, y in ((a, b), (b, a))
+        Link(x.number, gain=both(products / max(x.size, 1) * y.second)) for x, y in ((a, b), (b, a))
     ]
     label = f"{a.label} {b.label}" if a.label and b.label else None
     lost = a.lost or b.lost

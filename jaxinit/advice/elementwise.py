@@ -81,7 +81,9 @@ def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[bool]:
     """
     aligned = [x for x in operands if len(x.shape) == len(shape)]
     own = [x for x in aligned if not x.label or sum(n > 1 for n in x.shape) < 2]
-    return [any(x.shape[i] > 1 and x.features[i] for x in own or aligned) for i in range(len(shape))]
+    return [
+        any(x.shape[i] > 1 and x.features[i] for x in own or aligned) for i in range(len(shape))
+    ]
 
 
 def known_as_field(world: World, known: Known) -> Field:
@@ -118,7 +120,10 @@ def hull(world: World, values: Sequence[Operand], shape: Sequence[int]) -> Field
     fields = [world.compressed(x) for x in fields]
     seconds = np.stack([x.second for x in fields])
     rows = [int(seconds[:, 0].argmin()), int(seconds[:, 1].argmax())]
-    wide = [np.broadcast_to(x.table if x.sources else x.table[:, None], (2, tables.NODES)) for x in fields]
+    wide = [
+        np.broadcast_to(x.table if x.sources else x.table[:, None], (2, tables.NODES))
+        for x in fields
+    ]
     table = np.stack([wide[choice][row] for row, choice in enumerate(rows)])
     roots = frozenset().union(*(world.all_roots(x) for x in fields))
     links = [Link(x.number, gain=np.array([[0.0, 1.0]] * 2)) for x in fields]
@@ -195,7 +200,7 @@ def _masked(world: World, operands: Sequence[Operand]) -> Field | None:
     """Logits of which a known mask hides some."""
     if len(operands) != 3 or not isinstance(operands[0], Known):
         return None
-    which, *cases = operands
+    which, cases = operands[0], operands[1:]
     kept = [i for i, case in enumerate(cases) if isinstance(case, Field)]
     if len(kept) != 1 or not _is_mask_value(cases[1 - kept[0]]):
         return None
@@ -321,9 +326,7 @@ def _crowded_sum(
     lost = a.lost or b.lost
     mean = a.mean + sign * b.mean
     links = [Link(x.number, gain=np.ones((tables.ROWS, 2))) for x in (a, b)]
-    return world.normal(
-        mean, variance, shape, features, links, correlation, roots, lost=lost
-    )
+    return world.normal(mean, variance, shape, features, links, correlation, roots, lost=lost)
 
 
 def _given(field: Field, source: int) -> np.ndarray:
@@ -366,6 +369,7 @@ def _bind(node: Node, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np
         return np.asarray(first, dtype=float), [None] * len(arrays)
     slopes: list[np.ndarray | None] = []
     for index, value in enumerate(values):
+
         def only(x: Any, index: int = index) -> Any:
             return run(*values[:index], x, *values[index + 1 :])
 

@@ -172,9 +172,7 @@ class World:
         self.parts: dict[Any, Field] = {}
         self._compressed: dict[int, Field] = {}
 
-    def source(
-        self, correlation: Any = 0.0, roots: frozenset[int] | None = None
-    ) -> int:
+    def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
         """A standard normal number, independent of all others unless it has roots."""
         number = len(self.correlations)
         self.correlations.append(np.broadcast_to(np.asarray(correlation, float), (tables.ROWS,)))
@@ -209,14 +207,18 @@ class World:
         **facts: Any,
     ) -> Field:
         """A field of normal entries; a constant one where the variance is 0."""
-        mean, variance = (np.broadcast_to(np.asarray(m, float), (tables.ROWS,)) for m in (mean, variance))
+        mean, variance = (
+            np.broadcast_to(np.asarray(m, float), (tables.ROWS,)) for m in (mean, variance)
+        )
         if not np.any(variance > 0):
             return self.field(np.array(mean), (), shape, features, links, **facts)
         source = self.source(correlation, roots)
         table = tables.normal(mean, variance)
         return self.field(table, (source,), shape, features, links, **facts)
 
-    def lost(self, why: str, shape: Sequence[int], inputs: Sequence[Any] = (), **facts: Any) -> Field:
+    def lost(
+        self, why: str, shape: Sequence[int], inputs: Sequence[Any] = (), **facts: Any
+    ) -> Field:
         """A field of which nothing is known, nor of the gradients that go through it."""
         unknown = np.array([0.0, np.inf])
         gain = np.broadcast_to(unknown, (tables.ROWS, 2))
@@ -224,7 +226,9 @@ class World:
         features = [True] * len(shape)
         return self.normal(0.0, 1.0, shape, features, links, lost=why, **facts)
 
-    def view(self, field: Field, shape: Sequence[int], features: Sequence[bool], gain: float = 1.0) -> Field:
+    def view(
+        self, field: Field, shape: Sequence[int], features: Sequence[bool], gain: float = 1.0
+    ) -> Field:
         """The same entries in another shape, each as often as ``gain`` says."""
         link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
         kept = {
@@ -240,7 +244,14 @@ class World:
         return new
 
     def other_entries(
-        self, field: Field, shape: Sequence[int], features: Sequence[bool], gain: Any, *, independent: bool, **facts: Any
+        self,
+        field: Field,
+        shape: Sequence[int],
+        features: Sequence[bool],
+        gain: Any,
+        *,
+        independent: bool,
+        **facts: Any,
     ) -> Field:
         """A field of the same law whose entries are others than those at the same place."""
         sources = [

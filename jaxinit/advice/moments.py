@@ -44,7 +44,11 @@ def apply_rule(
     if node.primitive in PRIMITIVES:
         return [elementwise(world, node, operands, avals[0])]
     rule = RULES.get(node.primitive)
-    return _unknown(world, node, operands, avals) if rule is None else rule(world, node, operands, avals)
+    return (
+        _unknown(world, node, operands, avals)
+        if rule is None
+        else rule(world, node, operands, avals)
+    )
 
 
 def _known(
@@ -61,7 +65,12 @@ def _known(
     computable = all(x.array is not None for x in known) and all(
         math.prod(a.shape) <= _MOST_KNOWN and not _is_key(a) for a in avals
     )
-    if not computable or node.equation is None or node.bodies or node.primitive.startswith("random"):
+    if (
+        not computable
+        or node.equation is None
+        or node.bodies
+        or node.primitive.startswith("random")
+    ):
         return _unknown(world, node, operands, avals)
     arrays = [np.asarray(x.array) for x in known]
     if node.primitive == "broadcast_in_dim":
@@ -209,7 +218,9 @@ def mixture(
     mass = np.concatenate([share * tables.weights() for share in shares])
     table, _ = tables.compress(np.concatenate(columns, axis=1), mass)
     roots = frozenset().union(*(world.all_roots(x) for x in fields))
-    crossed = sum(s * np.maximum(world.cross(x) - x.mean**2, 0) for s, x in zip(shares, fields, strict=True))
+    crossed = sum(
+        s * np.maximum(world.cross(x) - x.mean**2, 0) for s, x in zip(shares, fields, strict=True)
+    )
     mean = tables.expectation(table)
     spread = np.maximum(tables.expectation(table**2) - mean**2, 0.0)
     correlation = np.clip(crossed / np.where(spread > 0, spread, 1.0), 0.0, 1.0)
@@ -232,7 +243,7 @@ def _concatenate(world: World, node: Node, operands: Any, avals: Any) -> list[Op
 
 
 def _pad(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    field, value = operands
+    field = operands[0]
     if not isinstance(field, Field):
         return _unknown(world, node, operands, avals)
     total = math.prod(avals[0].shape)
@@ -260,8 +271,12 @@ def _reduce_max(world: World, node: Node, operands: Any, avals: Any) -> list[Ope
     if not field.sources:
         return [world.view(field, shape, features)]
     count = max(field.size // max(math.prod(shape), 1), 1)
-    table_of = field if node.primitive == "reduce_max" else world.again(
-        field, -field.table[:, ::-1], [Link(field.number, slope=-np.ones(tables.ROWS))]
+    table_of = (
+        field
+        if node.primitive == "reduce_max"
+        else world.again(
+            field, -field.table[:, ::-1], [Link(field.number, slope=-np.ones(tables.ROWS))]
+        )
     )
     found = largest(world, table_of, count, shape, features)
     if node.primitive == "reduce_min":
@@ -283,8 +298,14 @@ def _window(world: World, node: Node, operands: Any, avals: Any) -> list[Operand
     above = count**2 * (crossed - field.mean**2) / np.where(variance > 0, variance, 1.0)
     return [
         world.normal(
-            mean, variance, shape, field.features, [Link(field.number, gain=both(gain))],
-            np.clip(above, 0.0, 1.0), world.all_roots(field), lost=field.lost,
+            mean,
+            variance,
+            shape,
+            field.features,
+            [Link(field.number, gain=both(gain))],
+            np.clip(above, 0.0, 1.0),
+            world.all_roots(field),
+            lost=field.lost,
         )
     ]
 

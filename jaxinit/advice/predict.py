@@ -145,8 +145,8 @@ def predict(
             `jaxinit.reading.graph.trace` gives it for ``trace(apply, variables, *args)``; or
             anything with such a ``graph``.
         laws: the law of every parameter, in the order of the flattened tree: a `jaxinit.Plan` made
-            from that tree, or the tree itself, of which mean and variance of each leaf are measured,
-            or a mapping from path to `Law` or (mean, variance) in that order.
+            from that tree, or the tree itself, whose leaves' mean and variance are measured, or a
+            mapping from path to `Law` or (mean, variance) in that order.
         inputs: for every further input (mean, second moment), or None where it is standard normal
             or integers.
         measure: whether to draw as well, from a plan; a tree is taken as it is.
@@ -224,7 +224,11 @@ def _named_laws(laws: Any) -> dict[str, tuple[float, float]]:
     """Mean and variance of every parameter by path, in the order of the tree."""
     if isinstance(laws, Plan):
         return {leaf.path: _moments(leaf.path, leaf.law) for leaf in laws}
-    if isinstance(laws, Mapping) and laws and all(isinstance(v, Law | tuple) for v in laws.values()):
+    if (
+        isinstance(laws, Mapping)
+        and laws
+        and all(isinstance(v, Law | tuple) for v in laws.values())
+    ):
         return {str(path): _moments(str(path), law) for path, law in laws.items()}
     flat = flatten("predict", laws)
     return {p: _moments(p, leaf) for p, leaf in zip(flat.paths, flat.leaves, strict=True)}
@@ -235,7 +239,7 @@ def _moments(path: str, law: Any) -> tuple[float, float]:
         return float(np.real(law.mean)), float(law.variance)
     if isinstance(law, tuple) and len(law) == 2:
         return float(law[0]), float(law[1])
-    if not hasattr(law, "dtype") or isinstance(law, jax.ShapeDtypeStruct):
+    if isinstance(law, tuple | jax.ShapeDtypeStruct) or not hasattr(law, "dtype"):
         raise TypeError(
             f"predict needs a law for {path!r}, got {law!r}. "
             "Pass a plan, a tree of arrays, or a mapping from path to (mean, variance)."
@@ -303,9 +307,7 @@ def _measured(
     records = []
     for record, place in zip(prediction.maps, places, strict=True):
         ahead, back = (None if np.isnan(v) else float(v) for v in sums[place] / draws)
-        records.append(
-            dataclasses.replace(record, measured_forward=ahead, measured_backward=back)
-        )
+        records.append(dataclasses.replace(record, measured_forward=ahead, measured_backward=back))
     return dataclasses.replace(prediction, maps=tuple(records), draws=draws)
 
 

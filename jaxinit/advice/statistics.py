@@ -44,7 +44,14 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
     units = math.prod(field.shape[a] for a in axes if field.features[a])
     share = np.clip(crossed / units / np.where(variance > 0, variance, 1.0), 0.0, 1.0)
     return world.normal(
-        count * mean, count**2 * variance, shape, kept, links, share, world.all_roots(field), **facts
+        count * mean,
+        count**2 * variance,
+        shape,
+        kept,
+        links,
+        share,
+        world.all_roots(field),
+        **facts,
     )
 
 
@@ -191,5 +198,3 @@ def cumulative_sum(world: World, field: Field, axis: int) -> Field:
     return world.normal(
         mean, variance, field.shape, features, links, [0.0, 1.0], roots, lost=field.lost
     )
-
-

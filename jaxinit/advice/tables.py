@@ -150,6 +150,8 @@ def of_array(array: np.ndarray) -> np.ndarray:
 
 def largest_of(table: np.ndarray, count: int) -> np.ndarray:
     """Law of the largest of independent copies of a number, as a table of one normal number."""
-    ordered, _ = compress(table, functools.reduce(np.multiply.outer, [weights()] * (table.ndim - 1)))
+    ordered, _ = compress(
+        table, functools.reduce(np.multiply.outer, [weights()] * (table.ndim - 1))
+    )
     middle = (_edges()[1:] + _edges()[:-1]) / 2
     return np.stack([np.interp(middle ** (1 / count), middle, row) for row in ordered])

@@ -127,7 +127,9 @@ class Walk:
             return Known(None, shape)
         fields = [x for x in parts if isinstance(x, Field)]
         if not fields:
-            return Known(np.stack([np.asarray(x.array) for x in parts if isinstance(x, Known)]), shape)
+            return Known(
+                np.stack([np.asarray(x.array) for x in parts if isinstance(x, Known)]), shape
+            )
         return mixture(self.world, parts, [1.0] * len(parts), shape, [False, *fields[0].features])
 
     def _cond(self, node: Node, inputs: list[Operand], avals: Sequence[Any]) -> list[Operand]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 import jaxinit
 from jaxinit import initializers as init
-from jaxinit.advice.predict import Prediction, predict
+from jaxinit.prediction.predict import Prediction, predict
 from jaxinit.reading.graph import trace
 from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
 

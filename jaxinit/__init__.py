@@ -2,13 +2,17 @@
 
 One array (`jaxinit.initializers`), what an activation does to a signal (`jaxinit.activations`), one
 tree from rules (`plan`) or from any init function (`jit_init`), assertions that hold both to their
-declared laws (`jaxinit.checks`), and what a model does with each of its parameters (`read`). The
-bridge to Flax is `jaxinit.flax`, imported on its own.
+declared laws (`jaxinit.checks`), what a model does with each of its parameters (`read`), and which
+initializer fits it (`advise`, `audit`). The bridge to Flax is `jaxinit.flax`, imported on its own.
 """
 
 from jaxinit import activations as activations
 from jaxinit import checks as checks
 from jaxinit import initializers as initializers
+from jaxinit.advice import Advice as Advice
+from jaxinit.advice import Audit as Audit
+from jaxinit.advice import advise as advise
+from jaxinit.advice import audit as audit
 from jaxinit.engine import fast_key as fast_key
 from jaxinit.engine import jit_init as jit_init
 from jaxinit.planning import ParamSpec as ParamSpec
@@ -18,6 +22,8 @@ from jaxinit.planning import fingerprint as fingerprint
 from jaxinit.planning import like_kernel as like_kernel
 from jaxinit.planning import plan as plan
 from jaxinit.planning import sharding_rules as sharding_rules
+from jaxinit.prediction import Prediction as Prediction
+from jaxinit.prediction import predict as predict
 from jaxinit.reading import Reading as Reading
 from jaxinit.reading import compare_fans as compare_fans
 from jaxinit.reading import read as read

@@ -34,6 +34,7 @@ STREET = (
     "engine",
     "planning",
     "reading",
+    "prediction",
     "advice",
     "signal",
     "report",

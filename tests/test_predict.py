@@ -18,8 +18,8 @@ import pytest
 
 import jaxinit
 from jaxinit import initializers as init
-from jaxinit.advice import tables
-from jaxinit.advice.predict import predict
+from jaxinit.prediction import tables
+from jaxinit.prediction.predict import predict
 from jaxinit.reading.graph import trace
 from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxinit.advice import tables
-from jaxinit.advice.fields import Field, Link, World
+from jaxinit.prediction import tables
+from jaxinit.prediction.fields import Field, Link, World
 
 _UNKNOWN = np.array([0.0, np.inf])
 

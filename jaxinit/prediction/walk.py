@@ -9,9 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.advice.elementwise import Operand, hull
-from jaxinit.advice.fields import Field, Known, World
-from jaxinit.advice.moments import apply_rule, mixture
+from jaxinit.prediction.elementwise import Operand, hull
+from jaxinit.prediction.fields import Field, Known, World
+from jaxinit.prediction.moments import apply_rule, mixture
 from jaxinit.reading.graph import Graph, Node
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")

@@ -1,6 +1,6 @@
 """What is predicted of one value of a graph: its law per entry, and what it came from.
 
-A `Field` is an array whose entries all have one law, tabulated (:mod:`jaxinit.advice.tables`).
+A `Field` is an array whose entries all have one law, tabulated (:mod:`jaxinit.prediction.tables`).
 A `World` makes fields, knows how their normal numbers are correlated between positions, and keeps
 the tape that gradients go back along.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.advice import tables
+from jaxinit.prediction import tables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

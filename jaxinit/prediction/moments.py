@@ -15,11 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.advice import tables
-from jaxinit.advice.contractions import contract
-from jaxinit.advice.elementwise import PRIMITIVES, Operand, elementwise, features_of, known_as_field
-from jaxinit.advice.fields import Field, Known, Link, World, both
-from jaxinit.advice.statistics import cumulative_sum, largest, reduce_sum
+from jaxinit.prediction import tables
+from jaxinit.prediction.contractions import contract
+from jaxinit.prediction.elementwise import (
+    PRIMITIVES,
+    Operand,
+    elementwise,
+    features_of,
+    known_as_field,
+)
+from jaxinit.prediction.fields import Field, Known, Link, World, both
+from jaxinit.prediction.statistics import cumulative_sum, largest, reduce_sum
 from jaxinit.reading.graph import Node
 
 Rule = Callable[[World, Node, Sequence[Any], Sequence[Any]], list[Operand]]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.advice import tables
-from jaxinit.advice.elementwise import Operand, known_as_field
-from jaxinit.advice.fields import Field, Link, World, both
-from jaxinit.advice.statistics import concentration
+from jaxinit.prediction import tables
+from jaxinit.prediction.elementwise import Operand, known_as_field
+from jaxinit.prediction.fields import Field, Link, World, both
+from jaxinit.prediction.statistics import concentration
 from jaxinit.reading.graph import Node
 
 # Weights with a mean give all units of a layer a part in common; below this share it is nothing.

@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._table import render_table
-from jaxinit.advice.backward import second_moments
-from jaxinit.advice.elementwise import Operand
-from jaxinit.advice.fields import Field, Known, World
-from jaxinit.advice.measured import draw_input, measure_once
-from jaxinit.advice.walk import Map, Walk
 from jaxinit.initializers import Law
 from jaxinit.planning import Plan
 from jaxinit.planning.paths import flatten
+from jaxinit.prediction.backward import second_moments
+from jaxinit.prediction.elementwise import Operand
+from jaxinit.prediction.fields import Field, Known, World
+from jaxinit.prediction.measured import draw_input, measure_once
+from jaxinit.prediction.walk import Map, Walk
 from jaxinit.reading.graph import Graph
 
 Interval = tuple[float, float]

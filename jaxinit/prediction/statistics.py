@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.advice import tables
-from jaxinit.advice.fields import Field, Link, Simplex, Tag, World, both
+from jaxinit.prediction import tables
+from jaxinit.prediction.fields import Field, Link, Simplex, Tag, World, both
 
 # A positive mean whose relative variance is below this is taken for a constant.
 _CONSTANT = 0.02

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.advice import tables
-from jaxinit.advice.fields import Field, Known, Link, Tag, World, spread_over
-from jaxinit.advice.statistics import centred, softmax, spread_left
+from jaxinit.prediction import tables
+from jaxinit.prediction.fields import Field, Known, Link, Tag, World, spread_over
+from jaxinit.prediction.statistics import centred, softmax, spread_left
 from jaxinit.reading.graph import Node
 
 Operand = Field | Known

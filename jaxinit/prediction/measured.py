@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.advice.walk import Place
+from jaxinit.prediction.walk import Place
 from jaxinit.reading.graph import Graph, Node
 
 Tap = Callable[[Place, jax.Array], jax.Array]

@@ -1,0 +1,25 @@
+"""The table of findings: every check that `advise` and `audit` run."""
+
+from __future__ import annotations
+
+from jaxinit.advice import of_ends, of_kernels, of_signal
+from jaxinit.advice.findings import Check
+
+CHECKS: tuple[Check, ...] = (
+    of_kernels.nonfinite,
+    of_kernels.wrong_fans,
+    of_kernels.twins,
+    of_kernels.zero_product,
+    of_signal.gain_mismatch,
+    of_signal.unstable_gain,
+    of_signal.deep_sigmoid,
+    of_signal.residual_growth,
+    of_signal.narrow_for_depth,
+    of_ends.embedding_scale,
+    of_ends.head_scale,
+    of_ends.fanless_bias,
+    of_ends.forget_gate_bias,
+    of_kernels.low_precision,
+    of_kernels.unused,
+    of_kernels.not_understood,
+)

@@ -1,0 +1,147 @@
+"""What the parameters are drawn with now: the laws of a plan, or a tree as it was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit.checks.measuring import Measured, measure
+from jaxinit.initializers import Fans, Initializer
+from jaxinit.planning import Plan
+from jaxinit.planning.messages import listing
+from jaxinit.reading.reader import Reading
+
+# Entries looked at to count distinct values: a law in float32 repeats few of so many.
+_SAMPLE = 2**15
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Current:
+    """How one leaf is drawn, or what it holds.
+
+    Attributes:
+        mean: expected or measured mean.
+        std: expected or measured standard deviation.
+        initializer: what draws it; None for an array.
+        fans: fans that the initializer goes by; None where it knows none.
+        nonfinite: entries that are infinite or NaN.
+        distinct: different values among the first entries, and how many were looked at; None for
+            a plan.
+    """
+
+    mean: float
+    std: float
+    initializer: Initializer | None = None
+    fans: Fans | None = None
+    nonfinite: int = 0
+    distinct: tuple[int, int] | None = None
+
+    @property
+    def second_moment(self) -> float:
+        """Mean square of an entry."""
+        return self.std**2 + self.mean**2
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every entry is 0."""
+        return self.second_moment == 0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every entry is the same number."""
+        if self.initializer is not None:
+            return self.std == 0 and not self.initializer.random
+        return self.std <= 1e-7 * abs(self.mean)
+
+
+Currents = Mapping[str, Current]
+
+
+def currents_of(caller: str, reading: Reading, given: Any) -> Currents:
+    """The current initialization by path.
+
+    Args:
+        caller: public name that errors start with.
+        reading: what was read; leaves that it has not are left out.
+        given: a plan, a tree of arrays, a mapping from path to initializer or None as
+            `jaxinit.flax.own_initializers` makes one, or None for nothing known.
+
+    Raises:
+        TypeError: when it is none of these.
+        ValueError: when it has no leaf of the reading.
+    """
+    if given is None:
+        return {}
+    found = _of_plan(given) if isinstance(given, Plan) else _of_initializers(reading, given)
+    if found is None:
+        measured = measure(given)
+        found = {path: _of_array(value) for path, value in measured.items()}
+        leaves = _leaves(caller, given)
+        narrow = {p: a for p, a in leaves.items() if _is_narrow(a) and p in found}
+        for path, array in narrow.items():
+            found[path] = dataclasses.replace(found[path], distinct=_distinct(array))
+    if not any(path in reading for path in found):
+        raise ValueError(
+            f"{caller} needs the parameters that were read, got the paths "
+            f"{listing([repr(path) for path in found])} where the reading has "
+            f"{listing([repr(path) for path in reading.paths])}. Pass the same tree to both."
+        )
+    return {path: current for path, current in found.items() if path in reading}
+
+
+def _of_plan(plan: Plan) -> dict[str, Current]:
+    return {
+        leaf.path: Current(
+            abs(leaf.law.mean) if isinstance(leaf.law.mean, complex) else float(leaf.law.mean),
+            leaf.law.std,
+            leaf.initializer,
+            leaf.fans,
+        )
+        for leaf in plan
+    }
+
+
+def _of_initializers(reading: Reading, given: Any) -> dict[str, Current] | None:
+    """From a mapping of paths to initializers; None where it is no such thing."""
+    if not isinstance(given, Mapping) or not given:
+        return None
+    if not all(value is None or isinstance(value, Initializer) for value in given.values()):
+        return None
+    found = {}
+    for path, initializer in given.items():
+        if initializer is None or path not in reading:
+            continue
+        parameter = reading[path]
+        law = initializer.law(parameter.shape, parameter.dtype)
+        found[path] = Current(
+            float(np.real(law.mean)), law.std, initializer, initializer.fans(parameter.shape)
+        )
+    return found
+
+
+def _of_array(measured: Measured) -> Current:
+    if not measured.n or not measured.finite:
+        return Current(math.nan, math.nan, nonfinite=measured.nonfinite)
+    return Current(float(np.real(measured.mean)), measured.std)
+
+
+def _leaves(caller: str, tree: Any) -> dict[str, Any]:
+    from jaxinit.checks.measuring import concrete_leaves
+
+    return concrete_leaves(caller, tree)
+
+
+def _is_narrow(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
+
+
+def _distinct(array: Any) -> tuple[int, int] | None:
+    if getattr(array, "is_fully_addressable", True) is False:
+        return None
+    entries = np.asarray(array.reshape(-1)[:_SAMPLE]).astype(np.float32)
+    return int(np.unique(entries).size), int(entries.size)

@@ -313,6 +313,45 @@ def test_low_rank_factors_read_the_same_before_and_after_they_meet():
     assert (turned["b"].fan_in, turned["a"].fan_in) == (6, 2)
 
 
+def test_a_scale_between_two_factors_is_no_factor():
+    tree = {"a": floats(4, 2), "s": floats(2), "b": floats(2, 6)}
+    reading = jaxinit.read(lambda p, x: x @ (p["a"] * p["s"] @ p["b"]), tree, X)
+    assert [reading[n].fan_in for n in "asb"] == [4, None, 2]
+    assert reading["s"].role == "scale"
+
+
+def test_learned_queries_are_embeddings_where_a_low_rank_kernel_has_factors():
+    """Both are products of two parameters; the keys that queries meet are a kernel's output."""
+
+    def attend(p, x):
+        return jax.nn.softmax((p["tokens"] @ p["query"]) @ (x @ p["key"]).T)
+
+    tree = {"tokens": floats(5, 8), "query": floats(8, 6), "key": floats(4, 6)}
+    reading = jaxinit.read(attend, tree, X)
+    assert reading["tokens"].role == "embedding"
+    assert (reading["query"].fan_in, reading["query"].fan_out) == (8, 6)
+
+
+def test_a_network_over_constants_is_read_as_one_over_data():
+    def model(p, x):
+        points = jnp.linspace(0, 1, 10)[:, None]
+        return x + jnp.tanh(points @ p["first"] + p["b"]) @ p["last"]
+
+    tree = {"first": floats(1, 7), "b": floats(7), "last": floats(7, 4)}
+    reading = jaxinit.read(model, tree, floats(10, 4))
+    assert [reading[n].role for n in ("first", "b")] == ["kernel", "bias"]
+    assert (reading["first"].fan_in, reading["last"].fan_in) == (1, 7)
+
+
+def test_layers_picked_by_a_counter_keep_their_biases():
+    def model(p, x):
+        return lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ p["w"][i] + p["b"][i]), x)
+
+    reading = jaxinit.read(model, {"w": floats(3, 4, 4), "b": floats(3, 4)}, X)
+    assert (reading["b"].role, reading["b"].uses[0].batched) == ("bias", (0,))
+    assert (reading["w"].fan_in, reading["w"].uses[0].batched) == (4, (0,))
+
+
 def test_weight_normalisation_has_a_kernel_and_a_scale():
     def model(p, x):
         return x @ (p["g"] * p["v"] / jnp.linalg.norm(p["v"], axis=0))

@@ -375,6 +375,13 @@ def test_heads():
     assert not both.after("a").is_output and both.after("b").is_output
 
 
+def test_the_last_map_of_a_branch_and_a_gate_are_no_heads():
+    read = Read(lambda p, x: x + jnp.tanh(x @ p["a"]) @ p["b"], kernels("ab"), X)
+    assert not read.after("b").is_output and read.after("b").residual
+    read = Read(lambda p, x: jax.nn.sigmoid(x @ p["a"]) * jnp.tanh(x @ p["b"]), kernels("ab"), X)
+    assert not read.after("a").is_output and not read.after("b").is_output
+
+
 # Residual streams.
 
 
@@ -429,6 +436,19 @@ def test_what_scales_a_branch(model, is_last):
     read = Read(lambda p, x: model(x, jnp.tanh(x @ p["b"]) @ p["c"], p), parameters, X)
     assert read.branch("c").is_last == is_last
     assert read.chain.streams == (1,)
+
+
+def test_experts_that_a_router_mixes_end_the_branch():
+    def model(p, x):
+        weights = jax.nn.softmax(x @ p["router"])
+        hidden = jax.nn.gelu(jnp.einsum("bd,edf->bef", x, p["a"]))
+        return x + jnp.einsum("be,bed->bd", weights, jnp.einsum("bef,efd->bed", hidden, p["b"]))
+
+    parameters = {"router": shape(4, 3), "a": shape(3, 4, 6), "b": shape(3, 6, 4)}
+    read = Read(model, parameters, X)
+    assert [read.branch(n).is_last for n in ("router", "a", "b")] == [False, False, True]
+    assert [read.after(n).residual for n in ("router", "a", "b")] == [False, False, True]
+    assert not any(read.after(n).is_output for n in ("router", "a", "b"))
 
 
 def test_an_activation_on_the_stream_is_not_that_of_the_last_map():
@@ -701,14 +721,15 @@ def test_scales_and_biases_know_their_branch():
     assert {branch.index for branch in branches if branch} == {0, 1}
 
 
-def test_the_work_grows_with_the_length_of_the_program():
-    """Twice the blocks take twice the steps: counted in origins, not in seconds."""
+def test_a_large_model_has_as_many_origins_as_its_blocks_take():
+    """Each block adds the same number of origins, so nothing grows faster than the program."""
 
     def origins(layers):
         config = GPT2Config(layers, 8, 2, 11, 6)
         read = linen(GPT2(config), shape(1, 4, dtype="int32"))
-        return read.chain.depth, len(read.flows)
+        return len(divide(read.graph, read.maps, read.graph.inputs[:-1]).origins)
 
-    assert origins(4)[0] - origins(2)[0] == 8
+    two, three, five = (origins(layers) for layers in (2, 3, 5))
+    assert five - three == 2 * (three - two) > 0
     large = linen(gpt2_124m(), shape(1, 16, dtype="int32"))
-    assert large.chain.streams == (24,)
+    assert large.chain.streams == (24,) and large.chain.depth == 49

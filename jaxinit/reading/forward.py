@@ -207,20 +207,21 @@ class _Forward:
     def loop(self, node: Node, reads: Sequence[State]) -> None:
         name, number = node.primitive, node.outputs[0]
         key = id(node.params)
-        if name == "enter" and len(node.inputs) > 1:
+        inside, *backs = node.inputs
+        if name == "enter" and backs:
             length = node.params.get("length", 1)
             carry = self.origin("carry", number, reads, node, length=length)
             carry.sequence = key in self.sequences
-            back = node.inputs[1]
+            back = backs[0]
             if isinstance(back, int):
                 self.carries[key, back] = carry
                 self.back.append((carry, back))
         elif name == "take":
             made = self.origin("take", number, reads, node)
             made.times = None if made.times is None else made.times * node.params["length"]
-        elif name == "stack" or (key, node.inputs[0]) in self.carries:
+        elif name == "stack" or (key, inside) in self.carries:
             made = self.origin("exit", number, reads, node)
-            carry = self.carries.get((key, node.inputs[0]))
+            carry = self.carries.get((key, inside))
             if carry is not None and not carry.sequence:
                 made.entry = carry
                 made.depth += max(0, (carry.length - 1) * (made.depth - carry.depth))
@@ -235,7 +236,7 @@ class _Forward:
         if position and name in ("gather", "dynamic_slice"):
             self.each(node, "join", [state])
             return
-        if len(node.inputs) == len(node.outputs) > 1:
+        if name == "optimization_barrier":
             for at, each in reads:
                 self.member(node.outputs[at], each)
             return

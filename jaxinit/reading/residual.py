@@ -223,9 +223,10 @@ def _meeting_point(origin: Origin) -> tuple[Origin, _Side, _Side] | None:
                 return sides[0].seen[index], *sides
         free.discard(index)
         for side in sides:
-            at = side.seen.get(index)
-            for state in at.parents if at is not None else ():
-                reach(side, state.origin, side.maps[index] + at.counts)
+            if index in side.seen:
+                at = side.seen[index]
+                for state in at.parents:
+                    reach(side, state.origin, side.maps[index] + at.counts)
     return None if first is None else (first, *sides)
 
 
@@ -276,7 +277,8 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
 def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
     """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only.
 
-    Those biases and scales themselves are among them.
+    Those biases and scales themselves are among them. A sum weighted by a softmax counts as a
+    scale: experts that a router mixes.
     """
     found: set[int] = set()
     pending = [branch]
@@ -287,7 +289,7 @@ def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
             continue
         if at.map is not None or at.kind == "affine":
             found.add(at.index)
-        if at.map is None and at.kind in ("affine", "product", "sum", "exit"):
+        if at.map is None and at.kind in ("affine", "product", "sum", "exit", "contract"):
             pending += at.parents
     return found
 

@@ -57,9 +57,7 @@ def _followed(use: Use, found: Following) -> Use:
     flow = found.flows.get(number) if use.role in _MAPS else None
     if flow is None:
         return dataclasses.replace(use, branch=found.branches.get(number))
-    # The end of the last residual branch is no head: those of all other branches are like it.
-    ends_branch = flow.branch is not None and flow.branch.is_last
-    is_head = use.role == "kernel" and flow.after.is_output and not ends_branch
+    is_head = use.role == "kernel" and flow.after.is_output
     role = "head" if is_head else use.role
     return dataclasses.replace(
         use, role=role, after=flow.after, branch=flow.branch, depth=flow.depth

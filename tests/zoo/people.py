@@ -267,8 +267,9 @@ def highway(p, x):
     {"image": (6, 5), "text": (7, 5), "temperature": ()},
     array(3, 6),
     array(3, 7),
-    image=head(6, 5),
-    text=head(7, 5),
+    # They meet as query and key do: neither makes an output alone.
+    image=kernel(6, 5),
+    text=kernel(7, 5),
     temperature=SCALE,
 )
 def contrastive(p, x, y):

@@ -287,7 +287,8 @@ def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
         at = state.origin
         if not (state.linear and state.is_elementwise) or at.index not in members:
             continue
-        if at.map is not None or at.kind == "affine":
+        # A batch norm multiplies its scale into what it divides by, not into the data.
+        if at.map is not None or at.kind in ("affine", "norm"):
             found.add(at.index)
         if at.map is None and at.kind in ("affine", "product", "sum", "exit", "contract"):
             pending += at.parents

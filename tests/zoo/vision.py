@@ -11,10 +11,12 @@ import jax.numpy as jnp
 
 from zoo.expect import (
     BIAS,
+    LAST_SCALE,
     POSITION,
     SCALE,
     STATE,
     Case,
+    Joint,
     Leaf,
     array,
     head,
@@ -187,6 +189,8 @@ def resnet(stages: tuple[int, ...], width: int, classes: int, pixels: int) -> Ca
     table = {
         "batch_stats/**": STATE,
         "**/stem/kernel": kernel(49 * 3, 49 * width, activation="relu", norm="batch"),
+        "**/bn_3/scale": LAST_SCALE,
+        "**/bn_1/scale": Leaf("scale", (Joint("scale", last=False),)),
         "**/scale": SCALE,
         "**/bias": BIAS,
     }

@@ -1,4 +1,4 @@
-"""The command line: ``jaxinit list``, ``show``, ``gain`` and ``report``.
+"""The command line: ``jaxinit list``, ``show``, ``gain``, ``report``, ``advise`` and ``audit``.
 
 This file parses, calls and prints; the work is done in `jaxinit.report`. Exit status: 0; 1 with
 findings under ``--strict``; 2 for input that cannot be used, with one line on the standard error.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jaxinit.cli_advice import add_commands
 from jaxinit.report.errors import Unusable, describe, one_line
 
 _PIPE_CLOSED = 128 + 13  # as a shell reports a process that SIGPIPE ended
@@ -25,6 +26,7 @@ examples:
   jaxinit gain gelu                     what an activation does to a signal
   jaxinit report                        the GPT-2 124M model that ships with jaxinit
   jaxinit report model.py:MLP --input 8x784:float32
+  jaxinit advise model.py:MLP --input 8x784:float32
 """
 
 _LIST_EPILOG = """\
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(commands, layout)
     _add_gain(commands, layout)
     _add_report(commands, layout)
+    add_commands(commands, layout, _seed)
     return parser
 
 
@@ -309,7 +312,7 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # after --help and --version
         return stop.code if isinstance(stop.code, int) else 0
     if options.command is None:
-        parser.error("name a command: list, show, gain or report")
+        parser.error("name a command: list, show, gain, report, advise or audit")
     return options.run(options)
 
 

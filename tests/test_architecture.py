@@ -44,7 +44,7 @@ STREET = (
 BESIDE_PLANNING = ("checks", "flax")
 LAST = ("report", "cli")
 # Files that belong to a room which is itself a single file.
-PART_OF = {"__main__": "cli"}
+PART_OF = {"__main__": "cli", "cli_advice": "cli"}
 # "" is the face, jaxinit/__init__.py.
 FACE = ""
 

@@ -19,7 +19,7 @@ from jaxinit._table import render_table
 from jaxinit.advice.checks_table import CHECKS
 from jaxinit.advice.current import Currents, currents_of
 from jaxinit.advice.findings import Finding, run_checks, shortened
-from jaxinit.advice.guide import GOALS, GUIDES, Goal
+from jaxinit.advice.guide import GUIDES, Goal
 from jaxinit.advice.patterns import rules_for
 from jaxinit.advice.rows import first_match
 from jaxinit.advice.situation import Situation
@@ -236,7 +236,7 @@ def _text(advice: Advice) -> str:
     columns = ["parameter", "leaves", "shape", "initializer", "std", "why"]
     count = len(advice.findings)
     title = (
-        f"Advice for {GOALS[advice.goal]}: {len(advice)} parameters, "
+        f"Advice for the goal {advice.goal!r}: {len(advice)} parameters, "
         f"{count} finding{'' if count == 1 else 's'}"
     )
     lines = [render_table(columns, rows, title=title, max_width=_WIDTH), ""]

@@ -120,7 +120,8 @@ def unstable_gain(situation: Situation, currents: Currents) -> Iterator[Finding]
         "warning" if drawn else "info",
         tuple(subject.path for subject in hidden),
         f"The gain {known.forward_gain:.4g} of {known.name} is an unstable fixed point: a "
-        f"deviation of the length grows by {slope:.4g} per layer, {slope**depth:.3g} times over {depth}.",
+        f"deviation of the length grows by {slope:.4g} per layer, {slope**depth:.3g} times over "
+        f"{depth}.",
         "Take the critical pair of the advice, or add normalisation layers.",
         "Roberts 2021, section 5.3",
     )

@@ -27,21 +27,26 @@ class Opened(NamedTuple):
         target: how it was named.
         inputs: what it is traced with, as text.
         source: the file it was looked up in, where there is one.
+        given: what an NNX model is read with; empty for a Linen module, which has its own.
     """
 
     model: Model
     target: str
     inputs: str
     source: Path | None
+    given: Inputs = Inputs()
 
 
 @contextlib.contextmanager
-def opened_model(target: str | None, inputs: Sequence[str] = ()) -> Iterator[Opened]:
+def opened_model(
+    target: str | None, inputs: Sequence[str] = (), *, reads: bool = False
+) -> Iterator[Opened]:
     """Imports a model and finds its example inputs.
 
     Args:
         target: ``module:attribute`` or ``file.py:attribute``; None is the model that ships.
         inputs: example inputs as text; none for those that the target offers.
+        reads: whether the forward pass is asked for, which of an NNX model needs inputs too.
 
     Yields:
         The model. What was imported for it stays importable while in use.
@@ -60,6 +65,10 @@ def opened_model(target: str | None, inputs: Sequence[str] = ()) -> Iterator[Ope
         except (Exception, SystemExit) as error:
             raise _raised(found, "making the model", error) from error
         if not isinstance(model, linen_model):
+            if reads:
+                chosen = given or _offered(found, found.value)
+                yield Opened(model, found.text, str(chosen), found.source, chosen)
+                return
             if given:
                 raise Unusable(f"--input has no use: {found.text} is an NNX model, made already.")
             yield Opened(model, found.text, "", found.source)

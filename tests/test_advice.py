@@ -1,0 +1,331 @@
+"""The guide row by row, the rules that come of it, and what `advise` and `audit` say and refuse."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advice_models as models
+import jaxinit
+from jaxinit import initializers as init
+from jaxinit.advice import GOALS, GUIDES
+from jaxinit.advice.patterns import rules_for
+from jaxinit.planning.globs import compile_glob
+
+
+def situations(reading, goal="train"):
+    return {p.path: p.situation for p in jaxinit.advise(reading, goal)}
+
+
+def moe():
+    def fn(params, x):
+        share = jax.nn.softmax(x @ params["router"])
+        hidden = jax.nn.relu(jnp.einsum("bd,edf->bef", x, params["up"]))
+        return jnp.einsum("be,bef,efk->bk", share, hidden, params["down"])
+
+    shapes = {"router": (6, 4), "up": (4, 6, 10), "down": (4, 10, 6)}
+    return models.read(fn, shapes, models.struct(3, 6))
+
+
+ROWS = {
+    "mixture of experts: router": (moe, "router"),
+    "embeddings": (models.transformer, "table"),
+    "vision transformer, normalised before each branch": (
+        lambda: models.transformer(patches=True), "blocks/0/up",
+    ),
+    "transformer, normalised before each branch": (models.transformer, "blocks/0/up"),
+    "deep transformer, normalised after each sum": (
+        lambda: models.transformer("after", layers=18), "blocks/0/up",
+    ),
+    "transformer, normalised after each sum": (
+        lambda: models.transformer("after"), "blocks/0/up",
+    ),
+    "transformer without normalisation": (lambda: models.transformer(None), "blocks/0/up"),
+    "convolutions with batch or group norm": (
+        lambda: models.convolutional(True, 3), "layers/1/kernel",
+    ),
+    "residual, normalised": (lambda: models.residual("before", 3), "blocks/0/down"),
+    "normalised, no residual sums": (lambda: normalised_plain(), "0"),
+    "residual without normalisation": (lambda: models.residual(None, 3), "blocks/0/down"),
+    "recurrent": (models.lstm, "wh"),
+    "coordinate network of sines": (lambda: models.plain(jnp.sin, 4), "hidden/0/kernel"),
+    "self-normalising (SELU)": (lambda: models.plain(jax.nn.selu, 4), "hidden/0/kernel"),
+    "plain convolutions with tanh, 30 layers or more": (
+        lambda: models.convolutional(False, 30, jnp.tanh), "layers/1/kernel",
+    ),
+    "shallow plain network (fewer than 5 layers)": (
+        lambda: models.plain(jax.nn.relu, 3), "hidden/0/kernel",
+    ),
+    "plain network of rectifiers": (lambda: models.plain(jax.nn.relu, 8), "hidden/0/kernel"),
+    "deep plain network that saturates (tanh, sin, erf)": (
+        lambda: models.plain(jnp.tanh, 12), "hidden/0/kernel",
+    ),
+    "plain network of sigmoids": (lambda: models.plain(jax.nn.sigmoid, 4), "hidden/0/kernel"),
+    "deep plain network with an unstable length (GELU, SiLU, Mish)": (
+        lambda: models.plain(jax.nn.silu, 10), "hidden/0/kernel",
+    ),
+    "plain network": (lambda: models.plain(jnp.tanh, 4), "hidden/0/kernel"),
+    "any model": (lambda: models.plain(jnp.tanh, 4), "hidden/0/bias"),
+}  # fmt: skip
+
+
+def normalised_plain():
+    def fn(params, x):
+        for kernel in params:
+            x = x @ kernel
+            x = jax.nn.relu((x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True)))
+        return x
+
+    return models.read(fn, [(6, 6)] * 3, models.struct(4, 6))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_has_a_model_that_reaches_it(row):
+    make, path = ROWS[row]
+    assert situations(make())[path] == row
+
+
+def test_no_row_of_the_guide_is_left_out():
+    assert {row.name for row in GUIDES["train"]} == set(ROWS)
+
+
+@pytest.mark.parametrize("goal", GUIDES)
+def test_every_goal_covers_every_leaf_and_every_row_can_be_printed(goal):
+    for make in (models.transformer, models.lstm, lambda: models.plain(jnp.tanh, 12), moe):
+        reading = make()
+        advice = jaxinit.advise(reading, goal)
+        assert [p.path for p in advice] == list(reading.paths)
+        assert all(p.reason and p.source for p in advice)
+    assert GOALS[goal]
+    assert all(row.name and row.when.text and row.source for row in GUIDES[goal])
+
+
+def test_the_classical_lesson():
+    def kernel(activation, depth):
+        advice = jaxinit.advise(models.plain(activation, depth), "classical")
+        return advice["hidden/1/kernel"].initializer
+
+    assert kernel(jax.nn.relu, 12) == init.he_normal()
+    assert kernel(jax.nn.relu, 7) == init.he_normal()
+    assert kernel(jnp.tanh, 12) == init.glorot_normal()
+    assert kernel(jax.nn.sigmoid, 12) == init.glorot_normal()
+    assert kernel(jnp.tanh, 3) == init.lecun_uniform()
+    assert jaxinit.advise(models.plain(jnp.tanh, 3), "classical")["hidden/0/bias"].std == 0
+
+
+# Numbers of single rows.
+
+
+def test_leaky_slope_is_in_the_gain():
+    advice = jaxinit.advise(models.plain(lambda x: jax.nn.leaky_relu(x, 0.2), 8))
+    variance = advice["hidden/1/kernel"].std ** 2 * 16
+    assert math.isclose(variance, 2 / 1.04, rel_tol=1e-5)
+
+
+def test_residual_outputs_of_a_pre_norm_transformer_shrink_with_the_branches():
+    advice = jaxinit.advise(models.transformer(layers=3))
+    assert math.isclose(advice["blocks/0/o"].std ** 2 * 8, 1 / 6, rel_tol=1e-5)
+    assert math.isclose(advice["blocks/2/down"].std ** 2 * 16, 1 / 6, rel_tol=1e-5)
+    assert advice["blocks/0/q"].initializer == init.lecun_normal()
+    assert math.isclose(advice["table"].std, 8**-0.5, rel_tol=1e-5)
+
+
+def test_an_untied_table_has_unit_size():
+    advice = jaxinit.advise(models.transformer(tied=False))
+    assert (advice["table"].std, advice["head"].part) == (1.0, "head")
+
+
+def test_fixup_of_sixteen_branches_of_two_maps():
+    advice = jaxinit.advise(models.residual(None, 16))
+    assert advice["blocks/3/down"].initializer == init.zeros
+    assert advice["head"].initializer == init.zeros
+    # L^(-1/(2m-2)) with L = 16 and m = 2 is 1/4; the gain of ReLU is sqrt 2.
+    assert math.isclose(advice["blocks/3/up"].std ** 2 * 16, 2 / 16, rel_tol=1e-5)
+
+
+def test_the_first_layer_brings_a_critical_pair_to_its_fixed_point():
+    advice = jaxinit.advise(models.plain(jax.nn.gelu, 12))
+    pair = jaxinit.activations.critical("gelu")
+    first = advice["hidden/0/kernel"].std ** 2 * 16 + advice["hidden/0/bias"].std ** 2
+    assert math.isclose(first, pair.variance, rel_tol=1e-4)
+    inner = advice["hidden/5/kernel"].std ** 2 * 16
+    assert math.isclose(inner, pair.weight_variance, rel_tol=1e-4)
+
+
+def test_siren_divides_by_its_frequency():
+    advice = jaxinit.advise(models.plain(lambda x: jnp.sin(30 * x), 4))
+    assert advice["hidden/0/kernel"].initializer.law((16, 16)).support[1] == pytest.approx(1 / 16)
+    bound = math.sqrt(6 / 16) / 30
+    assert advice["hidden/1/kernel"].initializer.law((16, 16)).support[1] == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_forget_gate_alone_starts_open(packed):
+    reading = models.lstm(packed)
+    values = jaxinit.advise(reading).plan().init(jax.random.key(0))
+    if packed:
+        assert values["b"].reshape(4, 6).tolist() == [[0] * 6, [1] * 6, [0] * 6, [0] * 6]
+    else:
+        assert {n: float(values[f"b/{n}"].mean()) for n in "ifgo"} == {
+            "i": 0, "f": 1, "g": 0, "o": 0,
+        }  # fmt: skip
+
+
+def test_policy_and_value_heads():
+    def fn(params, x):
+        x = jnp.tanh(x @ params["body"])
+        return x @ params["policy"], x @ params["value"]
+
+    shapes = {"body": (6, 6), "policy": (6, 4), "value": (6, 1)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(3, 6)), "policy")
+    assert math.isclose(advice["policy"].std ** 2 * 6, 1e-4, rel_tol=1e-5)
+    assert math.isclose(advice["value"].std ** 2 * 6, 1.0, rel_tol=1e-5)
+
+
+# Rules.
+
+
+def stacked_and_grouped():
+    """Every layout whose fans a shape does not show."""
+
+    def fn(params, x):
+        x, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["stack"])
+        q, k, v = jnp.split(x @ params["packed"], 3, -1)
+        x = jnp.einsum("bd,hdk->bhk", q * k + v, params["heads"]).reshape(x.shape[0], 6, 2)
+        x = jax.lax.conv_general_dilated(
+            x, params["grouped"], (1,), "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2,
+        )  # fmt: skip
+        return x.reshape(x.shape[0], -1) @ params["turned"].T
+
+    shapes = {
+        "stack": (5, 6, 6), "packed": (6, 18), "heads": (3, 6, 4), "grouped": (3, 1, 4),
+        "turned": (7, 24),
+    }  # fmt: skip
+    return models.read(fn, shapes, models.struct(2, 6))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [stacked_and_grouped, moe, models.lstm, models.transformer, lambda: models.residual(None, 3)],
+)
+@pytest.mark.parametrize("goal", ["train", "classical"])
+def test_rules_make_a_plan_with_the_fans_of_the_reading(make, goal):
+    reading = make()
+    advice = jaxinit.advise(reading, goal)
+    plan = advice.plan()
+    checked = 0
+    for prescription in advice:
+        leaf, parameter = plan[prescription.path], reading[prescription.path]
+        assert leaf.initializer == prescription.initializer
+        if leaf.fans is not None and parameter.fan_in is not None:
+            assert (leaf.fans.fan_in, leaf.fans.fan_out) == (parameter.fan_in, parameter.fan_out)
+            checked += 1
+    assert checked
+
+
+def test_rules_fit_the_tree_of_the_model_itself():
+    tree = {"hidden": [{"kernel": models.struct(8, 8)}] * 3, "out": models.struct(8, 2)}
+
+    def fn(params, x):
+        for layer in params["hidden"]:
+            x = jax.nn.relu(x @ layer["kernel"])
+        return x @ params["out"]
+
+    advice = jaxinit.advise(jaxinit.read(fn, tree, models.struct(4, 8)))
+    values = jaxinit.plan(tree, advice.rules()).init(jax.random.key(0))
+    assert jax.tree.structure(values) == jax.tree.structure(tree)
+    assert len(advice.rules()) == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [("a/kernel", 1), ("b/kernel", 2), ("a/bias", 0), ("b/bias", 0)],
+        [("layer_1/w", 1), ("layer_2/w", 2), ("layer_10/w", 1), ("layer_11/w", 3)],
+        [("a[0]/w", 1), ("a{1}/w", 2), ("a*/w", 3), ("ab/w", 4)],
+        [("w", 1)],
+        [(f"block_{n}/{name}/kernel", name) for n in range(30) for name in "qkvo"],
+    ],
+)
+def test_globs_are_exact_and_few(values):
+    rules = rules_for(values)
+    left = dict(values)
+    for glob, index in rules:
+        taken = [path for path in left if compile_glob("test", glob).fullmatch(path)]
+        assert taken, glob
+        assert all(left.pop(path) == values[index][1] for path in taken)
+    assert not left
+    assert len(rules) <= len(values)
+    if len(values) == 120:
+        assert len(rules) == 4
+
+
+# What is printed, and refused.
+
+
+def test_the_table_fits_a_hundred_columns_and_says_why():
+    advice = jaxinit.advise(models.plain(jax.nn.relu, 12), current=None)
+    lines = str(advice).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "hidden/*/kernel" in str(advice)
+    assert "He 2015" in str(advice)
+    assert repr(advice).startswith("<Advice on 23 parameters")
+
+
+def test_json_is_plain_and_tells_the_initializers():
+    advice = jaxinit.advise(models.lstm())
+    read_back = json.loads(json.dumps(advice.to_json(), allow_nan=False))
+    first = read_back["prescriptions"][0]
+    assert init.from_config(first["initializer"]) == advice.prescriptions[0].initializer
+    assert read_back["goal"] == "train"
+
+
+def test_advise_refuses_what_it_cannot_use():
+    reading = models.plain(jnp.tanh, 3)
+    with pytest.raises(TypeError, match=r"advise needs a reading, got dict.*jaxinit.read"):
+        jaxinit.advise({})
+    with pytest.raises(ValueError, match=r"advise needs a goal of 'train'.*got 'win'.*in doubt"):
+        jaxinit.advise(reading, "win")  # type: ignore
+    with pytest.raises(ValueError, match=r"advise needs the parameters that were read, got .*'w'"):
+        jaxinit.advise(reading, current={"w": np.ones(3, "float32")})
+    with pytest.raises(KeyError, match="no leaf 'nowhere'"):
+        jaxinit.advise(reading)["nowhere"]
+
+
+# Audit.
+
+
+def drawn(reading, initializer):
+    tree = {p.path: jaxinit.ParamSpec(p.shape, np.dtype(p.dtype)) for p in reading}
+    rules = [("**/kernel", initializer), ("**", init.zeros)]
+    return jaxinit.plan(tree, rules).init(jax.random.key(0))
+
+
+def test_an_audit_implies_the_gain_from_the_true_fan():
+    reading = models.plain(jax.nn.relu, 12, 64)
+    found = jaxinit.advice.audit_reading(reading, drawn(reading, init.he_normal()))
+    leaf = next(leaf for leaf in found if leaf.path == "hidden/3/kernel")
+    # 4,096 entries: the variance is within 5 sigma = 5 sqrt(1.37 / 4096) = 9 %, its root within 5.
+    assert math.isclose(leaf.gain, math.sqrt(2), rel_tol=0.05)
+    assert math.isclose(leaf.advised_gain, math.sqrt(2), rel_tol=1e-6)
+    assert leaf.fan_in == 64
+    worse = jaxinit.advice.audit_reading(reading, drawn(reading, init.lecun_normal()))
+    assert worse.severity in ("warning", "error")
+    assert "gain-mismatch" in [finding.code for finding in worse.findings]
+    assert "gain-mismatch" not in [finding.code for finding in found.findings]
+    assert "fit to train" in worse.verdict or "handicap" in worse.verdict
+    assert max(map(len, str(worse).splitlines())) <= 100
+    assert json.dumps(worse.to_json(), allow_nan=False)
+
+
+def test_audit_needs_values():
+    with pytest.raises(TypeError, match="needs arrays with values"):
+        jaxinit.audit(lambda p, x: x @ p["w"], {"w": models.struct(3, 2)}, models.struct(4, 3))
+    with pytest.raises(ValueError, match="audit needs a goal of"):
+        jaxinit.audit(
+            lambda p, x: x @ p["w"], {"w": jnp.ones((3, 2))}, models.struct(4, 3), goal="win"
+        )

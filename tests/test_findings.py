@@ -1,0 +1,224 @@
+"""Findings: for each a model that must trigger it, and a near twin that must not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advice_models as models
+import jaxinit
+from jaxinit import initializers as init
+from jaxinit.advice import SEVERITIES
+from jaxinit.advice.checks_table import CHECKS
+
+
+def planned(reading, *rules):
+    """A plan of the parameters of a reading."""
+    tree = {p.path: jaxinit.ParamSpec(p.shape, np.dtype(p.dtype)) for p in reading}
+    return jaxinit.plan(tree, list(rules))
+
+
+def found(reading, *rules, current=None):
+    """Findings by code, with the parameters drawn by rules or given."""
+    plan = planned(reading, *rules) if rules else current
+    return {finding.code: finding for finding in jaxinit.advise(reading, current=plan).findings}
+
+
+HE, LECUN = init.he_normal(), init.lecun_normal()
+REST = ("**", init.zeros)
+
+
+def wrong_fans(right):
+    def fn(params, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["stack"])[0]
+
+    reading = models.read(fn, {"stack": (12, 8, 8)}, models.struct(2, 8))
+    return found(reading, ("stack", init.stacked(LECUN) if right else LECUN))
+
+
+def gain_mismatch(right):
+    reading = models.plain(jax.nn.relu, 30, 512)
+    return found(reading, ("**/kernel", HE if right else init.xavier_normal()), REST)
+
+
+def unstable_gain(right):
+    reading = models.plain(jax.nn.gelu, 50, 512)
+    if right:
+        return found(reading, current=jaxinit.advise(reading).plan())
+    gain = jaxinit.activations.gain("gelu")
+    kernel = init.variance_scaling(1.0, "fan_in", "normal", gain=gain)
+    return found(reading, ("**/kernel", kernel), REST)
+
+
+def deep_sigmoid(right):
+    reading = models.plain(jnp.tanh if right else jax.nn.sigmoid, 12, 256)
+    return found(reading, ("**/kernel", init.xavier_normal()), REST)
+
+
+def twins(right):
+    value = init.normal(0.1) if right else init.constant(0.1)
+    return found(models.plain(jnp.tanh, 3), ("out/kernel", LECUN), ("**/kernel", value), REST)
+
+
+def residual_growth(right):
+    reading = models.residual(None, 24)
+    last = init.zeros if right else HE
+    return found(reading, ("**/down", last), ("**", HE))
+
+
+def zero_product(right):
+    def fn(params, x):
+        return jnp.tanh(x @ params["w"] + (x @ params["a"]) @ params["b"]) @ params["out"]
+
+    shapes = {"w": (6, 5), "a": (6, 2), "b": (2, 5), "out": (5, 3)}
+    reading = models.read(fn, shapes, models.struct(4, 6))
+    return found(reading, ("a", LECUN if right else init.zeros), ("b", init.zeros), ("**", LECUN))
+
+
+def embedding_scale(right):
+    table = init.normal(8**-0.5 if right else 1.0)
+    return found(models.transformer(), ("table", table), ("**", LECUN))
+
+
+def head_scale(right):
+    head = LECUN if right else init.normal(1.0)
+    return found(models.plain(jax.nn.relu, 3), ("out/*", head), ("**/kernel", HE), REST)
+
+
+def fanless_bias(right):
+    bias = init.zeros if right else init.normal(1.0)
+    return found(models.plain(jnp.tanh, 3), ("**/kernel", LECUN), ("**", bias))
+
+
+def forget_gate_bias(right):
+    # Haiku adds 1 itself: the same zeros are right there.
+    reading = models.lstm(packed=False, offset=1.0 if right else 0.0)
+    return found(reading, ("b/*", init.zeros), ("**", LECUN))
+
+
+def narrow_for_depth(right):
+    return found(models.plain(jax.nn.relu, 20, 256 if right else 64), ("**/kernel", HE), REST)
+
+
+def unused(right):
+    def fn(params, x):
+        return x @ params["w"] + (params["spare"] if right else 0.0)
+
+    return found(models.read(fn, {"w": (3, 2), "spare": (2,)}, models.struct(4, 3)))
+
+
+def not_understood(right):
+    def fn(params, x):
+        return x @ (params["w"] if right else jnp.sort(params["w"]))
+
+    return found(models.read(fn, {"w": (3, 2)}, models.struct(4, 3)))
+
+
+def low_precision(right):
+    tree = {"w": models.struct(64, 64, dtype="bfloat16")}
+    reading = jaxinit.read(lambda p, x: x @ p["w"], tree, models.struct(2, 64, dtype="bfloat16"))
+    law = LECUN if right else jax.nn.initializers.lecun_normal()
+    return found(reading, current={"w": law(jax.random.key(0), (64, 64), jnp.bfloat16)})
+
+
+def nonfinite(right):
+    reading = models.read(lambda p, x: x @ p["w"], {"w": (3, 2)}, models.struct(4, 3))
+    array = np.ones((3, 2), "float32")
+    array[1, 1] = 1.0 if right else np.nan
+    return found(reading, current={"w": array})
+
+
+CASES = {
+    "wrong-fans": (wrong_fans, "warning", "fans 96 and 96, while the model contracts 8"),
+    "gain-mismatch": (gain_mismatch, "error", r"halves per layer, 2^-28 after 29 layers of relu"),
+    "unstable-gain": (unstable_gain, "warning", "deviation of the length grows by 1.144 per layer"),
+    "deep-sigmoid": (deep_sigmoid, "error", "multiplied by about 0.045 per layer"),
+    "twins": (twins, "error", "Every entry is 0.1"),
+    "residual-growth": (residual_growth, "error", "24 branches each add"),
+    "zero-product": (zero_product, "error", "2 kernels are zero that are multiplied"),
+    "embedding-scale": (embedding_scale, "warning", "gives logits of 2.83"),
+    "head-scale": (head_scale, "warning", "outputs with a standard deviation of 4"),
+    "fanless-bias": (fanless_bias, "warning", "1 times the second moment"),
+    "forget-gate-bias": (forget_gate_bias, "warning", "keeps 0.5 per step"),
+    "narrow-for-depth": (narrow_for_depth, "warning", "20 layers of width 64"),
+    "unused": (unused, "warning", "1 parameters have no way"),
+    "not-understood": (not_understood, "warning", "stopped at"),
+    "low-precision": (low_precision, "warning", "different values in 4,096 entries"),
+    "nonfinite": (nonfinite, "error", "1 entries are infinite or NaN"),
+}
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_a_model_triggers_it_and_its_near_twin_does_not(code):
+    make, severity, evidence = CASES[code]
+    findings = make(right=False)
+    assert code in findings
+    finding = findings[code]
+    assert (finding.severity, evidence in finding.evidence) == (severity, True), finding.evidence
+    assert finding.remedy and finding.source
+    assert code not in make(right=True)
+
+
+def test_every_check_has_a_case():
+    assert {check.__name__.replace("_", "-") for check in CHECKS} == set(CASES)
+
+
+def test_queries_and_keys_that_are_both_zero_never_move():
+    reading = models.transformer(tied=False)
+    zero, normal = init.zeros, LECUN
+    both = found(reading, ("**/{q,k}", zero), ("**", normal))
+    assert set(both["zero-product"].leaves) == {"blocks/0/q", "blocks/0/k"}
+    assert "zero-product" not in found(reading, ("**/q", zero), ("**", normal))
+
+
+def test_zeros_that_come_alive_one_after_the_other_are_no_finding():
+    """Fixup: the head moves first, then the ends of the branches, then all."""
+    reading = models.residual(None, 4)
+    assert "zero-product" not in found(reading, current=jaxinit.advise(reading).plan())
+
+
+def test_all_zero_layers_are_stuck_but_for_the_last_bias():
+    dead = found(models.plain(jax.nn.relu, 4), ("**", init.zeros))
+    assert len(dead["zero-product"].leaves) == 4
+
+
+def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan():
+    readings = [
+        models.plain(jax.nn.relu, 30, 512),
+        models.plain(jnp.tanh, 50, 512),
+        models.plain(jax.nn.silu, 20, 512),
+        models.residual(None, 48, 64),
+        models.residual("before", 12, 64),
+        models.transformer(layers=2),
+        models.transformer(tied=False),
+        models.lstm(),
+        models.lstm(packed=False),
+        models.convolutional(True, 4),
+    ]
+    for reading in readings:
+        advice = jaxinit.advise(reading, current=jaxinit.advise(reading).plan())
+        loud = [finding for finding in advice.findings if finding.is_at_least("warning")]
+        assert not loud, loud
+
+
+def test_arrays_betray_fans_that_are_not_theirs():
+    """A tree drawn by shape: the measured size fits the wrong fan and not the true one."""
+
+    def fn(params, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["stack"])[0]
+
+    reading = models.read(fn, {"stack": (12, 32, 32)}, models.struct(2, 32))
+    key, shape = jax.random.key(0), (12, 32, 32)
+    assert "wrong-fans" in found(reading, current={"stack": LECUN(key, shape)})
+    assert "wrong-fans" not in found(reading, current={"stack": init.stacked(LECUN)(key, shape)})
+
+
+def test_severities_are_ordered_and_the_worst_comes_first():
+    findings = jaxinit.advise(
+        models.plain(jax.nn.relu, 30, 64), current=planned(models.plain(jax.nn.relu, 30, 64),
+        ("**/kernel", init.xavier_normal()), REST)
+    ).findings  # fmt: skip
+    levels = [SEVERITIES.index(finding.severity) for finding in findings]
+    assert levels == sorted(levels, reverse=True)
+    assert findings[0].is_at_least("warning") and not findings[-1].is_at_least("error")
+    assert str(findings[0]).startswith("error gain-mismatch [")

@@ -96,7 +96,7 @@ def test_help_of_a_command_fits_a_terminal(run, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), r"name a command: list, show, gain or report"),
+        ((), r"name a command: list, show, gain, report, advise or audit"),
         (("frobnicate",), r"invalid choice: 'frobnicate'"),
         (("list", "--frobnicate"), r"unrecognized arguments: --frobnicate"),
         (("show",), r"required: NAME, SHAPE"),

@@ -28,7 +28,7 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
     "GPT-2 124M": LINEN + TORCH,
     "GPT-2 XL": LINEN + TORCH,
     "Linen MLP, 400 layers": LINEN + TORCH,
-    "NNX MLP, 100 layers": (*LINEN[:4], "nnx.jit"),
+    "NNX MLP, 100 layers": ("nnx_init", *LINEN[:4], "nnx.jit"),
     "Equinox MLP, 100 layers": (*LINEN[:4], "eqx.filter_jit"),
     "Haiku MLP, 100 layers": LINEN[:4],
     "mixture, 10,010 leaves": LINEN,

@@ -18,6 +18,7 @@ import torch_models
 from flax import nnx
 
 import jaxinit
+import jaxinit.flax
 from jaxinit import initializers as init
 from jaxinit.report import gpt2 as specimen
 
@@ -130,7 +131,10 @@ def nnx_mlp(small: bool) -> Model:
     return Model(
         lambda key: nnx.split(make(key)),
         DENSE,
-        rivals={"nnx.jit": lambda key: nnx.state(nnx.jit(make)(key))},
+        rivals={
+            "nnx_init": lambda key: nnx.state(jaxinit.flax.nnx_init(make)(key)),
+            "nnx.jit": lambda key: nnx.state(nnx.jit(make)(key)),
+        },
     )
 
 

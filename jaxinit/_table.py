@@ -75,6 +75,20 @@ def render_table(
     return "\n".join(([] if title is None else [title]) + lines)
 
 
+def spell_bytes(count: int) -> str:
+    """Bytes in a unit that leaves at most three digits before the point.
+
+    Example:
+        >>> spell_bytes(640), spell_bytes(3 * 2**19), spell_bytes(1020 * 2**10)
+        ('640 B', '1.5 MiB', '0.996 MiB')
+    """
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"
+
+
 def _spell(cell: Any) -> str:
     if cell is None:
         return ""

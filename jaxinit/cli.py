@@ -1,4 +1,4 @@
-"""The command line: ``jaxinit list``, ``show``, ``report``, ``advise`` and ``audit``.
+"""The command line: ``jaxinit list``, ``show``, ``gain``, ``report``, ``advise`` and ``audit``.
 
 This file parses, calls and prints; the work is done in `jaxinit.report`. Exit status: 0; 1 with
 findings under ``--strict``; 2 for input that cannot be used, with one line on the standard error.
@@ -23,6 +23,7 @@ _MAIN_EPILOG = """\
 examples:
   jaxinit list                          the catalogue
   jaxinit show he_normal 512 256        one array: measured against declared law
+  jaxinit gain gelu                     what an activation does to a signal
   jaxinit report                        the GPT-2 124M model that ships with jaxinit
   jaxinit report model.py:MLP --input 8x784:float32
   jaxinit advise model.py:MLP --input 8x784:float32
@@ -44,6 +45,18 @@ a JSON config:
   jaxinit show '{"name": "normal", "stddev": 0.02}' 64 64 --json
 
 z counts standard errors: beyond 5 in size, chance does not explain it.
+"""
+
+_GAIN_EPILOG = """\
+TARGET is a name of the catalogue of activations, or module:attribute naming an
+elementwise function that JAX can trace:
+
+  jaxinit gain gelu
+  jaxinit gain 'leaky_relu(0.2)'
+  jaxinit gain jax.nn:celu --json
+  jaxinit gain model.py:gated_unit --inputs 2
+
+Everything is computed for a Gaussian of variance 1, in float64.
 """
 
 _REPORT_EPILOG = """\
@@ -95,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     layout["parents"] = [common]
     _add_list(commands, layout)
     _add_show(commands, layout)
+    _add_gain(commands, layout)
     _add_report(commands, layout)
     add_commands(commands, layout, _seed)
     return parser
@@ -119,6 +133,17 @@ def _add_show(commands: Any, layout: dict[str, Any]) -> None:
     parser.add_argument("--seed", type=_seed, default=0, help="seed of the key (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(run=_show)
+
+
+def _add_gain(commands: Any, layout: dict[str, Any]) -> None:
+    what = "show what an activation does to a signal, and the gains that undo it"
+    parser = commands.add_parser("gain", help=what, description=what, epilog=_GAIN_EPILOG, **layout)
+    parser.add_argument("target", metavar="TARGET", help="name, module:attribute or file.py:...")
+    parser.add_argument(
+        "--inputs", type=int, choices=(1, 2), help="inputs of a callable: 2 for a gated unit"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_gain)
 
 
 def _add_report(commands: Any, layout: dict[str, Any]) -> None:
@@ -204,6 +229,22 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _gain(options: argparse.Namespace) -> int:
+    from jaxinit.report.gains import gain_row, print_gain
+    from jaxinit.report.terminal import output, stdout_kept_clean
+
+    with stdout_kept_clean():
+        row = gain_row(options.target, options.inputs)
+    if options.json:
+        from jaxinit.report.as_json import to_json
+
+        sys.stdout.write(to_json("gain", row))
+        return 0
+    with output() as console:
+        print_gain(console, row)
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     from jaxinit.report.as_json import json_file, to_json
     from jaxinit.report.collect import Request, collect
@@ -271,7 +312,7 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # after --help and --version
         return stop.code if isinstance(stop.code, int) else 0
     if options.command is None:
-        parser.error("name a command: list, show, report, advise or audit")
+        parser.error("name a command: list, show, gain, report, advise or audit")
     return options.run(options)
 
 

@@ -16,6 +16,9 @@ import hypothesis
 import jax
 import pytest
 
+from jaxinit.engine import compile as compiling
+from jaxinit.engine.compile import forget_executables
+
 # An accidental outer product keeps its shape legal and its law wrong; nothing else catches it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -41,6 +44,23 @@ def x64():
 def devices() -> list[jax.Device]:
     """Every device of the default backend: eight unless the shell said otherwise."""
     return jax.devices()
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Text of every kind that is compiled during a test."""
+    texts = []
+
+    def record(lowered, options):
+        executable = compile_kind(lowered, options)
+        texts.append(executable.call.as_text())
+        return executable
+
+    compile_kind = compiling._compile
+    monkeypatch.setattr(compiling, "_compile", record)
+    forget_executables()
+    yield texts
+    forget_executables()
 
 
 @pytest.fixture(autouse=True)

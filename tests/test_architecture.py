@@ -34,14 +34,17 @@ STREET = (
     "engine",
     "planning",
     "reading",
+    "prediction",
     "advice",
     "signal",
     "report",
     "cli",
 )
-# These stand beside `planning`: they look left as it does, and only the last two look at them.
+# These stand beside `planning` and look left as it does. Only the last two look at them, and rooms
+# that judge a model measure it with `checks`.
 BESIDE_PLANNING = ("checks", "flax")
 LAST = ("report", "cli")
+JUDGES = ("advice", "signal")
 # Files that belong to a room which is itself a single file.
 PART_OF = {"__main__": "cli", "cli_advice": "cli"}
 # "" is the face, jaxinit/__init__.py.
@@ -83,6 +86,8 @@ def allowed_rooms(room: str) -> set[str]:
     if room in BESIDE_PLANNING:
         return {room, *STREET[: STREET.index("planning") + 1]}
     allowed = set(STREET[: STREET.index(room) + 1])
+    if room in JUDGES:
+        allowed.add("checks")
     return allowed | {FACE, *BESIDE_PLANNING} if room in LAST else allowed
 
 

@@ -85,7 +85,7 @@ def test_help_and_version(run):
     assert run("--version") == (0, f"jaxinit {jaxinit.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["list", "show", "report"])
+@pytest.mark.parametrize("command", ["list", "show", "gain", "report"])
 def test_help_of_a_command_fits_a_terminal(run, command):
     status, out, err = run(command, "--help")
     assert (status, err) == (0, "")
@@ -96,7 +96,7 @@ def test_help_of_a_command_fits_a_terminal(run, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), r"name a command: list, show or report"),
+        ((), r"name a command: list, show, gain, report, advise or audit"),
         (("frobnicate",), r"invalid choice: 'frobnicate'"),
         (("list", "--frobnicate"), r"unrecognized arguments: --frobnicate"),
         (("show",), r"required: NAME, SHAPE"),

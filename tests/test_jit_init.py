@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 
 import equinox as eqx
 import flax.linen as nn
@@ -462,6 +463,32 @@ def test_a_second_call_traces_and_compiles_nothing():
     assert counts["compiles"] == 0
     fast.explain(KEY, 1.0)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_collector_rests_during_a_trace_only(is_on):
+    """Going through the objects of a large trace again and again is a third of its time."""
+    was_enabled = gc.isenabled()
+    seen = []
+
+    def init(key):
+        seen.append(gc.isenabled())
+        return layers(key)
+
+    def broken(key):
+        seen.append(gc.isenabled())
+        raise OverflowError
+
+    try:
+        (gc.enable if is_on else gc.disable)()
+        jit_init(init)(KEY)
+        assert gc.isenabled() == is_on
+        with pytest.raises(OverflowError):
+            jit_init(broken)(KEY)
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+    assert seen == [False, False]
 
 
 def test_compilations_do_not_grow_with_layers():

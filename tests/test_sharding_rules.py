@@ -15,8 +15,6 @@ from jax.experimental import io_callback
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
-from jaxinit.engine import compile as compiling
-from jaxinit.engine.compile import forget_executables
 
 P = PartitionSpec
 KEY = jax.random.key(0)
@@ -66,23 +64,6 @@ def assert_own_shards(tree):
         assert [s.data.shape for s in leaf.addressable_shards] == [wanted] * len(
             leaf.sharding.device_set
         )
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """Text of every kind that is compiled during a test."""
-    texts = []
-
-    def record(lowered, options):
-        executable = compile_kind(lowered, options)
-        texts.append(executable.call.as_text())
-        return executable
-
-    compile_kind = compiling._compile
-    monkeypatch.setattr(compiling, "_compile", record)
-    forget_executables()
-    yield texts
-    forget_executables()
 
 
 # A function of shapes.

@@ -25,7 +25,18 @@ _SAME = 1e-10
 
 
 class NotCriticalError(ValueError):
-    """An activation has no critical point, or none with the variance that was given."""
+    """An activation has no critical point, or none with the variance that was given.
+
+    Attributes:
+        why: the reason, without what to do instead.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message, why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +149,14 @@ def _pair(caller: str, function: Function) -> Critical:
     at_zero = derivative_at(function, 0.0)
     if second_at(function, 0.0) <= 1e-30 and at_zero > 0 and _is_smooth_at_zero(function):
         return Critical(function.name, 1 / at_zero, 0.0, 0.0, 1.0)
+    why = (
+        "where chi is 1, the length has no fixed point of slope 1 with a bias variance of 0 or more"
+    )
     raise NotCriticalError(
-        f"{caller} needs an activation that has a critical pair, got {function.name}: where chi "
-        "is 1, the length has no fixed point of slope 1 with a bias variance of 0 or more. "
+        f"{caller} needs an activation that has a critical pair, got {function.name}: {why}. "
         "Name one of the two variances for a point where chi alone is 1, or use another "
-        "activation."
+        "activation.",
+        why,
     )
 
 
@@ -182,12 +196,8 @@ def _given(
     points = [_at(function, q, weight) for q in _crossings(grid, gaps, gap)]
     points = [p for p in points if p.bias_variance >= -1e-12]
     if not points:
-        largest = float(biases.max())
-        range_ = (
-            f"weight variances from {weights.min():.4g} to {weights.max():.4g} make chi 1"
-            if weight is not None
-            else f"where chi is 1, bias variances go up to {largest:.4g}"
-        )
+        kind, ends = ("bias", biases) if weight is None else ("weight", weights)
+        range_ = f"chi is 1 for {kind} variances from {ends.min():.4g} to {ends.max():.4g}"
         raise _none(caller, function, what, range_)
     best = min(points, key=lambda p: (p.slope > 1 + 1e-9, p.variance))
     return dataclasses.replace(best, bias_variance=max(best.bias_variance, 0.0))
@@ -203,7 +213,8 @@ def _at(function: Function, q: float, weight: float | None = None) -> Critical:
 def _none(caller: str, function: Function, what: str, why: str) -> NotCriticalError:
     return NotCriticalError(
         f"{caller} needs variances at which {function.name} is critical, got {what}: {why}. "
-        "Choose one there, or none for the pair at which the length map has slope 1 too."
+        "Choose one there, or none for the pair at which the length map has slope 1 too.",
+        why,
     )
 
 
@@ -211,12 +222,14 @@ def _refuse_jumps(caller: str, function: Function, derivative: Array) -> None:
     if not np.isfinite(derivative).all():
         raise NotCriticalError(
             f"{caller} needs an activation without jumps, got {function.name}: chi is infinite at "
-            "every variance. Use a smooth stand-in such as tanh."
+            "every variance. Use a smooth stand-in such as tanh.",
+            "chi is infinite at every variance",
         )
     if not (derivative > 0).all():
         raise NotCriticalError(
             f"{caller} needs an activation whose slope is not zero everywhere, got "
-            f"{function.name}: chi is 0 at every variance. Use one that passes gradients on."
+            f"{function.name}: chi is 0 at every variance. Use one that passes gradients on.",
+            "chi is 0 at every variance",
         )
 
 

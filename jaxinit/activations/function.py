@@ -140,6 +140,11 @@ def as_function(caller: str, fn: Any, inputs: int | None = None) -> Function:
         TypeError: when ``fn`` is none of these, or is not traceable with arrays of floats.
         ValueError: when the name is unknown, or the function is not elementwise.
     """
+    if inputs is not None and inputs not in range(1, _MOST_INPUTS + 1):
+        raise ValueError(
+            f"{caller} needs inputs to be 1 or {_MOST_INPUTS}, got {inputs!r}. It is the number of "
+            "arguments that the function takes: 2 for a gated unit."
+        )
     if isinstance(fn, str):
         fn = named(fn)
     if isinstance(fn, Function):
@@ -153,11 +158,6 @@ def as_function(caller: str, fn: Any, inputs: int | None = None) -> Function:
             "Pass for example jax.nn.gelu or 'gelu'."
         )
     inputs = 1 if inputs is None else inputs
-    if isinstance(inputs, bool) or not isinstance(inputs, int) or not 1 <= inputs <= _MOST_INPUTS:
-        raise ValueError(
-            f"{caller} needs inputs to be 1 or {_MOST_INPUTS}, got {inputs!r}. It is the number of "
-            "arguments that the function takes: 2 for a gated unit."
-        )
     name = _name_of(fn)
     # A closure may see other values next time, and an object may change: neither is kept.
     if isinstance(fn, types.FunctionType) and fn.__closure__ is None:
@@ -205,6 +205,7 @@ def _at_the_prompt() -> Iterator[None]:
         jax.debug_nans(False),
         jax.debug_infs(False),
         jax.disable_jit(False),
+        jax.transfer_guard("allow"),
     ):
         yield
 

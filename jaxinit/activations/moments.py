@@ -148,7 +148,7 @@ def moments_of(function: Function, q: float) -> Moments:
         mean=0.0 if abs(mean) < 1e-14 * math.sqrt(size) else mean,
         second_moment=second,
         derivative_second_moment=math.inf if jumps else derivative,
-        length_slope=slope,
+        length_slope=0.0 if abs(slope) * q < 1e-14 * size else slope,
         jumps=jumps,
         error=max(function.noise, float(found.errors[SECOND, 0]) / size, 1e-13),
     )

@@ -146,7 +146,8 @@ def integrate(
             _check_ends(size, scale, over)
         else:  # a spike that no point of the level above had seen
             largest = np.zeros_like(scale)
-            np.maximum.at(largest, (slice(None), row), size)
+            for channel, sizes in zip(largest, size, strict=True):
+                np.maximum.at(channel, row, sizes)  # pyright: ignore[reportArgumentType]
             scale = np.maximum(scale, largest)
         is_rough = error > np.maximum(tolerance * scale[:, row], noise * size)
         rough = is_rough.any(axis=0)

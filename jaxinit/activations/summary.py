@@ -95,7 +95,7 @@ def summary(fn: Activation, *, inputs: int | None = None) -> Summary:
         try:
             pair = critical(function)
         except NotCriticalError as error:
-            why = str(error)
+            why = error.why
     has_backward = 0 < derivative < math.inf
     return Summary(
         name=function.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +37,7 @@ class Line(NamedTuple):
         kind: index of what is compiled for them; None where the host makes them.
         constant: the number that fills them, where the host does so.
         placed: where the host puts them.
+        family: the slices that they are; None for leaves that stay with plain ``jax.jit``.
     """
 
     members: list[tuple[int, ...]]
@@ -45,6 +45,7 @@ class Line(NamedTuple):
     kind: int | None = None
     constant: np.generic | None = None
     placed: Any = None
+    family: Family | None = None
 
 
 class Assembly:
@@ -96,6 +97,7 @@ class Assembly:
             line = Line(
                 [piece.leaves for piece in members],
                 [tuple(map(source_of, piece.arguments)) for piece in members],
+                family=family,
             )
             if self._is_for_host(first, placed, len(members)):
                 constant = constant_of(self.recipe.program, first)
@@ -156,8 +158,8 @@ class Assembly:
             arguments = tuple(flat[position] for position in positions)
             names = tuple(map(input_name, positions))
             self.lines.append(Line([leaves], [names], len(self.kinds)))
-            kind = Kind(None, function, arguments, self._placed(leaves))
-            self.kinds.append(dataclasses.replace(kind, has_company=self._has_company(leaves)))
+            placed, has_company = self._placed(leaves), self._has_company(leaves)
+            self.kinds.append(Kind(None, function, arguments, placed, has_company=has_company))
 
     def _add_forwarded(self) -> None:
         self._forwarded = [leaf for leaf, why in self.leftover.items() if why == FORWARDED]
@@ -253,11 +255,6 @@ class Assembly:
     def allowance(self, max_live_bytes: int | None) -> int:
         """Bytes that may be alive beyond the finished leaves, given what the caller says."""
         return allowance(max_live_bytes, map(nbytes_of, self.recipe.program.out_avals))
-
-    @property
-    def scratch(self) -> int:
-        """Bytes that the neediest compiled kind takes beside what it returns."""
-        return max((executable.scratch for executable in self.executables.values()), default=0)
 
 
 def _or_none(placed: Sequence[Any]) -> list[Any] | None:

@@ -234,6 +234,15 @@ def _compile(lowered: Any, options: tuple[tuple[str, Any], ...]) -> Executable:
     return Executable(executable, getattr(analysis, "temp_size_in_bytes", 0) or 0)
 
 
+def check_bound(caller: str, max_live_bytes: int | None) -> None:
+    """Raises when a bound on memory is negative."""
+    if max_live_bytes is not None and max_live_bytes < 0:
+        raise ValueError(
+            f"{caller} needs max_live_bytes >= 0, got {max_live_bytes}. "
+            "Leave it out to allow what the largest leaf needs."
+        )
+
+
 def allowance(max_live_bytes: int | None, sizes: Iterable[int]) -> int:
     """Bytes that may be in use beside the finished leaves.
 

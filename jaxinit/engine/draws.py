@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxinit.engine.compile import Kept, Kind, settings
 from jaxinit.engine.evaluate import run_jaxpr
 from jaxinit.engine.kinds import constant_of, may_hasten
-from jaxinit.engine.placement import may_copy, shards_are_wide
+from jaxinit.engine.placement import may_copy, on_mesh, shards_are_wide
 from jaxinit.engine.program import flatten
 from jaxinit.engine.slices import cut
 from jaxinit.engine.threefry import fast_compiler_options, fast_key
@@ -112,11 +112,7 @@ def prepare(
 
 def _fits(old: jax.Array, sharding: Any, place: Sharding | None) -> bool:
     """Whether an array lies where its successor will."""
-    if isinstance(sharding, PartitionSpec):
-        sharding = NamedSharding(jax.sharding.get_mesh(), sharding)
-    elif isinstance(sharding, NamedSharding) and not isinstance(sharding.mesh, jax.sharding.Mesh):
-        sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
-    wanted = place if sharding is None else sharding
+    wanted = place if sharding is None else on_mesh(sharding)
     if wanted is None:
         return not old.committed
     # What is committed to one place is an error anywhere else, and what is not is moved.
@@ -167,10 +163,11 @@ def _lot(
         constant = None
     if constant is not None:
         reuses = False
-    if reuses:
-        sharding = place if d.sharding is None else d.sharding
-        kind = _drawing_over(kind, jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=sharding))
-    return Lot(d, kind, constant, place, reuses, members)
+    lot = Lot(d, kind, constant, place, reuses, members)
+    if not reuses:
+        return lot
+    old = jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=lot.sharding)
+    return lot._replace(kind=_drawing_over(kind, old))
 
 
 def _recipe(d: Draw, implementation: Any, place: Sharding | None) -> _Recipe:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Sharding
 
-from jaxinit._table import render_table
+from jaxinit._table import render_table, spell_bytes
 from jaxinit.engine.compile import in_use_beside, setting
 from jaxinit.engine.draws import Lot
-from jaxinit.engine.explain import spell_bytes
+from jaxinit.engine.placement import on_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +83,7 @@ def estimate_lots(
 
 def _spread(lot: Lot) -> tuple[Any, tuple[int, ...]]:
     """Devices that hold a leaf, and the shape of what each of them holds."""
-    sharding, mesh = lot.sharding, jax.sharding.get_mesh()
-    if isinstance(sharding, PartitionSpec):
-        sharding = NamedSharding(mesh, sharding)
-    elif isinstance(sharding, NamedSharding) and not isinstance(sharding.mesh, jax.sharding.Mesh):
-        sharding = NamedSharding(mesh, sharding.spec)
+    sharding, mesh = on_mesh(lot.sharding), jax.sharding.get_mesh()
     if isinstance(sharding, Sharding):
         return sharding.device_set, sharding.shard_shape(lot.draw.shape)
     if not mesh.empty:

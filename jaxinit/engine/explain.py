@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from jaxinit._table import render_table
+from jaxinit._table import render_table, spell_bytes
 from jaxinit.engine.assembly import Assembly, Line
 from jaxinit.engine.compile import in_use_beside
-from jaxinit.engine.recipe import FORWARDED
+from jaxinit.engine.kinds import Family
 
 _MAX_LINES = 40
 
@@ -95,9 +95,10 @@ def explain(
     """
     avals = assembly.recipe.program.out_avals
     paths = _paths(out_tree, len(avals))
-    rest = {leaf for leaf, why in assembly.leftover.items() if why != FORWARDED}
     notes = [
-        _note(assembly, line, paths) for line in assembly.lines if line.members[0][0] not in rest
+        _note(assembly, line, line.family, paths)
+        for line in assembly.lines
+        if line.family is not None
     ]
     allowed = assembly.allowance(max_live_bytes)
     needs = [
@@ -122,13 +123,8 @@ def _paths(out_tree: Any, count: int) -> list[str]:
     return [path or "(the result)" for path in paths]
 
 
-def _note(assembly: Assembly, line: Line, paths: Sequence[str]) -> KindNote:
+def _note(assembly: Assembly, line: Line, family: Family, paths: Sequence[str]) -> KindNote:
     program = assembly.recipe.program
-    family = next(
-        family
-        for family in assembly.recipe.families
-        if any(piece.leaves == line.members[0] for piece in family.members)
-    )
     names = [
         step.equation.params.get("name", step.equation.primitive.name).lstrip("_")
         for step in family.members[0].steps
@@ -142,13 +138,3 @@ def _note(assembly: Assembly, line: Line, paths: Sequence[str]) -> KindNote:
         operations=", ".join(dict.fromkeys(names)) or "as the host computes it",
         first=paths[line.members[0][0]],
     )
-
-
-def spell_bytes(count: int) -> str:
-    """A number of bytes as a person writes it."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"

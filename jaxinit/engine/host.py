@@ -19,25 +19,22 @@ import jax
 import numpy as np
 
 from jaxinit.engine.jaxprs import is_integral, is_key, size_of
-from jaxinit.engine.threefry import threefry2x32
+from jaxinit.engine.threefry import PARITY, ROTATIONS, threefry2x32
 
 Rule = Callable[..., Any]
 
 # Beyond this an array is no key and no counter, and belongs on the device.
 MAX_SIZE = 2**16
 
-# The constants of Threefry-2x32, as in `jaxinit.engine.threefry`.
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = 0x1BD11BDA
 _WORD = 0xFFFFFFFF
 
 
 def _threefry_of_one(first: int, second: int, x: int, y: int) -> tuple[int, int]:
     """Threefry on Python integers: 12 microseconds, where NumPy takes 90 for one pair."""
-    schedule = (first, second, first ^ second ^ _PARITY)
+    schedule = (first, second, first ^ second ^ PARITY)
     x, y = (x + first) & _WORD, (y + second) & _WORD
     for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
+        for rotation in ROTATIONS[group % 2]:
             x = (x + y) & _WORD
             y = (((y << rotation) & _WORD) | (y >> (32 - rotation))) ^ x
         x = (x + schedule[(group + 1) % 3]) & _WORD

@@ -94,6 +94,19 @@ def _is_abstract(sharding: Sharding) -> bool:
     return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh)
 
 
+def on_mesh(sharding: Any) -> Any:
+    """The sharding on the mesh in the context, where it is a mere spec or names an abstract mesh.
+
+    Anything else comes back as it is, and so does everything where no mesh is in the context.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return sharding
+    if isinstance(sharding, PartitionSpec):
+        return NamedSharding(mesh, sharding)
+    return NamedSharding(mesh, sharding.spec) if _is_abstract(sharding) else sharding
+
+
 def commitment(argument: Any) -> Sharding | None:
     """Where an argument insists on being, None when it goes wherever it is needed."""
     if isinstance(argument, jax.Array):
@@ -150,11 +163,7 @@ def spread(shardings: Any, tree: Any) -> list[Any]:
 
 def shards_are_wide(shape: tuple[int, ...], sharding: Any) -> bool:
     """Whether each device draws a leaf in loops that are as long as fast bits need them."""
-    if isinstance(sharding, PartitionSpec):
-        mesh = jax.sharding.get_mesh()
-        if mesh.empty:
-            return False
-        sharding = NamedSharding(mesh, sharding)
+    sharding = on_mesh(sharding)
     if not isinstance(sharding, Sharding):
         return sharding is None
     return is_wide(sharding.shard_shape(shape))

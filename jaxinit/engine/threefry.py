@@ -30,8 +30,10 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
+from jaxinit.engine.jaxprs import inner_jaxprs
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
 
 # A last axis shorter than this is left to JAX. Measured with jaxlib 0.12.0: fused `normal` and
 # `truncated_normal` differ from JAX's on axes up to 5 long, laws with one logarithm up to 8.
@@ -62,10 +64,10 @@ def threefry2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[jax.Ar
     References:
         Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, 2011, section 3.3.
     """
-    schedule = (*key, key[0] ^ key[1] ^ _PARITY)
+    schedule = (*key, key[0] ^ key[1] ^ np.uint32(PARITY))
     x, y = counter[0] + key[0], counter[1] + key[1]
     for group in range(5):
-        for distance in _ROTATIONS[group % 2]:
+        for distance in ROTATIONS[group % 2]:
             x = x + y
             y = x ^ ((y << np.uint32(distance)) | (y >> np.uint32(32 - distance)))
         x = x + schedule[(group + 1) % 3]
@@ -121,14 +123,14 @@ def is_exact(jaxpr: Any) -> bool:
     Returns:
         True when equality with JAX's own program was established for everything in it.
     """
-    return all(map(_equation_is_exact, getattr(jaxpr, "jaxpr", jaxpr).eqns))
+    return all(map(_equation_is_exact, jaxpr.eqns))
 
 
 def _equation_is_exact(equation: Any) -> bool:
     name = equation.primitive.name
     if name in _CALLS:
-        return all(map(is_exact, _inner(equation)))
-    if name == "random_gamma" or any(_has_floats(jaxpr) for jaxpr in _inner(equation)):
+        return all(map(is_exact, inner_jaxprs(equation)))
+    if name == "random_gamma" or any(_has_floats(jaxpr) for jaxpr in inner_jaxprs(equation)):
         return False
     if not any(_has_fractions(variable.aval) for variable in equation.outvars):
         return True  # integers and booleans are exact wherever they are computed
@@ -144,18 +146,11 @@ def _equation_is_exact(equation: Any) -> bool:
     )
 
 
-def _inner(equation: Any) -> list[Any]:
-    """The programs within an equation: of a call, a loop, a branch."""
-    values = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: v is None)
-    return [value for value in values if hasattr(value, "eqns")]
-
-
 def _has_floats(jaxpr: Any) -> bool:
-    equations = getattr(jaxpr, "jaxpr", jaxpr).eqns
     return any(
         any(_has_fractions(variable.aval) for variable in equation.outvars)
-        or any(map(_has_floats, _inner(equation)))
-        for equation in equations
+        or any(map(_has_floats, inner_jaxprs(equation)))
+        for equation in jaxpr.eqns
     )
 
 

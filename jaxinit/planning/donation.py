@@ -10,8 +10,9 @@ from jax.core import Tracer
 from jax.sharding import Sharding
 
 from jaxinit.planning.leaves import PlannedLeaf
-from jaxinit.planning.messages import listing, suggestion
-from jaxinit.planning.paths import ParamSpec, flatten
+from jaxinit.planning.messages import listing
+from jaxinit.planning.paths import ParamSpec
+from jaxinit.planning.selection import misfits, planned_values
 
 
 def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str, jax.Array]:
@@ -27,15 +28,8 @@ def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str,
     """
     if donate is None:
         return {}
-    flat = flatten("plan.init, in donate=,", donate)
-    if unknown := [path for path in flat.paths if path not in planned]:
-        named = [f"{path!r}{suggestion(path, planned)}" for path in unknown[:10]]
-        raise ValueError(
-            f"plan.init needs donate= to hold leaves of the plan, got also "
-            f"{listing(named, total=len(unknown))}. Remove them or correct the paths."
-        )
     donated: dict[str, jax.Array] = {}
-    for path, value in zip(flat.paths, flat.leaves, strict=True):
+    for path, value in planned_values(planned, "donate", donate):
         if isinstance(value, Tracer):
             refuse_trace()
         if isinstance(value, jax.Array):
@@ -52,13 +46,7 @@ def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str,
             f"{listing(deleted)}. They were donated before, perhaps to a training step: pass what "
             "it returned."
         )
-    wrong = [
-        f"{path!r} of shape {value.shape} and {value.dtype} for {planned[path].shape} and "
-        f"{planned[path].dtype}"
-        for path, value in donated.items()
-        if (value.shape, value.dtype) != (planned[path].shape, planned[path].dtype)
-    ]
-    if wrong:
+    if wrong := misfits(planned, donated):
         raise ValueError(
             f"plan.init needs arrays in donate= of the planned shape and dtype, got "
             f"{listing(wrong)}. Only equal ones can be drawn over: leave donate= out, and delete "

@@ -97,12 +97,3 @@ def estimate_leaves(
     data = jax.random.key_data(root)
     place = data.sharding if data.committed else None
     return estimate(draws, jax.random.key_impl(root), place, max_live_bytes=max_live_bytes)
-
-
-def check_bound(caller: str, max_live_bytes: int | None) -> None:
-    """Raises when a bound on memory is negative."""
-    if max_live_bytes is not None and max_live_bytes < 0:
-        raise ValueError(
-            f"{caller} needs max_live_bytes >= 0, got {max_live_bytes}. "
-            "Leave it out to allow what the largest leaf needs."
-        )

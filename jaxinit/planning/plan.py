@@ -15,10 +15,11 @@ import jax
 
 from jaxinit._table import render_table
 from jaxinit.engine import Estimate, Progress
+from jaxinit.engine.compile import check_bound
 from jaxinit.initializers.arguments import as_key
 from jaxinit.planning.diff import PlanDiff, compare
 from jaxinit.planning.donation import committed_places, donated_values
-from jaxinit.planning.drawing import as_draws, check_bound, draw_leaves, estimate_leaves
+from jaxinit.planning.drawing import as_draws, draw_leaves, estimate_leaves
 from jaxinit.planning.leaves import Group, PlannedLeaf, number_groups
 from jaxinit.planning.manifest import arrange, read_manifest, write_manifest
 from jaxinit.planning.messages import suggestion

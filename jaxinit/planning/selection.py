@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,19 +35,40 @@ def _spec(leaf: PlannedLeaf) -> ParamSpec:
     return ParamSpec(leaf.shape, leaf.dtype, leaf.sharding)
 
 
+def planned_values(
+    planned: Mapping[str, PlannedLeaf], argument: str, tree: Any
+) -> Iterator[tuple[str, Any]]:
+    """Path and value of every leaf of a tree that an argument of ``plan.init`` holds.
+
+    Raises:
+        ValueError: when a leaf is not in the plan.
+    """
+    flat = flatten(f"plan.init, in {argument}=,", tree)
+    if unknown := [path for path in flat.paths if path not in planned]:
+        named = [f"{path!r}{suggestion(path, planned)}" for path in unknown[:10]]
+        raise ValueError(
+            f"plan.init needs {argument}= to hold leaves of the plan, got also "
+            f"{listing(named, total=len(unknown))}. Remove them or correct the paths."
+        )
+    return zip(flat.paths, flat.leaves, strict=True)
+
+
+def misfits(planned: Mapping[str, PlannedLeaf], values: Mapping[str, Any]) -> list[str]:
+    """Arrays that have another shape or dtype than the plan, as errors list them."""
+    return [
+        f"{path!r} of shape {value.shape} and {value.dtype} for {planned[path].shape} and "
+        f"{planned[path].dtype}"
+        for path, value in values.items()
+        if (value.shape, value.dtype) != (planned[path].shape, planned[path].dtype)
+    ]
+
+
 def kept_values(planned: Mapping[str, PlannedLeaf], keep: Any) -> dict[str, Any]:
     """The arrays of ``keep`` by path, checked against the plan."""
     if keep is None:
         return {}
-    flat = flatten("plan.init, in keep=,", keep)
-    if unknown := [path for path in flat.paths if path not in planned]:
-        named = [f"{path!r}{suggestion(path, planned)}" for path in unknown[:10]]
-        raise ValueError(
-            f"plan.init needs keep= to hold leaves of the plan, got also "
-            f"{listing(named, total=len(unknown))}. Remove them or correct the paths."
-        )
-    kept, wrong = {}, []
-    for path, value in zip(flat.paths, flat.leaves, strict=True):
+    kept: dict[str, Any] = {}
+    for path, value in planned_values(planned, "keep", keep):
         if isinstance(value, jax.ShapeDtypeStruct | ParamSpec):
             continue
         if not isinstance(value, jax.Array | np.ndarray):
@@ -55,14 +76,8 @@ def kept_values(planned: Mapping[str, PlannedLeaf], keep: Any) -> dict[str, Any]
                 f"plan.init needs arrays in keep=, got {value!r} of type {type(value).__name__} at "
                 f"{path!r}. Convert it with jnp.asarray, or leave it out."
             )
-        leaf = planned[path]
-        if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
-            wrong.append(
-                f"{path!r} of shape {value.shape} and {value.dtype} for {leaf.shape} and "
-                f"{leaf.dtype}"
-            )
         kept[path] = value
-    if wrong:
+    if wrong := misfits(planned, kept):
         raise ValueError(
             "plan.init needs arrays in keep= of the planned shape and dtype, got "
             f"{listing(wrong)}. Convert them, or leave them out to have them drawn."

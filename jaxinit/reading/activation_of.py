@@ -110,7 +110,7 @@ class Activations:
 
     def of(self, state: State) -> Activation | None:
         """The function from an origin to a member of its family; None where it is no such thing."""
-        if state.broken:
+        if not state.is_elementwise:
             return None
         if state.linear:
             return IDENTITY
@@ -132,7 +132,7 @@ class Activations:
 
     def _core(self, state: State) -> State:
         """What is left of a value without the last scales and shifts by constants."""
-        while not state.linear and not state.broken:
+        while not state.linear and state.is_elementwise:
             node = self.found.producers[state.value]
             held = [a for a in node.inputs if isinstance(a, int) and a in self.found.states]
             if node.primitive not in _AFFINE or len(held) != 1:
@@ -286,9 +286,13 @@ def _with_slope(values: np.ndarray) -> str | None:
     alpha = below / math.expm1(-8)
     if alpha > 0 and _agree(values, _elu(_POINTS, alpha)):
         return "elu" if math.isclose(alpha, 1, rel_tol=1e-5) else _call("elu", alpha)
-    if below < 0 and _agree(values, _celu(_POINTS, -below)):
-        return _call("celu", -below)
-    return None
+    if below >= 0:
+        return None
+    alpha = -below
+    for _ in range(50):
+        # -below = alpha (1 - exp(-8 / alpha)), solved by its fixed point.
+        alpha = below / math.expm1(-8 / alpha)
+    return _call("celu", alpha) if _agree(values, _celu(_POINTS, alpha)) else None
 
 
 def _celu(x: np.ndarray, alpha: float) -> np.ndarray:

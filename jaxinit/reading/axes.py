@@ -37,7 +37,7 @@ def features_after(
     if name == "reshape":
         return _reshaped(before, after, features)
     gone = set(params.get("axes", params.get("dimensions", ())) or ())
-    if name == "squeeze" or name.startswith(("reduce_", "arg")) and len(after) < len(before):
+    if name == "squeeze" or (name.startswith(("reduce_", "arg")) and len(after) < len(before)):
         kept = [axis for axis in range(len(before)) if axis not in gone]
         return tuple(i for i, axis in enumerate(kept) if axis in features)
     shift = len(after) - len(before)

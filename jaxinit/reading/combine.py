@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxinit.reading.flow import Following, follow
-from jaxinit.reading.graph import Graph
+from jaxinit.reading.graph import Graph, Node, straighten
 from jaxinit.reading.records import Use
 from jaxinit.reading.values import TAGGED
 from jaxinit.reading.walk import Met, Walk
 
 _MAPS = ("kernel", "embedding")
+# How one number per feature is laid over data.
+_SPREADS = ("broadcast_in_dim", "reshape", "convert_element_type")
 
 
 def uses_of(
@@ -35,12 +37,27 @@ def uses_of(
         number: leaf
         for leaf, several in uses.items()
         for met in several
-        if met.use.role in _MAPS and (number := _made(met.use)) is not None
+        if met.use.role in _MAPS
+        for number in (met.use.output, met.use.slice_output)
+        if number is not None
     }
     found = follow(graph, maps, leaves)
+    readers = _readers(graph)
     for several in uses.values():
-        several[:] = [dataclasses.replace(met, use=_followed(met.use, found)) for met in several]
+        several[:] = [
+            dataclasses.replace(met, use=_followed(met.use, found, readers)) for met in several
+        ]
     return uses, found
+
+
+def _readers(graph: Graph) -> dict[int, list[Node]]:
+    """Nodes that read each value."""
+    readers: dict[int, list[Node]] = {}
+    for node in straighten(graph):
+        for atom in node.inputs:
+            if isinstance(atom, int):
+                readers.setdefault(atom, []).append(node)
+    return readers
 
 
 def _made(use: Use) -> int | None:
@@ -48,13 +65,28 @@ def _made(use: Use) -> int | None:
     return use.output if use.slice_output is None else use.slice_output
 
 
-def _followed(use: Use, found: Following) -> Use:
+def _scaled(number: int, readers: Mapping[int, Sequence[Node]]) -> int:
+    """What a scale ends up on: a batch norm multiplies it into one over the spread first."""
+    for _ in range(len(_SPREADS)):
+        nodes = readers.get(number, ())
+        if len(nodes) != 1 or nodes[0].primitive not in (*_SPREADS, "mul"):
+            break
+        (number,) = nodes[0].outputs
+        if nodes[0].primitive == "mul":
+            break
+    return number
+
+
+def _followed(use: Use, found: Following, readers: Mapping[int, Sequence[Node]]) -> Use:
     number = _made(use)
     if number is None:
         return use
     flow = found.flows.get(number) if use.role in _MAPS else None
     if flow is None:
-        return dataclasses.replace(use, branch=found.branches.get(number))
+        branch = found.branches.get(number)
+        if use.role == "scale" and not (branch and branch.is_last):
+            branch = found.branches.get(_scaled(number, readers), branch)
+        return dataclasses.replace(use, branch=branch)
     is_head = use.role == "kernel" and flow.after.is_output
     role = "head" if is_head else use.role
     return dataclasses.replace(
@@ -65,8 +97,12 @@ def _followed(use: Use, found: Following) -> Use:
 def _split(walk: Walk) -> list[Met]:
     """Meetings in order; kernels packed into one array each have their own."""
     packed = _packed(walk)
+    # Power iterations and other sums of a kernel that inputs reach elsewhere are no use of it.
+    reached = {met.leaf for met in walk.met if met.use.role == "kernel" and not met.is_aside}
     split = []
     for number, met in enumerate(walk.met):
+        if met.is_aside and met.leaf in reached:
+            continue
         for share, output in packed.get(number) or [(1.0, None)]:
             fan_out = met.use.fan_out and met.use.fan_out * share
             use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)

@@ -103,8 +103,10 @@ def _product(walk: Walk, node: Node, left: Side, right: Side) -> Value:
             tags.append(None)
         elif other.value.is_one_hot and len(side.contracted) == 1:
             tags.append(_look_up(walk, node, side, other))
+        elif _is_projected(side, other):
+            tags.append(_project(walk, node, side))
         else:
-            tags.append(_contract(walk, node, side))
+            tags.append(_contract(walk, node, side, is_aside=not other.value.is_real))
     is_real = left.value.is_real or right.value.is_real
     if not (left.value.is_view or right.value.is_view or left.value.is_data or right.value.is_data):
         return plain(shape, is_real=False)
@@ -114,8 +116,13 @@ def _product(walk: Walk, node: Node, left: Side, right: Side) -> Value:
 def _product_dims(left: Side, right: Side, tags: Sequence[int | None]) -> list[Dimension]:
     """Dimensions of the output: batch, free ones of the left, free ones of the right."""
     sides = (left, right)
+    # Rows of constants are as good as rows of data: coordinates, for example.
+    rows = [
+        side.value if side.value.is_data else plain(side.shape, is_real=False) for side in sides
+    ]
     own = [
-        None if side.value.is_view else dims_of(untagged(side.value), side.shape) for side in sides
+        None if side.value.is_view else dims_of(untagged(row), side.shape)
+        for side, row in zip(sides, rows, strict=True)
     ]
     dims: list[Dimension] = []
     for number, pair in enumerate(zip(left.batched, right.batched, strict=True)):
@@ -152,19 +159,16 @@ def _outlet(side: Side, number: int, size: int, tag: int) -> Dimension:
 def _linked(walk: Walk, left: Side, right: Side) -> Value:
     """The product of two views, which is a view of all that is in either."""
     walk.links += 1
-    link = walk.links
-    before = len(left.batched)
     parts = []
-    for side, other in ((left, right), (right, left)):
-        beside = [views.filler(other.shape[number]) for number in other.free]
+    for number, (side, other) in enumerate(((left, right), (right, left))):
+        beside = [views.filler(other.shape[dimension]) for dimension in other.free]
         for part in side.value.parts:
-            own = [part.dims[number] for number in side.free]
-            batch = [part.dims[number] for number in side.batched]
-            inner = side.pieces(part, side.contracted)
+            own = [part.dims[dimension] for dimension in side.free]
+            batch = [part.dims[dimension] for dimension in side.batched]
+            link = Link(walk.links, number, side.pieces(part, side.contracted))
             free = [*own, *beside] if side is left else [*beside, *own]
             new = part.with_dims([*batch, *free])
-            parts.append(dataclasses.replace(new, links=(*part.links, Link(link, inner))))
-    del before
+            parts.append(dataclasses.replace(new, links=(*part.links, link)))
     return view(parts)
 
 
@@ -189,28 +193,74 @@ def _roles(side: Side) -> list[_Roles]:
         reached = any(piece.axis is not None for piece in inner)
         free = [piece for piece in side.pieces(part, side.free) if piece.axis is not None]
         roles.append(_Roles(list(inner) if reached else [], free))
-    queue = [number for number, role in enumerate(roles) if role.contracted]
-    seen, used = set(queue), set()
+    seen = {number for number, role in enumerate(roles) if role.contracted}
+    queue, used = sorted(seen), set()
     while queue:
         number = queue.pop(0)
         for link in parts[number].links:
             if (number, link.number) in used:
                 continue
             roles[number].produced += [p for p in link.pieces if p.axis is not None]
-            for other, part in enumerate(parts):
-                pieces = [
-                    p for each in part.links if each.number == link.number for p in each.pieces
-                ]
-                if other == number or other in seen or not pieces:
-                    continue
-                seen.add(other)
-                used.add((other, link.number))
-                roles[other].contracted += pieces
-                queue.append(other)
+            for other, theirs in _across(parts, link):
+                if other not in seen and theirs.pieces:
+                    seen.add(other)
+                    used.add((other, link.number))
+                    roles[other].contracted += theirs.pieces
+                    queue.append(other)
+    for number in set(range(len(parts))) - seen:
+        inner = [piece for link in parts[number].links for piece in link.pieces]
+        roles[number].produced += [piece for piece in inner if piece.axis is not None]
     return roles
 
 
-def _contract(walk: Walk, node: Node, side: Side) -> int:
+def _across(parts: Sequence[Part], link: Link) -> list[tuple[int, Link]]:
+    """Parts on the other side of a product, by number, with their end of the link."""
+    return [
+        (number, theirs)
+        for number, part in enumerate(parts)
+        for theirs in part.links
+        if theirs.number == link.number and theirs.side != link.side
+    ]
+
+
+def _is_projected(side: Side, other: Side) -> bool:
+    """Whether a product of parameters meets a fresh kernel output: learned queries and keys.
+
+    Not so a low-rank kernel, which meets inputs, normalised or activated values.
+    """
+    parts = side.value.parts
+    if not other.value.is_data or not all(part.links and part.why is None for part in parts):
+        return False
+    pieces = other.pieces(other.value.parts[0], other.contracted)
+    return bool(pieces) and all((piece.axis or 0) >= TAGGED for piece in pieces)
+
+
+def _project(walk: Walk, node: Node, side: Side) -> int:
+    """Notes learned tokens and the kernel that maps them, where both meet data as one."""
+    for part in side.value.parts:
+        own = [p for p in side.pieces(part, side.contracted) if p.axis is not None]
+        inner = [piece for link in part.links for piece in link.pieces]
+        if not own and any(views.is_held(part.dims[number]) for number in side.free):
+            walk.enters(view([part]), node.primitive, node, node.outputs[0])
+        elif not own or len(part.links) > 1:
+            walk.unknown(part, node.primitive, node, node.outputs[0])
+        else:
+            use = Use(
+                node.primitive,
+                "kernel",
+                contracted=views.axes_of(inner),
+                produced=views.axes_of(own),
+                batched=walk.batched(part, side.pieces(part, side.batched)),
+                fan_in=float(math.prod(piece.terms for piece in inner)),
+                fan_out=float(math.prod(piece.entries for piece in own)),
+                times=node.times,
+                output=node.outputs[0],
+            )
+            walk.note(part, use)
+    return FEATURE
+
+
+def _contract(walk: Walk, node: Node, side: Side, *, is_aside: bool = False) -> int:
     """Notes what every parameter of a view does in a product; returns the tag of the output."""
     first = None
     for part, roles in zip(side.value.parts, _roles(side), strict=True):
@@ -234,7 +284,7 @@ def _contract(walk: Walk, node: Node, side: Side) -> int:
                 fan_in=float(math.prod(piece.terms for piece in roles.contracted)),
                 fan_out=float(math.prod(piece.entries for piece in roles.produced)),
             )
-        number = walk.note(part, use)
+        number = walk.note(part, use, is_aside=is_aside)
         if use.role == "kernel":
             first = number if first is None else first
             stretch = next((piece for piece in roles.produced if not piece.is_whole), None)

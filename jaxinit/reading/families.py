@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from jaxinit.engine.jaxprs import is_key
 from jaxinit.reading.graph import Graph, Node
 
 # What a value depends on: data that come in, parameters, random bits, the output of a map.
@@ -55,6 +56,11 @@ class State:
     scope: str | None = None
     features: tuple[int, ...] = ()
     broken: bool = False
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it is an elementwise function of the origin, before moves and sums over axes."""
+        return not (self.broken or self.mixed)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -130,7 +136,8 @@ def dependencies(
     bits = [0] * len(graph.avals)
     owned = set(parameters)
     for number in graph.inputs:
-        bits[number] = PARAMETER if number in owned else DATA
+        key = is_key(graph.avals[number])
+        bits[number] = PARAMETER if number in owned else NOISE if key else DATA
     for _ in range(5):
         again = False
         for node in nodes:
@@ -138,9 +145,9 @@ def dependencies(
             for atom in node.inputs:
                 if isinstance(atom, int):
                     found |= bits[atom]
-            if node.primitive.startswith("random_bits"):
-                found = NOISE
             for number in node.outputs:
+                if node.primitive == "random_bits" or is_key(graph.avals[number]):
+                    found = NOISE
                 mine = found | DATA | MAP if number in maps else found
                 if mine & ~bits[number]:
                     bits[number] |= mine

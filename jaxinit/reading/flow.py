@@ -92,7 +92,7 @@ class _Walker:
     def __init__(self, found: Families, streams: Streams) -> None:
         self.streams = streams
         self.activations = Activations(found)
-        self.is_head = _heads(found.origins)
+        self.is_final = _final(found.origins)
 
     def after(self, origin: Origin) -> After:
         met = _Met()
@@ -110,15 +110,32 @@ class _Walker:
             for state in at.outputs:
                 if not state.linear and not state.level:
                     met.nonlinear.append(state)
+        branch = self.streams.branches.get(origin.index)
         return After(
             self.activation(met),
             met.normalisation,
             met.softmax,
             met.gates,
-            met.residual,
-            origin.index in self.is_head,
+            met.residual or (branch is not None and branch.is_last),
+            self.is_output(origin),
             _is_recurrent(origin),
         )
+
+    def is_output(self, origin: Origin) -> bool:
+        """Whether no map is behind, and an output is reached past no residual sum and no gate."""
+        pending, seen = [origin], {origin.index}
+        while pending and origin.index in self.is_final:
+            at = pending.pop()
+            if at.outputs:
+                return True
+            for child, state in at.children:
+                ends = child.index in self.streams.sums or child.kind == "contract"
+                if ends or (child.kind == "product" and _is_gated(child, state)):
+                    continue
+                if child.index not in seen:
+                    seen.add(child.index)
+                    pending.append(child)
+        return False
 
     def activation(self, met: _Met) -> Activation | None:
         """The activation, where all ways agree on one."""
@@ -136,7 +153,7 @@ class _Walker:
             return False
         if child.kind == "product":
             met.gates |= _is_gated(child, state)
-        if not state.linear or state.broken and child.kind not in ("norm", "softmax"):
+        if not state.linear or not state.is_elementwise:
             met.nonlinear.append(state)
             return False
         if child.kind == "norm":
@@ -184,6 +201,11 @@ def _leads_to_softmax(contraction: Origin) -> bool:
 
 def _is_recurrent(origin: Origin) -> bool:
     """Whether a map reads what a loop over a sequence carries, with no map in between."""
+    at = origin
+    while not at.counts and len(at.parents) == 1 and at.kind in ("map", "affine"):
+        at = at.parents[0].origin
+    # A slice of the output of a map reads what the map does.
+    origin = at if at.counts else origin
     pending = [state.origin for state in origin.parents]
     seen: set[int] = set()
     while pending:
@@ -196,19 +218,15 @@ def _is_recurrent(origin: Origin) -> bool:
     return False
 
 
-def _heads(origins: list[Origin]) -> set[int]:
-    """Maps with an output of the program behind them and no other map."""
-    behind: dict[int, tuple[bool, bool]] = {}
+def _final(origins: list[Origin]) -> set[int]:
+    """Maps with no other map behind them."""
+    mapped: set[int] = set()
     # The second pass sees what loops carry back.
     for _ in range(2):
         for origin in reversed(origins):
-            returned, mapped = bool(origin.outputs), False
-            for child, _state in origin.children:
-                a, b = behind.get(child.index, (False, False))
-                returned |= a
-                mapped |= b or child.counts
-            behind[origin.index] = (returned, mapped)
-    return {o.index for o in origins if o.map is not None and behind[o.index] == (True, False)}
+            if any(child.counts or child.index in mapped for child, _state in origin.children):
+                mapped.add(origin.index)
+    return {o.index for o in origins if o.map is not None and o.index not in mapped}
 
 
 def _widths(found: Families) -> tuple[int, ...]:

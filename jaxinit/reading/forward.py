@@ -18,10 +18,10 @@ from jaxinit.reading.axes import (
     features_of_contraction,
     scope_of,
 )
-from jaxinit.reading.primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 from jaxinit.reading.families import Families, Kind, Origin, State
 from jaxinit.reading.graph import Graph, Node, straighten
 from jaxinit.reading.meeting import meet
+from jaxinit.reading.primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 
 _LOOPS = ("enter", "take", "stack", "merge")
 
@@ -131,7 +131,7 @@ class _Forward:
             for i, a in enumerate(node.inputs)
             if isinstance(a, int) and a in self.states
         ]
-        if first in self.maps:
+        if any(number in self.maps for number in node.outputs):
             self.map(node, [state for _, state in reads])
         elif not self.bits[first] & f.DATA:
             self.without_data(node)
@@ -155,16 +155,23 @@ class _Forward:
             self.origin(kind, number, reads, node, detail=node.primitive)
 
     def map(self, node: Node, reads: Sequence[State]) -> None:
+        """A map; or a slice of one's output, which is followed by itself and counts no more."""
+        made = None
+        for number in node.outputs:
+            if number in self.maps:
+                made = self.origin("map", number, reads, node, map=self.maps[number])
+            else:
+                self.member(number, reads[0], piece=self.piece())
         number = node.outputs[0]
-        made = self.origin("map", number, reads, node, map=self.maps[number])
-        made.counts = node.primitive in CONTRACTIONS
-        made.depth += made.counts
+        if made is None or node.primitive not in CONTRACTIONS:
+            return
+        made.counts = True
+        made.depth += 1
         held = [i for i, a in enumerate(node.inputs) if isinstance(a, int)]
         kernel = next((i for i in held if not self.bits[node.inputs[i]] & f.DATA), None)
-        if made.counts:
-            features = features_of_contraction(node, kernel, self.avals)
-            self.states[number].features = features
-            self.measure(made, features)
+        features = features_of_contraction(node, kernel, self.avals)
+        self.states[number].features = features
+        self.measure(made, features)
 
     def without_data(self, node: Node) -> None:
         """Constants are computed where they are one number; of parameters, roots are noted."""
@@ -177,7 +184,7 @@ class _Forward:
         values = [self.number(atom) for atom in node.inputs]
         if not values or any(value is None for value in values):
             return
-        if name in MOVES and name not in CUTS or name == "enter" and len(values) == 1:
+        if (name in MOVES and name not in CUTS) or (name == "enter" and len(values) == 1):
             self.constants[number] = values[0]
         elif name in ELEMENTWISE:
             value = uniform(evaluate(name, node.params, values))
@@ -200,20 +207,21 @@ class _Forward:
     def loop(self, node: Node, reads: Sequence[State]) -> None:
         name, number = node.primitive, node.outputs[0]
         key = id(node.params)
-        if name == "enter" and len(node.inputs) > 1:
+        inside, *backs = node.inputs
+        if name == "enter" and backs:
             length = node.params.get("length", 1)
             carry = self.origin("carry", number, reads, node, length=length)
             carry.sequence = key in self.sequences
-            back = node.inputs[1]
+            back = backs[0]
             if isinstance(back, int):
                 self.carries[key, back] = carry
                 self.back.append((carry, back))
         elif name == "take":
             made = self.origin("take", number, reads, node)
             made.times = None if made.times is None else made.times * node.params["length"]
-        elif name == "stack" or (key, node.inputs[0]) in self.carries:
+        elif name == "stack" or (key, inside) in self.carries:
             made = self.origin("exit", number, reads, node)
-            carry = self.carries.get((key, node.inputs[0]))
+            carry = self.carries.get((key, inside))
             if carry is not None and not carry.sequence:
                 made.entry = carry
                 made.depth += max(0, (carry.length - 1) * (made.depth - carry.depth))
@@ -228,7 +236,7 @@ class _Forward:
         if position and name in ("gather", "dynamic_slice"):
             self.each(node, "join", [state])
             return
-        if len(node.inputs) == len(node.outputs) > 1:
+        if name == "optimization_barrier":
             for at, each in reads:
                 self.member(node.outputs[at], each)
             return

@@ -35,6 +35,10 @@ def dynamic_slice(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
         walk.picks(value, node)
     if operand.kind == "constant":
         return [plain(sizes, is_real=True) if by_data else CONSTANT]
+    # A loop's own counter picks a layer; what a cache counts picks a position.
+    counted = all(value.kind == "constant" for value in starts) and any(
+        size == 1 != full for size, full in zip(sizes, shape, strict=True)
+    )
     moving = any(
         not isinstance(atom, jex.Literal) and size != full
         for atom, size, full in zip(node.inputs[1:], sizes, shape, strict=True)
@@ -52,7 +56,9 @@ def dynamic_slice(walk: Walk, node: Node, values: list[Value]) -> list[Value]:
         result = sliced(walk, node, operand, ranges, 0)
         parts = [
             dataclasses.replace(
-                part, is_indexed=part.is_indexed or moving, is_chosen=part.is_chosen or by_data
+                part,
+                is_indexed=part.is_indexed or (moving and not counted),
+                is_chosen=part.is_chosen or by_data,
             )
             for part in result.parts
         ]

@@ -150,7 +150,7 @@ def _with_own_sum(node: Node, states: tuple[State, ...], values: State, found: F
     name = node.primitive
     tags = values.tags
     sums = 0
-    scope = values.scope
+    scope = None
     for state in states:
         if state.level > values.level:
             sums |= state.tags
@@ -160,11 +160,11 @@ def _with_own_sum(node: Node, states: tuple[State, ...], values: State, found: F
         detail = scope or "layer"
         if detail == "layer" and not centred:
             detail = "rms"
-        return Meeting("norm", (values,), detail)
+        return Meeting("norm", (dataclasses.replace(values, mixed=False),), detail)
     exponential = name in _PRODUCTS and tags & f.EXPONENTIAL
     if sums & f.SUM_OF_EXP and (exponential or (name == "sub" and sums & f.LOGARITHM)):
         return Meeting("softmax", (_before_exponential(values, found),), name)
-    changes = {"mixed": True, "tags": tags & ~f.FRESH | sums, "scope": scope, "broken": True}
+    changes = {"mixed": True, "tags": tags & ~f.FRESH | sums, "scope": scope}
     return Meeting(None, (values,), changes=changes)
 
 
@@ -173,7 +173,7 @@ def _before_exponential(values: State, found: Families) -> State:
     maker = found.producers.get(values.value)
     if not values.mixed and maker is not None and maker.primitive in ("exp", "exp2"):
         return found.states.get(maker.inputs[0], values)
-    return values
+    return dataclasses.replace(values, mixed=False)
 
 
 def _within(
@@ -192,7 +192,7 @@ def _within(
         tags |= f.SQUARED
     elif name in ("exp", "exp2"):
         tags |= f.EXPONENTIAL
-    elif name in ("sqrt", "rsqrt") or name == "pow" and number(node.inputs[1]) in (0.5, -0.5):
+    elif name in ("sqrt", "rsqrt") or (name == "pow" and number(node.inputs[1]) in (0.5, -0.5)):
         tags |= f.ROOT
     elif name in ("log", "log1p"):
         tags |= f.LOGARITHM
@@ -212,7 +212,8 @@ def _within(
 
 def _of_sums(states: tuple[State, ...], tags: int, scales: bool) -> Meeting:
     of = next((state for state in states if state.mixed), states[0])
-    return Meeting(None, (of,), changes={"tags": tags, "broken": of.broken or not scales})
+    broken = of.broken or not (scales or of.mixed)
+    return Meeting(None, (of,), changes={"tags": tags, "broken": broken})
 
 
 def _squares(node: Node, states: tuple[State, ...]) -> bool:

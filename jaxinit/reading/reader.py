@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,9 @@ from jaxinit.reading.graph import Graph, trace
 from jaxinit.reading.records import Parameter, Role, Use
 from jaxinit.reading.result import Reading
 from jaxinit.reading.walk import Met, Walk, incoming
+
+# What quantised parameters do; counters and flags do none of it.
+_OF_INTEGERS = ("kernel", "head", "embedding", "scale")
 
 
 def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: Any) -> Reading:
@@ -133,7 +135,7 @@ def _parameter(
 ) -> Parameter:
     if is_integral(shape):
         # A counter that is handed out or compared; integers that are multiplied are quantised.
-        met = [each for each in met if each.use.role in ("kernel", "embedding", "scale")]
+        met = [each for each in met if each.use.role in _OF_INTEGERS]
         is_state = is_state or (is_read and not met)
     uses = () if is_state else tuple(each.use for each in met)
     role: Role = "unused"

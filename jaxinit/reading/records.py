@@ -58,7 +58,8 @@ class After:
         softmax: whether a softmax (attention weights) follows.
         gates: whether it is multiplied with the output of another map.
         residual: whether it is added to a stream that goes around it.
-        is_output: whether it reaches an output of the model with no other map behind it.
+        is_output: whether it reaches an output of the model with no other map behind it, and not by
+            way of a residual sum or a gate.
         recurrent: whether the map reads what a loop over a sequence carries from step to step.
     """
 

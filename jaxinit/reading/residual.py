@@ -87,15 +87,16 @@ class Streams:
         met = _meeting_point(origin)
         if met is None:
             return None
-        ancestor, sides, maps = met
+        ancestor, *sides = met
+        maps = [side.maps[ancestor.index] for side in sides]
         near, far = (0, 1) if maps[0] < maps[1] else (1, 0)
         stream, branch = origin.parents[near], origin.parents[far]
-        projected = maps[near] == 1 and maps[far] > 1 and _is_projection(stream, ancestor)
+        projected = maps[near] == 1 and maps[far] > 1 and _is_projection(stream, branch, ancestor)
         if maps[near] == maps[far] or (maps[near] and not projected):
             return None
         if stream.origin.index in self._recurrent:
             return None
-        members = _between(sides[far], ancestor)
+        members = _between(sides[far].seen, ancestor)
         made = Sum(origin, ancestor, stream, branch, members, 0, set(), False)
         made.depth = _longest(members, branch.origin)
         made.last = _last_maps(branch, members)
@@ -177,52 +178,76 @@ def _recurrent_state(origins: Sequence[Origin]) -> set[int]:
     return found
 
 
-def _meeting_point(
-    origin: Origin,
-) -> tuple[Origin, tuple[dict[int, Origin], dict[int, Origin]], tuple[int, int]] | None:
-    """The nearest origin that both sides of a sum come from.
+class _Side:
+    """One side of a sum, walked backwards: what was seen, and the fewest maps on the way there."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, Origin] = {}
+        self.maps: dict[int, int] = {}
+
+    def reach(self, origin: Origin, maps: int) -> None:
+        self.seen[origin.index] = origin
+        self.maps[origin.index] = min(maps, self.maps.get(origin.index, maps))
+
+
+def _meeting_point(origin: Origin) -> tuple[Origin, _Side, _Side] | None:
+    """The nearest origin that both sides of a sum come from, one of them without a map.
 
     Both sides are walked backwards in one order, the youngest first, so that nothing older than
-    the meeting point is looked at.
+    the meeting point is looked at; and no further than until maps lie on every way.
 
     Returns:
-        The origin, what was seen on each side, and the fewest maps between it and either side.
+        The origin and both sides. Where maps lie on every way, the nearest origin in common.
     """
-    seen: tuple[dict[int, Origin], dict[int, Origin]] = ({}, {})
-    maps: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    sides = (_Side(), _Side())
     heap: list[int] = []
     queued: set[int] = set()
+    free: set[int] = set()
+    first: Origin | None = None
 
-    def reach(side: int, to: Origin, distance: int) -> None:
-        seen[side][to.index] = to
-        maps[side][to.index] = min(distance, maps[side].get(to.index, distance))
+    def reach(side: _Side, to: Origin, maps: int) -> None:
+        side.reach(to, maps)
+        if not maps:
+            free.add(to.index)
         if to.index not in queued:
             queued.add(to.index)
             heapq.heappush(heap, -to.index)
 
-    for side, state in enumerate(origin.parents):
+    for side, state in zip(sides, origin.parents, strict=True):
         reach(side, state.origin, 0)
-    while heap:
+    while heap and (free or first is None):
         index = -heapq.heappop(heap)
-        if index in seen[0] and index in seen[1]:
-            return seen[0][index], seen, (maps[0][index], maps[1][index])
-        for side in (0, 1):
-            at = seen[side].get(index)
-            for state in at.parents if at is not None else ():
-                reach(side, state.origin, maps[side][index] + at.counts)
-    return None
+        if all(index in side.seen for side in sides):
+            first = first or sides[0].seen[index]
+            if index in free:
+                return sides[0].seen[index], *sides
+        free.discard(index)
+        for side in sides:
+            if index in side.seen:
+                at = side.seen[index]
+                for state in at.parents:
+                    reach(side, state.origin, side.maps[index] + at.counts)
+    return None if first is None else (first, *sides)
 
 
-def _is_projection(state: State, ancestor: Origin) -> bool:
-    """Whether a value is one linear map of an ancestor, with nothing but norms and biases after."""
-    while state.linear:
+def _is_projection(stream: State, branch: State, ancestor: Origin) -> bool:
+    """Whether the stream is one linear map of an ancestor, with norms and biases at most.
+
+    Low-rank factors beside a kernel are one linear map with it: no stream and no branch.
+    """
+    start = _start(stream, ancestor, ("affine", "norm", "map"))
+    other = _start(branch, ancestor, ("affine", "map"))
+    return start is not None and (other is None or other.value != start.value)
+
+
+def _start(state: State, ancestor: Origin, kinds: Sequence[str]) -> State | None:
+    """What a value is made of by linear steps of some kinds alone, where that is an ancestor's."""
+    while state.origin is not ancestor:
         at = state.origin
-        if at.kind not in ("affine", "norm", "map") or not at.parents:
-            return False
+        if not state.linear or at.kind not in kinds or not at.parents:
+            return None
         state = at.parents[0]
-        if at.kind == "map":
-            return state.origin is ancestor
-    return False
+    return state
 
 
 def _between(seen: dict[int, Origin], ancestor: Origin) -> dict[int, Origin]:
@@ -250,17 +275,22 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
 
 
 def _last_maps(branch: State, members: dict[int, Origin]) -> set[int]:
-    """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only."""
+    """Maps that reach the end of a branch through biases, scales, gates, sums and dropout only.
+
+    Those biases and scales themselves are among them. A sum weighted by a softmax counts as a
+    scale: experts that a router mixes.
+    """
     found: set[int] = set()
     pending = [branch]
     while pending:
         state = pending.pop()
         at = state.origin
-        if not state.linear or state.broken or at.index not in members:
+        if not (state.linear and state.is_elementwise) or at.index not in members:
             continue
-        if at.map is not None:
+        # A batch norm multiplies its scale into what it divides by, not into the data.
+        if at.map is not None or at.kind in ("affine", "norm"):
             found.add(at.index)
-        elif at.kind in ("affine", "product", "sum", "exit"):
+        if at.map is None and at.kind in ("affine", "product", "sum", "exit", "contract"):
             pending += at.parents
     return found
 

@@ -97,6 +97,7 @@ _COLUMNS = (
     "fan_in",
     "fan_out",
     "times",
+    "meets",
     "remarks",
 )
 
@@ -133,18 +134,38 @@ def _table(reading: Reading) -> str:
 
 def _cells(parameter: Parameter, use: Use | None) -> tuple[Any, ...]:
     if use is None:
-        return (parameter.role, "", "", "", None, None, "", parameter.why or "")
+        return (parameter.role, "", "", "", None, None, "", "", parameter.why or "")
     role = parameter.role if parameter.uses[0] is use else use.role
     return (
         role,
         _axes(use.contracted + use.field),
         _axes(use.produced),
         _axes(use.batched),
-        use.fan_in,
-        use.fan_out,
+        _count(use.fan_in),
+        _count(use.fan_out),
         "by data" if use.times is None else use.times if use.times != 1 else "",
+        _meets(use),
         _remarks(parameter, use),
     )
+
+
+def _count(fan: float | None) -> int | float | None:
+    return int(fan) if fan is not None and fan.is_integer() else fan
+
+
+def _meets(use: Use) -> str:
+    """What comes after a map, in the order in which a reader looks for it."""
+    if use.after is None:
+        return ""
+    after, met = use.after, []
+    if after.normalisation:
+        met.append(f"{after.normalisation} norm")
+    if after.activation is not None and after.activation.name != "identity":
+        met.append(after.activation.name)
+    met += [word for word in ("softmax", "gates") if getattr(after, word)]
+    if use.branch is not None and use.branch.is_last:
+        met.append(f"sum of {use.branch.count} branches")
+    return ", ".join(met)
 
 
 def _remarks(parameter: Parameter, use: Use) -> str:

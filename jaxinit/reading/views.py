@@ -56,9 +56,16 @@ Dimension: TypeAlias = tuple[Piece, ...]
 
 
 class Link(NamedTuple):
-    """Axes over which one parameter was multiplied with another, before either met data."""
+    """Axes over which one parameter was multiplied with another, before either met data.
+
+    Attributes:
+        number: of the product.
+        side: 0 of its left factor, 1 of its right.
+        pieces: what the parameter held of the axes that were summed over.
+    """
 
     number: int
+    side: int
     pieces: Dimension
 
 

@@ -49,11 +49,14 @@ class Met:
         leaf: number of the parameter.
         use: what it does there.
         why: of an unknown use, the equation and what it does.
+        is_aside: whether a kernel met nothing that depends on the model's inputs, as in the power
+            iteration that finds its norm.
     """
 
     leaf: int
     use: Use
     why: str | None = None
+    is_aside: bool = False
 
 
 class Walk:
@@ -94,13 +97,13 @@ class Walk:
         aval: Any = atom.aval if isinstance(atom, jex.Literal) else self.avals[atom]
         return tuple(aval.shape)
 
-    def note(self, part: Part, use: Use, why: str | None = None) -> int:
+    def note(self, part: Part, use: Use, why: str | None = None, *, is_aside: bool = False) -> int:
         """Writes a meeting down, and returns its number."""
         rounds = math.prod(entry.length for entry in part.taken)
         times = use.times
         if times is not None and rounds and times % rounds == 0:
             use = dataclasses.replace(use, times=times // rounds)
-        self.met.append(Met(part.leaf, use, why))
+        self.met.append(Met(part.leaf, use, why, is_aside))
         return len(self.met) - 1
 
     def enters(self, value: Value, operation: str, node: Node, output: int | None) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxinit._table import spell_bytes
 from jaxinit.initializers import Entry
 from jaxinit.report.histogram import draw_histogram
 from jaxinit.report.one_array import Shown
@@ -57,15 +58,6 @@ def score(z: float | None, *, signed: bool = True) -> Text:
     return Text(f"{z:+.2f}" if signed else f"{z:.2f}", "bold red" if not abs(z) <= FAR else "")
 
 
-def byte_count(count: int) -> str:
-    """Bytes in a unit that leaves few digits."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.3g} {units[0]}"
-
-
 def print_catalogue(console: Console, entries: Sequence[Entry]) -> None:
     """Prints the catalogue: name, law, when to use it, source."""
     table = new_table(["name", "law", "when to use it", "source"])
@@ -81,7 +73,7 @@ def print_array(console: Console, shown: Shown) -> None:
     shape = " x ".join(map(str, shown.shape)) or "scalar"
     console.print(Text(shown.initializer, "bold cyan"))
     console.print(
-        f"{shape}, {shown.dtype}, {shown.entries:,} entries, {byte_count(shown.nbytes)}, "
+        f"{shape}, {shown.dtype}, {shown.entries:,} entries, {spell_bytes(shown.nbytes)}, "
         f"seed {shown.seed}"
     )
     if shown.fan_in is not None and shown.fan_out is not None:

@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from jaxinit._table import spell_bytes
 from jaxinit.report.records import Kind, Report
-from jaxinit.report.render import byte_count, new_table, number, score
+from jaxinit.report.render import new_table, number, score
 
 _MOST_PATTERNS = 3
 # What the three columns of numbers take up, with the space around them.
@@ -41,7 +42,8 @@ def _print_head(console: Console, report: Report) -> None:
         if total.leaves:
             arrays = f"{_shared_dtype(report)} arrays".lstrip()
             console.print(
-                f"{total.entries:,} {what} in {total.leaves:,} {arrays}, {byte_count(total.nbytes)}"
+                f"{total.entries:,} {what} in {total.leaves:,} {arrays}, "
+                f"{spell_bytes(total.nbytes)}"
             )
     console.print(f"drawn by {_origin(report.rules)}, seed {report.seed}")
     if report.inputs:

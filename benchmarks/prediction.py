@@ -1,0 +1,236 @@
+"""Are the pre-activations and gradients of a fresh model as large as predicted?
+
+Five models, each initialized as the guide says: a 30-layer ReLU MLP, a 50-layer tanh MLP, a
+20-layer SiLU MLP, an unnormalised residual MLP of 48 blocks and a pre-LN GPT-2. For every map the
+measured second moment (mean of ten draws) should be within a factor of 2 of the prediction, or of
+the ends of the predicted interval. AnyInit predicts its own initialization of the same Flax models,
+forward only; it is held to what it measures with its own parameters, where it is installed.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import harness
+import jax
+import jax.numpy as jnp
+
+import jaxinit
+from jaxinit import initializers as init
+from jaxinit.prediction.predict import Prediction, predict
+from jaxinit.reading.graph import trace
+from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
+
+QUESTION = "Is the measured second moment of every map within a factor of 2 of the prediction?"
+FACTOR = 2.0
+# (C_W, C_b) on the edge of chaos: tanh from the table of Schoenholz et al., SiLU solved.
+TANH = (1.05, 2.01052e-5)
+SILU = (1.98800, 0.0)
+
+
+class MLP(nn.Module):
+    """A plain chain of maps."""
+
+    layers: int
+    width: int
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in range(self.layers):
+            x = nn.Dense(self.width)(x if layer == 0 else self.activation(x))
+        return x
+
+
+class Residual(nn.Module):
+    """A stream that branches of two maps are added to, without normalisation."""
+
+    blocks: int
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in range(self.blocks):
+            hidden = nn.relu(nn.Dense(self.width, use_bias=False, name=f"in_{block}")(x))
+            x = x + nn.Dense(self.width, use_bias=False, name=f"out_{block}")(hidden)
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model, its rules, and an input."""
+
+    model: nn.Module
+    rules: list[tuple[str, Any]]
+    x: jax.ShapeDtypeStruct
+
+
+def critical_pair(activation: Callable[[jax.Array], jax.Array], q: float) -> tuple[float, float]:
+    """Weight and bias variance at which q is a fixed point and gradients keep their size."""
+    z = jnp.linspace(-10.0, 10.0, 20_001)
+    density = jnp.exp(-0.5 * z**2)
+    density /= density.sum()
+    at = math.sqrt(q) * z
+    slopes = jax.vmap(jax.grad(lambda v: activation(v)))(at)
+    weight = 1.0 / float(density @ slopes**2)
+    return weight, q - weight * float(density @ activation(at) ** 2)
+
+
+def on_edge(activation: Callable[[jax.Array], jax.Array]) -> tuple[float, float]:
+    """The critical pair whose fixed point is stable to first order: the slope of the length map 1.
+
+    Gradients keep their size at every q; the slope of Q at q says what becomes of an error in q.
+    """
+    low, high = 0.05, 20.0
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if _slope(activation, middle) > 1 else (low, middle)
+    return critical_pair(activation, high)
+
+
+def _slope(activation: Callable[[jax.Array], jax.Array], q: float) -> float:
+    step = 1e-2 * q
+    weight, _ = critical_pair(activation, q)
+    z = jnp.linspace(-10.0, 10.0, 20_001)
+    density = jnp.exp(-0.5 * z**2)
+    density /= density.sum()
+    ends = [float(density @ activation(math.sqrt(v) * z) ** 2) for v in (q - step, q + step)]
+    return weight * (ends[1] - ends[0]) / (2 * step)
+
+
+def mlp_rules(weight: float, bias: float, *, orthogonal: bool = False) -> list[tuple[str, Any]]:
+    kernel = (
+        init.orthogonal(math.sqrt(weight))
+        if orthogonal
+        else init.variance_scaling(weight, "fan_in", "normal")
+    )
+    return [
+        ("**/kernel", kernel),
+        ("**/bias", init.normal(math.sqrt(bias)) if bias else init.zeros),
+    ]
+
+
+def cases(width: int, deep: float, batch: int) -> dict[str, Case]:
+    """The five models; ``deep`` is the share of their full depth."""
+    x = jax.ShapeDtypeStruct((batch, width), jnp.float32)
+    layers = {n: max(4, round(deep * n)) for n in (12, 20, 30, 48, 50)}
+    config = GPT2Config(layers=layers[12], width=width, heads=width // 64)
+    if deep < 1:
+        config = dataclasses.replace(config, vocabulary=211, positions=64)
+    blocks = layers[48]
+    residual = [
+        ("**/in_*/kernel", init.he_normal()),
+        ("**/out_*/kernel", init.variance_scaling(1 / blocks, "fan_in", "normal")),
+    ]
+    return {
+        "ReLU MLP, He": Case(MLP(layers[30], width, nn.relu), mlp_rules(2.0, 0.0), x),
+        "tanh MLP, critical": Case(MLP(layers[50], width, nn.tanh), mlp_rules(*TANH), x),
+        "tanh MLP, orthogonal": Case(
+            MLP(layers[50], width, nn.tanh), mlp_rules(1.0, 0.0, orthogonal=True), x
+        ),
+        "SiLU MLP, critical": Case(
+            MLP(layers[20], width, nn.silu), mlp_rules(*on_edge(jax.nn.silu)), x
+        ),
+        "residual MLP": Case(Residual(blocks, width), residual, x),
+        "GPT-2, pre-LN": Case(
+            gpt2(config), gpt2_rules(config), jax.ShapeDtypeStruct((2, 2 * batch), jnp.int32)
+        ),
+    }
+
+
+def ours(case: Case, draws: int) -> tuple[Prediction, float]:
+    """The prediction with measured numbers, and the seconds that predicting alone took."""
+    shapes = jax.eval_shape(case.model.init, jax.random.key(0), case.x)
+    plan = jaxinit.plan(shapes, case.rules)
+    start = time.perf_counter()
+    graph, _ = trace(case.model.apply, shapes, case.x)
+    predict(graph, plan)
+    seconds = time.perf_counter() - start
+    return predict(graph, plan, measure=True, draws=draws), seconds
+
+
+def off_by(interval: tuple[float, float], measured: float | None) -> float:
+    """Factor between what was measured and the nearest that was predicted; 1 inside."""
+    low, high = interval
+    if measured is None or measured <= 0 or low > high:
+        return math.inf
+    return max(low / measured, measured / high if high > 0 else math.inf, 1.0)
+
+
+def rival(case: Case, draws: int) -> list[float] | None:
+    """For every layer that AnyInit predicts, the factor to what it measures; None without it."""
+    try:
+        anyinit = importlib.import_module("anyinit")
+    except ImportError:
+        return None
+    predicted: dict[str, float] = {}
+    measured: dict[str, list[float]] = {}
+    for seed in range(draws):
+        key = jax.random.key(seed)
+        x = (
+            jax.random.normal(key, case.x.shape)
+            if case.x.dtype == jnp.float32
+            else (jax.random.randint(key, case.x.shape, 0, 211))
+        )
+        params = case.model.init(key, jnp.zeros(case.x.shape, case.x.dtype))
+        report = anyinit.initialize(case.model, "analytic", x, params=params, seed=seed)
+        for layer in report.layers:
+            if layer.predicted is not None and layer.measured is not None:
+                predicted[layer.name] = layer.predicted
+                measured.setdefault(layer.name, []).append(layer.measured)
+    return [
+        off_by((value, value), sum(measured[name]) / len(measured[name]))
+        for name, value in predicted.items()
+    ]
+
+
+def summary(factors: list[float]) -> dict[str, Any]:
+    within = sum(factor <= FACTOR for factor in factors)
+    return {"maps": len(factors), "within": within, "worst": max(factors, default=math.nan)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="width 128, a fifth of the depth")
+    parser.add_argument("--draws", type=int, default=10, help="draws to average over")
+    parser.add_argument("--json", help="where to keep the numbers")
+    arguments = parser.parse_args()
+    width, deep = (128, 0.2) if arguments.small else (1024, 1.0)
+    draws = min(arguments.draws, 3) if arguments.small else arguments.draws
+    results: dict[str, Any] = {}
+    rows = []
+    for name, case in cases(width, deep, 16).items():
+        prediction, seconds = ours(case, draws)
+        forward = summary([off_by(m.forward, m.measured_forward) for m in prediction.maps])
+        backward = summary([off_by(m.backward, m.measured_backward) for m in prediction.maps])
+        factors = rival(case, draws)
+        other = None if factors is None else summary(factors)
+        results[name] = {
+            "forward": forward,
+            "backward": backward,
+            "seconds": seconds,
+            "anyinit, forward": other,
+            "maps": [dataclasses.asdict(m) for m in prediction.maps],
+        }
+        rows.append([name, *_cells(forward), *_cells(backward), f"{seconds:.2f}", *_cells(other)])
+        harness.write(arguments.json, QUESTION, results)
+    harness.show(
+        f"maps within a factor of {FACTOR:g}, width {width}, mean of {draws} draws",
+        ["", "forward", "worst", "backward", "worst", "seconds", "AnyInit forward", "worst"],
+        rows,
+    )
+
+
+def _cells(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    return [f"{found['within']} of {found['maps']}", f"{found['worst']:.2f}"]
+
+
+if __name__ == "__main__":
+    main()

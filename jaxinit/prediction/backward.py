@@ -1,0 +1,167 @@
+"""Gradients: second moments from the outputs back to every field of a tape.
+
+The gradient of an output entry is a draw of its own with unit variance. On the way back through
+functions of the same normal numbers its slopes multiply and add, signs included; through a map of
+independent weights it becomes a new draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from jaxinit.prediction import tables
+from jaxinit.prediction.fields import Field, Link, World
+
+_UNKNOWN = np.array([0.0, np.inf])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Slope:
+    """Gradient over its draw: a table with two leading axes, the rows and (low, high)."""
+
+    table: np.ndarray
+    sources: tuple[int, ...]
+
+
+def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarray]:
+    """Second moment of the gradient with respect to an entry of every field.
+
+    Args:
+        world: whose tape it is.
+        outputs: fields whose entries get independent gradients of unit variance.
+
+    Returns:
+        By number of the field, rows x (low, high); fields that no gradient reaches are left out.
+    """
+    sweep = _Sweep()
+    for field in outputs:
+        sweep.start(field.number, np.ones((tables.ROWS, 2)), np.zeros((tables.ROWS, 2)))
+    for field, links in reversed(world.tape):
+        slopes = sweep.waiting.pop(field.number, None)
+        if slopes is None:
+            continue
+        squares = {draw: _mean_square(slope) for draw, slope in slopes.items()}
+        total = sum(squares.values(), np.zeros((2, 2)))
+        with np.errstate(invalid="ignore"):
+            shared = sum((square * sweep.shared[draw] for draw, square in squares.items()))
+            common = np.nan_to_num(shared / np.where(total > 0, total, 1.0))
+        sweep.totals[field.number] = total
+        for link in links:
+            target = world.tape[link.to][0]
+            sweep.follow(field, target, link, slopes, total, common)
+    return sweep.totals
+
+
+class _Sweep:
+    def __init__(self) -> None:
+        self.waiting: dict[int, dict[int, _Slope]] = {}
+        self.totals: dict[int, np.ndarray] = {}
+        self.draws = 0
+        # Of each draw, which share of its second moment all positions have in common.
+        self.shared: dict[int, np.ndarray] = {}
+
+    def start(self, number: int, second: np.ndarray, common: np.ndarray) -> None:
+        """A gradient that is a draw of its own."""
+        self.add(number, self.draw(common), _Slope(np.sqrt(second), ()))
+
+    def draw(self, common: np.ndarray) -> int:
+        self.draws += 1
+        self.shared[self.draws] = common
+        return self.draws
+
+    def add(self, number: int, draw: int, slope: _Slope) -> None:
+        slopes = self.waiting.setdefault(number, {})
+        slopes[draw] = _added(slopes[draw], slope) if draw in slopes else slope
+
+    def follow(
+        self,
+        field: Field,
+        target: Field,
+        link: Link,
+        slopes: dict[int, _Slope],
+        total: np.ndarray,
+        common: np.ndarray,
+    ) -> None:
+        if field.lost or target.lost or link.gain is not None:
+            gain = _UNKNOWN if field.lost or target.lost or link.gain is None else link.gain
+            if link.pooled is not None and np.all(np.isfinite(gain)):
+                gain = gain * (1 - common) + link.pooled * common
+                # Positions that were mixed share between what they did and everything.
+                common = np.stack([common[:, 0], np.ones(tables.ROWS)], axis=1)
+            if link.shares:
+                common = np.ones((tables.ROWS, 2))
+            # Where nothing comes nothing goes, however large the gain.
+            with np.errstate(invalid="ignore"):
+                second = np.where((total > 0) & (gain > 0), gain * total, 0.0)
+            self.start(link.to, second, common)
+        elif link.places is not None:
+            slope = _expanded(slopes, field, target, link.places)
+            self.add(link.to, self.draw(common), slope)
+        else:
+            assert link.slope is not None
+            own = _Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
+            for draw, slope in slopes.items():
+                self.add(link.to, draw, _times(slope, own))
+
+
+def _two(table: np.ndarray) -> np.ndarray:
+    return table[:, None]
+
+
+def _mean_square(slope: _Slope) -> np.ndarray:
+    square = slope.table**2
+    while square.ndim > 2:
+        # A table without some source has one node along it.
+        square = square[..., 0] if square.shape[-1] == 1 else (square * tables.weights()).sum(-1)
+    return square
+
+
+def _aligned(a: _Slope, b: _Slope) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    if a.sources == b.sources:
+        return a.table, b.table, a.sources
+    joint = tuple(sorted({*a.sources, *b.sources}))
+    return _spread(a, joint), _spread(b, joint), joint
+
+
+def _spread(slope: _Slope, joint: tuple[int, ...]) -> np.ndarray:
+    rows, ends = slope.table.shape[:2]
+    flat = slope.table.reshape(rows * ends, *slope.table.shape[2:])
+    order = [joint.index(s) for s in slope.sources]
+    flat = np.transpose(flat, [0, *(1 + int(i) for i in np.argsort(order))])
+    places = sorted(order)
+    lengths = iter(flat.shape[1:])
+    shape = [next(lengths) if i in places else 1 for i in range(len(joint))]
+    return flat.reshape(rows, ends, *shape)
+
+
+def _times(a: _Slope, b: _Slope) -> _Slope:
+    one, other, sources = _aligned(a, b)
+    # No slope is no gradient, even of one that is not known.
+    with np.errstate(invalid="ignore"):
+        product = one * other
+    return _Slope(np.where(np.isnan(product), 0.0, product), sources)
+
+
+def _added(a: _Slope, b: _Slope) -> _Slope:
+    one, other, sources = _aligned(a, b)
+    return _Slope(one + other, sources)
+
+
+def _expanded(slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray) -> _Slope:
+    """Gradient of a compressed field, at every entry of the joint table that it came from."""
+    squares = [_on(slope, field) ** 2 for slope in slopes.values()]
+    profile = np.sqrt(sum(squares, np.zeros((tables.ROWS, 2, 1))))
+    if profile.shape[-1] == 1:
+        return _Slope(profile[..., 0], ())
+    rows = np.arange(tables.ROWS).reshape(-1, *[1] * (places.ndim - 1))
+    return _Slope(np.moveaxis(profile[rows, :, places], -1, 1), target.sources)
+
+
+def _on(slope: _Slope, field: Field) -> np.ndarray:
+    """A slope over the one source of a field; any other source is averaged out."""
+    if slope.sources == field.sources:
+        return slope.table
+    return np.sqrt(_mean_square(slope))[..., None]

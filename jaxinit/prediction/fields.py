@@ -1,0 +1,305 @@
+"""What is predicted of one value of a graph: its law per entry, and what it came from.
+
+A `Field` is an array whose entries all have one law, tabulated (:mod:`jaxinit.prediction.tables`).
+A `World` makes fields, knows how their normal numbers are correlated between positions, and keeps
+the tape that gradients go back along.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit.prediction import tables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """A value that does not depend on parameters or data.
+
+    Attributes:
+        array: its entries; None where they were too many to compute, or are integers of the data.
+        shape: its shape.
+    """
+
+    array: np.ndarray | None
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """What a statistic is of.
+
+    Attributes:
+        kind: ``"sum"``, ``"squares"`` (sum of squares), ``"square"``, ``"square of mean"``,
+            ``"exp"``, ``"max"``.
+        of: `Field.base` of the value it was made from.
+        factor: entries summed over times what it was multiplied with since; 1 for a mean.
+        count: entries summed over.
+        axes: axes summed over.
+        units: whether these are all axes of independent units.
+    """
+
+    kind: str
+    of: int
+    factor: float = 1.0
+    count: int = 1
+    axes: tuple[int, ...] = ()
+    units: bool = False
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the sum was divided by the number of its terms."""
+        return math.isclose(self.factor, 1.0, rel_tol=1e-3)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simplex:
+    """Attention weights: positive, and one in sum.
+
+    Attributes:
+        count: keys that each query may look at, one number per query.
+        keys: keys there are.
+        deviation: standard deviation of the logits, one number per row.
+        unevenness: mean square over keys of the weight that a key gets from all queries, over the
+            square of the mean, when each query weighs the keys it sees equally.
+    """
+
+    count: np.ndarray
+    keys: int
+    deviation: np.ndarray
+    unevenness: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Field:
+    """An array of random entries with one law.
+
+    Attributes:
+        number: its place on the tape.
+        table: rows x one axis of nodes for each source.
+        sources: the standard normal numbers that an entry is a function of, at most two.
+        shape: shape of the array.
+        features: for each axis, whether entries along it are independent of each other: units of a
+            layer, as opposed to positions and samples.
+        base: `number` of the first field with these entries, for views of one array.
+        label: path of the parameter that this is a view of, if any.
+        tag: what it is a statistic of.
+        statistic_of: base of the field that this is a constant of, by the law of large numbers.
+        centred_of: base of the field that this is, less its mean.
+        mask: which logits count, where some do not; broadcasts to ``shape``.
+        simplex: for attention weights.
+        lost: why nothing is known of it; the table is then a standard normal's.
+    """
+
+    number: int
+    table: np.ndarray
+    sources: tuple[int, ...]
+    shape: tuple[int, ...]
+    features: tuple[bool, ...]
+    base: int
+    label: str | None = None
+    tag: Tag | None = None
+    statistic_of: int | None = None
+    centred_of: int | None = None
+    mask: np.ndarray | None = None
+    simplex: Simplex | None = None
+    lost: str | None = None
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """Expectation of an entry, one number per row."""
+        return tables.expectation(self.table)
+
+    @functools.cached_property
+    def second(self) -> np.ndarray:
+        """Second moment of an entry, one number per row."""
+        return tables.expectation(self.table**2)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Variance of an entry, one number per row."""
+        return np.maximum(self.second - self.mean**2, 0.0)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Link:
+    """One way back on the tape.
+
+    Attributes:
+        to: number of the field that the gradient goes to.
+        slope: derivative, a table that broadcasts to that of the field it comes from, or of the
+            joint field where ``places`` says how; None where the way is ``gain``.
+        places: for a field that was compressed from two sources to one, the node of each entry of
+            the joint table.
+        gain: second moment of the gradient there over that here, a pair (low, high) for each row;
+            the gradient there is independent of the gradient here.
+        pooled: as ``gain``, for what the gradients of different positions have in common, where
+            positions are mixed.
+        shares: whether all positions get the same gradient, as those of a mean over them do.
+    """
+
+    to: int
+    slope: np.ndarray | None = None
+    places: np.ndarray | None = None
+    gain: np.ndarray | None = None
+    pooled: np.ndarray | None = None
+    shares: bool = False
+
+
+class World:
+    """All fields of one prediction."""
+
+    def __init__(self) -> None:
+        self.tape: list[tuple[Field, tuple[Link, ...]]] = []
+        # For each source: its correlation between positions, one number per row, and the
+        # independent draws it was made from.
+        self.correlations: list[np.ndarray] = []
+        self.roots: list[frozenset[int]] = []
+        # Known arrays that met random ones: their law, and the source that stands for them.
+        self.of_known: dict[Known, tuple[np.ndarray, int]] = {}
+        # Slices, so that the same slice twice is the same draws.
+        self.parts: dict[Any, Field] = {}
+        self._compressed: dict[int, Field] = {}
+
+    def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
+        """A standard normal number, independent of all others unless it has roots."""
+        number = len(self.correlations)
+        self.correlations.append(np.broadcast_to(np.asarray(correlation, float), (tables.ROWS,)))
+        self.roots.append(frozenset([number]) if roots is None else roots)
+        return number
+
+    def field(
+        self,
+        table: np.ndarray,
+        sources: Sequence[int],
+        shape: Sequence[int],
+        features: Sequence[bool],
+        links: Sequence[Link] = (),
+        **facts: Any,
+    ) -> Field:
+        """A new field at the end of the tape."""
+        number = len(self.tape)
+        facts.setdefault("base", number)
+        new = Field(number, table, tuple(sources), tuple(shape), tuple(features), **facts)
+        self.tape.append((new, tuple(links)))
+        return new
+
+    def normal(
+        self,
+        mean: Any,
+        variance: Any,
+        shape: Sequence[int],
+        features: Sequence[bool],
+        links: Sequence[Link] = (),
+        correlation: Any = 0.0,
+        roots: frozenset[int] | None = None,
+        **facts: Any,
+    ) -> Field:
+        """A field of normal entries; a constant one where the variance is 0."""
+        mean, variance = (
+            np.broadcast_to(np.asarray(m, float), (tables.ROWS,)) for m in (mean, variance)
+        )
+        if not np.any(variance > 0):
+            return self.field(np.array(mean), (), shape, features, links, **facts)
+        source = self.source(correlation, roots)
+        table = tables.normal(mean, variance)
+        return self.field(table, (source,), shape, features, links, **facts)
+
+    def lost(
+        self, why: str, shape: Sequence[int], inputs: Sequence[Any] = (), **facts: Any
+    ) -> Field:
+        """A field of which nothing is known, nor of the gradients that go through it."""
+        unknown = np.array([0.0, np.inf])
+        gain = np.broadcast_to(unknown, (tables.ROWS, 2))
+        links = [Link(field.number, gain=gain) for field in inputs if isinstance(field, Field)]
+        features = [True] * len(shape)
+        return self.normal(0.0, 1.0, shape, features, links, lost=why, **facts)
+
+    def view(
+        self, field: Field, shape: Sequence[int], features: Sequence[bool], gain: float = 1.0
+    ) -> Field:
+        """The same entries in another shape, each as often as ``gain`` says."""
+        link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
+        kept = {
+            name: getattr(field, name)
+            for name in ("base", "label", "tag", "statistic_of", "centred_of", "simplex", "lost")
+        }
+        return self.field(field.table, field.sources, shape, features, [link], **kept)
+
+    def again(self, field: Field, table: np.ndarray, links: Sequence[Link], **facts: Any) -> Field:
+        """The same entries, with another table or other facts."""
+        new = dataclasses.replace(field, number=len(self.tape), table=table, **facts)
+        self.tape.append((new, tuple(links)))
+        return new
+
+    def other_entries(
+        self,
+        field: Field,
+        shape: Sequence[int],
+        features: Sequence[bool],
+        gain: Any,
+        *,
+        independent: bool,
+        **facts: Any,
+    ) -> Field:
+        """A field of the same law whose entries are others than those at the same place."""
+        sources = [
+            self.source(self.correlations[s], None if independent else self.roots[s])
+            for s in field.sources
+        ]
+        links = [Link(field.number, gain=both(gain))]
+        facts = {"label": field.label, "lost": field.lost, **facts}
+        return self.field(field.table, sources, shape, features, links, **facts)
+
+    def cross(self, field: Field) -> np.ndarray:
+        """Mean product of entries of one unit at two positions, one number per row."""
+        return tables.cross(field.table, [self.correlations[s] for s in field.sources])
+
+    def all_roots(self, field: Field) -> frozenset[int]:
+        """Independent draws that a field depends on."""
+        return frozenset().union(*(self.roots[s] for s in field.sources))
+
+    def compressed(self, field: Field) -> Field:
+        """A field of two sources as one of a new source of the same law."""
+        if len(field.sources) < 2:
+            return field
+        if field.number not in self._compressed:
+            mass = np.multiply.outer(tables.weights(), tables.weights())
+            table, places = tables.compress(field.table, mass)
+            spread = np.where(field.variance > 0, field.variance, 1.0)
+            correlation = np.clip((self.cross(field) - field.mean**2) / spread, 0.0, 1.0)
+            source = self.source(correlation, self.all_roots(field))
+            link = Link(field.number, places=places)
+            kept = {"base": field.base, "tag": field.tag, "lost": field.lost, "mask": field.mask}
+            self._compressed[field.number] = self.field(
+                table, (source,), field.shape, field.features, [link], **kept
+            )
+        return self._compressed[field.number]
+
+
+def both(gain: Any) -> np.ndarray:
+    """A gain of a link: rows x (low, high)."""
+    array = np.asarray(gain, dtype=float)
+    if array.ndim == 1:
+        array = array[:, None]
+    return np.broadcast_to(array, (tables.ROWS, 2))
+
+
+def spread_over(table: np.ndarray, sources: Sequence[int], joint: Sequence[int]) -> np.ndarray:
+    """A table with one axis for each of the joint sources; of length 1 where it lacks one."""
+    order = [joint.index(s) for s in sources]
+    table = np.transpose(table, [0, *(1 + i for i in np.argsort(order))])
+    present = sorted(order)
+    shape = [tables.NODES if i in present else 1 for i in range(len(joint))]
+    return table.reshape(table.shape[0], *shape)

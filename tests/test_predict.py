@@ -1,0 +1,379 @@
+"""Predicted second moments: exact where theory is exact, beside measurement where it is not.
+
+A network of width n and depth L strays from the mean over draws by a factor of about
+exp(sqrt(5 L / n)) (FACTS 5), so the measured mean of D draws strays by that root over sqrt(D);
+five of these is the tolerance here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxinit
+from jaxinit import initializers as init
+from jaxinit.prediction import tables
+from jaxinit.prediction.predict import predict
+from jaxinit.reading.graph import trace
+from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
+
+
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def predicted(function, laws, *xs, **options):
+    """Prediction of ``function(parameters, *xs)``, the laws by name as (shape, mean, variance)."""
+    shapes = {name: array(*shape) for name, (shape, _, _) in laws.items()}
+    graph, _ = trace(function, shapes, *xs)
+    moments = {name: laws[name][1:] for name in sorted(laws)}
+    return predict(graph, moments, **options)
+
+
+def forward(function, *, variance=1.0, width=64, **options):
+    """Interval of ``f(x) @ w / width`` second moments: E f**2 of a standard normal input."""
+    found = predicted(
+        lambda p, x: function(x) @ p["w"],
+        {"w": ((width, 8), 0.0, variance / width)},
+        array(4, width),
+        **options,
+    )
+    return found.maps[0].forward
+
+
+def stray(depth, width, draws):
+    return math.exp(5 * math.sqrt(5 * depth / width / draws))
+
+
+def check(prediction, factor):
+    assert prediction.maps
+    for record in prediction.maps:
+        assert record.holds(factor), (factor, str(prediction))
+
+
+def mlp(depth, width, activation, rules, batch=8):
+    shapes = {f"l{i}": {"kernel": array(width, width), "bias": array(width)} for i in range(depth)}
+
+    def apply(p, x):
+        for i in range(depth):
+            x = (activation(x) if i else x) @ p[f"l{i}"]["kernel"] + p[f"l{i}"]["bias"][None]
+        return x
+
+    graph, _ = trace(apply, shapes, array(batch, width))
+    return graph, jaxinit.plan(shapes, rules)
+
+
+def kernels(variance, bias=0.0):
+    kernel = init.variance_scaling(variance, "fan_in", "normal")
+    return [
+        ("**/kernel", kernel),
+        ("**/bias", init.normal(math.sqrt(bias)) if bias else init.zeros),
+    ]
+
+
+# One map.
+
+
+@pytest.mark.parametrize(
+    ("function", "second"),
+    [
+        (lambda x: x, 1.0),
+        (jax.nn.relu, 0.5),
+        (jnp.tanh, 0.39429449),
+        (jax.nn.silu, 0.35577552),
+        (lambda x: jax.nn.gelu(x, approximate=False), 0.42522148),
+        (jax.nn.gelu, 0.42519371),
+        (jax.nn.softplus, 0.92124591),
+        (jax.nn.elu, 0.64494542),
+        (lambda x: jax.nn.leaky_relu(x, 0.2), 0.52),
+        (lambda x: jax.nn.relu(x) ** 2, 1.5),
+        (jnp.sin, 0.43233236),
+    ],
+)
+def test_an_activation_is_integrated_whole(function, second):
+    """FACTS 4. A product of independents would give silu E x**2 E sigmoid**2 = 0.293."""
+    low, high = forward(function)
+    assert low == high
+    assert low == pytest.approx(second, rel=1e-4)
+
+
+def test_a_gate_is_a_product_of_independents():
+    laws = {name: ((64, 64), 0.0, 1 / 64) for name in "abc"}
+    found = predicted(
+        lambda p, x: (jax.nn.silu(x @ p["a"]) * (x @ p["b"])) @ p["c"], laws, array(4, 64)
+    )
+    assert found["c"][0].forward == pytest.approx((0.35577552,) * 2, rel=1e-4)
+
+
+def test_slices_of_one_map_are_independent_and_the_same_slice_is_the_same():
+    laws = {"a": ((64, 128), 0.0, 1 / 64), "c": ((64, 64), 0.0, 1 / 64)}
+
+    def gated(p, x):
+        h = x @ p["a"]
+        return (h[:, :64] * h[:, 64:]) @ p["c"]
+
+    def squared(p, x):
+        h = x @ p["a"]
+        return (h[:, :64] * h[:, :64]) @ p["c"]
+
+    assert predicted(gated, laws, array(4, 64))["c"][0].forward == pytest.approx((1, 1), rel=1e-4)
+    assert predicted(squared, laws, array(4, 64))["c"][0].forward == pytest.approx((3, 3), rel=1e-4)
+
+
+def test_weights_with_a_mean_add_the_pairs():
+    """E (sum w x)**2 = n E w**2 E x**2 + n (n - 1) (E w E x)**2."""
+    found = predicted(
+        lambda p, x: x @ p["w"],
+        {"w": ((64, 8), 0.5, 0.01)},
+        array(4, 64),
+        inputs=[(2.0, 5.0)],
+    )
+    expected = 64 * (0.25 + 0.01) * 5.0 + 64 * 63 * (0.5 * 2.0) ** 2
+    assert found.maps[0].forward == pytest.approx((expected, expected), rel=1e-6)
+
+
+def test_padding_is_not_counted():
+    """3 taps of width 4: two of the four positions sum one tap less."""
+    kernel = init.variance_scaling(1.0, "fan_in", "normal")
+    shapes = {"k": array(3, 16, 8)}
+
+    def apply(p, x):
+        return jax.lax.conv_general_dilated(
+            x, p["k"], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+        )
+
+    graph, _ = trace(apply, shapes, array(2, 4, 16))
+    found = predict(graph, jaxinit.plan(shapes, [("k", kernel)]))
+    assert found.maps[0].forward == pytest.approx((10 / 12, 10 / 12), rel=1e-6)
+
+
+def test_gradient_of_a_chain():
+    """Fan_out times variance times E f'**2, from unit variance at the output."""
+    laws = {"a": ((32, 64), 0.0, 1 / 32), "b": ((64, 48), 0.0, 2 / 64)}
+    found = predicted(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], laws, array(4, 32))
+    assert found["b"][0].backward == (1.0, 1.0)
+    slope = 1 / 1.46741359**2
+    assert found["a"][0].backward == pytest.approx((48 * 2 / 64 * slope,) * 2, rel=1e-4)
+
+
+def test_a_skip_adds_its_slope_with_its_sign():
+    """x - x has no gradient, x + x four times that of x: slopes add before they are squared."""
+    laws = {"a": ((32, 64), 0.0, 1 / 32)}
+    doubled = predicted(lambda p, x: (lambda h: h + h)(x @ p["a"]), laws, array(4, 32))
+    assert doubled["a"][0].backward == pytest.approx((4.0, 4.0))
+    gone = predicted(lambda p, x: (lambda h: h - h)(x @ p["a"]), laws, array(4, 32))
+    assert gone["a"][0].backward == pytest.approx((0.0, 0.0))
+
+
+# Normalisation, attention, loops.
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm, nn.RMSNorm, lambda: nn.GroupNorm(4)])
+@pytest.mark.parametrize("size", [0.1, 30.0])
+def test_normalisation_sets_the_second_moment_and_divides_the_gradient(layer, size):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(64, use_bias=False)(x)
+            return nn.Dense(64, use_bias=False)(layer()(x))
+
+    found, _ = _predict(Model(), array(4, 64), first=size)
+    assert found.maps[1].forward == pytest.approx((1.0, 1.0), rel=1e-3)
+    # What goes through mean and spread is of the order of one over their terms, 16 in a group.
+    assert found.maps[0].backward == pytest.approx((1 / size,) * 2, rel=2 / 16)
+
+
+def _predict(model, x, first=1.0, **options):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    graph, _ = trace(lambda v, x: model.apply(v, x), shapes, x)
+    rules = [
+        ("**/Dense_0/kernel", init.variance_scaling(first, "fan_in", "normal")),
+        ("**/kernel", init.lecun_normal()),
+        ("**/scale", init.ones),
+        ("**/bias", init.zeros),
+    ]
+    paths = jaxinit.plan(shapes, [("**", init.zeros)]).paths
+    used = [r for r in rules if any(p.endswith(r[0].rpartition("**/")[2]) for p in paths)]
+    return predict(graph, jaxinit.plan(shapes, used), **options), graph
+
+
+def test_what_cannot_be_followed_is_an_interval_until_the_next_normalisation():
+    laws = {name: ((64, 64), 0.0, 1 / 64) for name in "abc"}
+
+    def apply(p, x):
+        h = jnp.cumprod(x @ p["a"], axis=1) @ p["b"]
+        h = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True))
+        return h @ p["c"]
+
+    found = predicted(apply, laws, array(4, 64))
+    a, b, c = found.maps
+    assert a.forward == pytest.approx((1.0, 1.0)) and a.backward == (0.0, math.inf)
+    assert b.forward == (0.0, math.inf) and "cumprod" in str(b.why)
+    assert c.forward == pytest.approx((1.0, 1.0)) and c.backward == (1.0, 1.0)
+    # A near twin that can be followed.
+    followed = predicted(lambda p, x: (x @ p["a"]) @ p["b"] @ p["c"], laws, array(4, 64))
+    assert all(m.why is None and math.isfinite(m.backward[1]) for m in followed.maps)
+
+
+def test_attention_is_between_equal_weights_and_one_key():
+    laws = {name: ((64, 64), 0.0, 1 / 64) for name in "kqvo"}
+
+    def apply(p, x, scale):
+        q, k, v = (x @ p[name] for name in "qkv")
+        logits = scale * jnp.einsum("bqd,bkd->bqk", q, k)
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(logits), v) @ p["o"]
+
+    def interval(scale):
+        return predicted(lambda p, x: apply(p, x, scale), laws, array(2, 16, 64))["o"][0].forward
+
+    # Independent positions: equal weights average 16 values.
+    assert interval(1e-4) == pytest.approx((1 / 16, 1 / 16), rel=1e-2)
+    low, high = interval(1 / 8)
+    assert low == pytest.approx(1 / 16, rel=1e-2) and 1.5 / 16 < high < 1
+    assert interval(10.0)[1] > 0.9
+
+
+def test_a_scan_is_walked_round_by_round():
+    def looped(p, x):
+        return jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, p["w"])[0]
+
+    def unrolled(p, x):
+        for layer in range(3):
+            x = jax.nn.relu(x @ p["w"][layer])
+        return x
+
+    laws = {"w": ((3, 64, 64), 0.0, 1 / 64)}
+    loop, chain = (predicted(f, laws, array(4, 64)) for f in (looped, unrolled))
+    assert [m.rounds for m in loop.maps] == [(0,), (1,), (2,)]
+    assert [m.forward[0] for m in loop.maps] == pytest.approx([1, 0.5, 0.25], rel=1e-4)
+    for one, other in zip(loop.maps, chain.maps, strict=True):
+        assert one.forward == pytest.approx(other.forward)
+        assert one.backward == pytest.approx(other.backward)
+
+
+# Measured beside predicted.
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "bias"),
+    [(jax.nn.relu, 2.0, 0.0), (jnp.tanh, 1.05, 2.01052e-5), (jax.nn.silu, 1.988, 0.17)],
+    ids=["relu", "tanh", "silu"],
+)
+def test_plain_networks(activation, weight, bias):
+    depth, width, draws = 6, 128, 4
+    graph, plan = mlp(depth, width, activation, kernels(weight, bias))
+    check(predict(graph, plan, measure=True, draws=draws), stray(depth, width, draws))
+
+
+def test_a_residual_network_without_normalisation():
+    blocks, width, draws = 6, 128, 4
+    names = [f"{k}{i}" for i in range(blocks) for k in "ab"]
+    shapes = {name: array(width, width) for name in names}
+
+    def apply(p, x):
+        for i in range(blocks):
+            x = x + jax.nn.relu(x @ p[f"a{i}"]) @ p[f"b{i}"]
+        return x
+
+    graph, _ = trace(apply, shapes, array(8, width))
+    last = init.variance_scaling(1 / blocks, "fan_in", "normal")
+    plan = jaxinit.plan(shapes, [("a*", init.he_normal()), ("b*", last)])
+    found = predict(graph, plan, measure=True, draws=draws)
+    growth = [m.forward[0] for m in found.maps if m.path.startswith("a")]
+    assert growth == pytest.approx([2 * (1 + 1 / blocks) ** i for i in range(blocks)], rel=1e-3)
+    check(found, stray(blocks, width, draws))
+
+
+def test_gpt2():
+    config = GPT2Config(layers=2, width=128, heads=4, vocabulary=97, positions=32)
+    model, ids = gpt2(config), array(2, 16, dtype=jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), ids)
+    graph, _ = trace(model.apply, shapes, ids)
+    found = predict(graph, jaxinit.plan(shapes, gpt2_rules(config)), measure=True, draws=2)
+    assert len(found.maps) == 4 * 2 + 1
+    check(found, stray(4, 128, 2))
+
+
+def test_a_wrong_law_does_not_hold():
+    """Power: the same network, drawn with Xavier's variance, is outside of what He predicts."""
+    graph, plan = mlp(6, 128, jax.nn.relu, kernels(1.0))
+    _, he = mlp(6, 128, jax.nn.relu, kernels(2.0))
+    laws = {leaf.path: leaf.law for leaf in he}
+    expected = predict(graph, laws).maps
+    drawn = predict(graph, plan, measure=True, draws=4).maps
+    assert drawn[-1].measured_forward is not None
+    assert drawn[-1].measured_forward * stray(6, 128, 4) < expected[-1].forward[0]
+
+
+def test_a_tree_that_exists_is_measured_itself():
+    tree = {"w": 3 * jax.random.normal(jax.random.key(0), (64, 32))}
+    graph, _ = trace(lambda p, x: x @ p["w"], tree, array(256, 64))
+    found = predict(graph, tree, measure=True, draws=2)
+    assert found.maps[0].forward[0] == pytest.approx(64 * float(jnp.mean(tree["w"] ** 2)), rel=1e-4)
+    assert found.maps[0].holds(1.1)
+
+
+def test_it_prints_and_travels():
+    laws = {"a": ((8, 8), 0.0, 1 / 8), "b": ((8, 8), 0.0, 1 / 8)}
+    found = predicted(lambda p, x: jnp.cumprod(x @ p["a"]) @ p["b"], laws, array(8))
+    assert "0 to inf" in str(found) and "measured" not in str(found)
+    record = json.loads(found.to_json())
+    assert record["maps"][1]["forward"] == [0.0, None]
+    assert record["maps"][1]["path"] == "b"
+
+
+# Tables.
+
+
+def test_a_compressed_sum_of_normals_is_normal():
+    a = tables.normal(np.zeros(2), np.array([1.0, 4.0]))
+    joint = a[:, :, None] + 2 * a[:, None, :]
+    table, places = tables.compress(joint, np.multiply.outer(tables.weights(), tables.weights()))
+    assert tables.expectation(table**2) == pytest.approx([5.0, 20.0])
+    assert tables.expectation(np.maximum(table, 0)) ** 2 == pytest.approx(
+        [5 / (2 * np.pi), 20 / (2 * np.pi)], rel=1e-3
+    )
+    assert places.shape == joint.shape
+
+
+def test_correlation_of_relus():
+    """The arc-cosine kernel of degree 1 at correlation 1/2 (Cho and Saul, 2009)."""
+    z = np.maximum(tables.normal(np.zeros(2), np.ones(2)), 0)
+    c = 0.5
+    exact = (math.sqrt(1 - c * c) + (math.pi - math.acos(c)) * c) / (2 * math.pi)
+    crossed = tables.cross(z, [np.array([0.0, c])])
+    assert crossed == pytest.approx([1 / (2 * math.pi), exact], rel=2e-3)
+
+
+# Errors.
+
+
+def simple():
+    shapes = {"w": array(4, 4)}
+    return trace(lambda p, x: x @ p["w"], shapes, array(2, 4))[0]
+
+
+def test_errors_say_what_to_do():
+    graph, laws = simple(), {"w": (0.0, 1.0)}
+    with pytest.raises(TypeError, match=r"predict needs a traced forward pass, got int.*trace"):
+        predict(3, laws)
+    with pytest.raises(TypeError, match=r"predict needs a law for 'w'.*mapping from path"):
+        predict(graph, {"w": array(4, 4)})
+    with pytest.raises(ValueError, match=r"predict needs draws of at least 1, got 0"):
+        predict(graph, laws, draws=0)
+    with pytest.raises(ValueError, match=r"2 inputs of the graph, got 3 laws.*Pass the plan"):
+        predict(graph, {name: (0.0, 1.0) for name in "abc"})
+    with pytest.raises(ValueError, match=r"one entry of inputs for each of the 1.*got 2"):
+        predict(graph, laws, inputs=[None, None])
+    with pytest.raises(ValueError, match=r"something to draw from where measure=True"):
+        predict(graph, laws, measure=True)
+    with pytest.raises(ValueError, match=r"MapMoments.holds needs a measurement, got none for 'w'"):
+        predict(graph, laws).maps[0].holds()
+    with pytest.raises(KeyError, match=r"no map with the parameter 'v'"):
+        predict(graph, laws)["v"]

@@ -30,7 +30,7 @@ with its true fan_in. TARGET and --input are those of jaxinit report; an NNX
 model needs --input as well, and one that exists keeps its values.
 
   jaxinit audit model.py:MLP --input 8x784:float32
-  jaxinit audit model.py:MLP --input 8x784:float32 --fail-on warning --json audit.json
+  jaxinit audit model.py:MLP --input 8x784:float32 --fail-on warning --json -
 
 Exit status: 0; 1 with findings at or above --fail-on; 2 when something that was
 given cannot be used.

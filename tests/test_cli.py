@@ -85,7 +85,7 @@ def test_help_and_version(run):
     assert run("--version") == (0, f"jaxinit {jaxinit.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["list", "show", "gain", "report"])
+@pytest.mark.parametrize("command", ["list", "show", "gain", "report", "advise", "audit"])
 def test_help_of_a_command_fits_a_terminal(run, command):
     status, out, err = run(command, "--help")
     assert (status, err) == (0, "")

@@ -170,7 +170,7 @@ def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Ad
         >>> shapes = {"hidden": [square] * 9, "out": jax.ShapeDtypeStruct((256, 4), "float32")}
         >>> reading = jaxinit.read(net, shapes, jax.ShapeDtypeStruct((8, 256), "float32"))
         >>> advise(reading).rules()
-        [('out', lecun_normal()), ('**', he_normal())]
+        [('**/out', lecun_normal()), ('**', he_normal())]
 
     References:
         Each prescription bears its source; the rows stand in ``jaxinit.advice.guide``.

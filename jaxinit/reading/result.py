@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxinit._table import render_table
 from jaxinit.planning.messages import suggestion
 from jaxinit.reading.graph import Graph
 from jaxinit.reading.naming import common, skeleton
+from jaxinit.reading.picture import draw
 from jaxinit.reading.records import Activation, Chain, Parameter, Use
 
 _FORMAT = "jaxinit-reading/1"
@@ -68,6 +70,25 @@ class Reading:
             "format": _FORMAT,
             "parameters": [_plain(parameter) for parameter in self.parameters],
         }
+
+    def draw(self, path: str | Path) -> None:
+        """Draws the model as a picture: its maps from left to right, branches beside the stream.
+
+        Every map is a box with its path, its role, and ``fan_in → fan_out``; on the lines stand the
+        activations, normalisations, softmaxes and gates that its output meets. Heavy lines are
+        residual streams, rings the sums and products on the way. Heads and embeddings are orange,
+        what was not understood is red. In a model of more than 30 maps repeated layers are drawn
+        once, with the number of times. Needs matplotlib: ``pip install "jaxinit[plots]"``.
+
+        Args:
+            path: where the picture goes; ends in ``.png``, ``.svg`` or ``.pdf``.
+
+        Raises:
+            ImportError: when matplotlib is not installed.
+            ValueError: when the model has no map, or more than 60 that differ; when the path ends
+                in something else.
+        """
+        draw(self, path)
 
     def __repr__(self) -> str:
         return f"<Reading of {len(self.parameters)} parameters; print it for the table>"

@@ -1,0 +1,357 @@
+"""Places for the nodes of a diagram: columns by depth, lanes beside the stream, rows like a text.
+
+Lengths are inches from the top left corner. All text is set in a font whose letters are equally
+wide, so that the room it takes is known before anything is drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from jaxinit.reading.diagram import Diagram, Labels, Node
+
+POINTS = 7.5
+# DejaVu Sans Mono: a letter is 0.602 of the size of the font.
+LETTER = 0.602 * POINTS / 72
+LINE = 1.3 * POINTS / 72
+# Columns in a row: at this width and 1200 pixels a letter is 10 pixels high.
+WIDEST = 12.4
+GAP, PAD, RING, THIN, MARGIN = 0.42, 0.07, 0.11, 0.26, 0.3
+LETTERS, LABEL_LETTERS = 22, 12
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Cell:
+    """A node in its place.
+
+    Attributes:
+        node: what is drawn.
+        text: its lines, the path first, wrapped.
+        entry: label on all ways in.
+        exit: label on all ways out.
+        x: left end of the column; lines run from here to the node.
+        box: left and right end of the box, without labels.
+        right: right end of the column.
+        y: centre.
+        half: half of its height.
+    """
+
+    node: Node
+    text: list[str]
+    entry: list[str] = dataclasses.field(default_factory=list)
+    exit: list[str] = dataclasses.field(default_factory=list)
+    column: int = 0
+    lane: int = 0
+    x: float = 0.0
+    box: tuple[float, float] = (0.0, 0.0)
+    right: float = 0.0
+    y: float = 0.0
+
+    @property
+    def width(self) -> float:
+        """Of the box."""
+        return 2 * RING if self.is_ring else LETTER * max(map(len, self.text)) + 2 * PAD
+
+    @property
+    def half(self) -> float:
+        """Half of the height of the box."""
+        return RING if self.is_ring else (LINE * len(self.text)) / 2 + PAD
+
+    @property
+    def is_ring(self) -> bool:
+        return self.node.kind in ("residual", "junction")
+
+    def room(self, label: Sequence[str]) -> float:
+        """Width that a label beside the box takes."""
+        return LETTER * max(map(len, label)) + 4 * PAD if label else 0.0
+
+    @property
+    def height(self) -> float:
+        """Of all that is drawn."""
+        labels = LINE * max(len(self.entry), len(self.exit))
+        return max(2 * self.half, labels + 2 * PAD) + 0.16
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Layout:
+    """Everything in its place.
+
+    Attributes:
+        cells: by the index of the node.
+        lines: polylines of the edges: x, y and whether the way to the next point is a curve.
+        residual: for each polyline whether it is a residual stream.
+        size: width and height of the picture.
+    """
+
+    cells: dict[int, Cell]
+    lines: list[list[tuple[float, float]]]
+    residual: list[bool]
+    size: tuple[float, float]
+
+
+def lay_out(diagram: Diagram) -> Layout:
+    """Places a diagram.
+
+    Args:
+        diagram: from `diagram.diagram_of`.
+
+    Returns:
+        Where everything goes. No two boxes or labels share any room.
+    """
+    prefix = _shared_prefix([node.name for node in diagram.boxes])
+    cells = {node.index: Cell(node, _text(node, prefix)) for node in diagram.nodes}
+    _label(diagram, cells)
+    _columns(diagram, cells)
+    lanes = _Lanes(diagram, cells).run()
+    return _Places(diagram, cells, lanes).run()
+
+
+def _shared_prefix(names: Sequence[str]) -> str:
+    """First part of all paths, such as ``params/``, where something is left of each without it."""
+    first = {name.partition("/")[0] for name in names}
+    return f"{first.pop()}/" if len(first) == 1 and all("/" in name for name in names) else ""
+
+
+def _text(node: Node, prefix: str) -> list[str]:
+    if node.kind != "map":
+        return list(node.lines)
+    lines = wrapped(node.name.removeprefix(prefix), LETTERS)
+    copies = [path for path in node.paths[1:] if node.name == node.paths[0] != path]
+    if copies:
+        lines.append(f"and {len(copies)} more")
+    lines += node.lines
+    return [*lines, f"× {node.times}"] if node.times not in (1, None) else lines
+
+
+def wrapped(path: str, letters: int) -> list[str]:
+    """A path over several lines, cut behind a slash where it can be."""
+    lines, line = [], ""
+    for number, part in enumerate(path.split("/")):
+        piece = part if number == 0 else f"/{part}"
+        if line and len(line) + len(piece) > letters:
+            lines.append(line)
+            line = ""
+        line += piece
+        while len(line) > letters:
+            lines.append(line[:letters])
+            line = line[letters:]
+    return [*lines, line] if line else lines
+
+
+def _label(diagram: Diagram, cells: dict[int, Cell]) -> None:
+    """Labels that all ways out of a node share stand behind it, the rest before its targets."""
+    out: dict[int, list[Labels]] = {}
+    for (source, _), labels in diagram.edges.items():
+        out.setdefault(source, []).append(labels)
+    shared = {source: _common_start(each) for source, each in out.items()}
+    for source, labels in shared.items():
+        cells[source].exit = _short(labels)
+    for (source, target), labels in diagram.edges.items():
+        for line in _short(labels[len(shared[source]) :]):
+            if line not in cells[target].entry:
+                cells[target].entry.append(line)
+
+
+def _common_start(several: Sequence[Labels]) -> Labels:
+    start = several[0]
+    for each in several[1:]:
+        length = 0
+        while length < min(len(start), len(each)) and start[length] == each[length]:
+            length += 1
+        start = start[:length]
+    return start
+
+
+def _short(labels: Iterable[str]) -> list[str]:
+    return [e if len(e) <= LABEL_LETTERS else f"{e[: LABEL_LETTERS - 1]}…" for e in labels]
+
+
+def _columns(diagram: Diagram, cells: dict[int, Cell]) -> None:
+    """Every node one column behind the last of those it reads; inputs just before their use."""
+    for source, target in sorted(diagram.edges, key=lambda ends: ends[1]):
+        cells[target].column = max(cells[target].column, cells[source].column + 1)
+    for node in diagram.nodes:
+        targets = [cells[t].column for s, t in diagram.edges if s == node.index]
+        if targets and not any(t == node.index for _, t in diagram.edges):
+            cells[node.index].column = min(targets) - 1
+
+
+class _Lanes:
+    """A lane for every node, and for every edge that passes other columns."""
+
+    def __init__(self, diagram: Diagram, cells: dict[int, Cell]) -> None:
+        self.diagram, self.cells = diagram, cells
+        self.taken: set[tuple[int, int]] = set()
+        self.placed: set[int] = set()
+        self.sources: dict[int, list[int]] = {}
+        for source, target in diagram.edges:
+            self.sources.setdefault(target, []).append(source)
+        self.onward = self.straight()
+        self.lanes: dict[tuple[int, int], int] = {}
+
+    def straight(self) -> dict[int, int]:
+        """By node, the next one on its residual stream; a projection on the stream is part of it."""
+        onward: dict[int, int] = {}
+        for ring, at in self.diagram.streams.items():
+            while at not in onward:
+                onward[at] = ring
+                before = self.sources.get(at, ())
+                if self.cells[at].node.kind != "map" or len(before) != 1 or not before:
+                    break
+                # The stream of a ring that starts at a map in a branch ends there.
+                if not any(r for r, s in self.diagram.streams.items() if r == before[0]):
+                    break
+                ring, at = at, before[0]
+        return onward
+
+    def run(self) -> dict[tuple[int, int], int]:
+        for node in sorted(self.diagram.nodes, key=lambda n: (self.cells[n.index].column, n.index)):
+            if node.index not in self.placed:
+                self.place(node.index)
+        for ends in sorted(self.diagram.edges, key=lambda e: self.span(*e)):
+            if ends not in self.lanes:
+                self.route(*ends)
+        return self.lanes
+
+    def span(self, source: int, target: int) -> int:
+        return self.cells[target].column - self.cells[source].column
+
+    def place(self, index: int) -> None:
+        """Places a node and all that follow it on its stream in one lane."""
+        run = [index]
+        while run[-1] in self.onward and self.onward[run[-1]] not in self.placed:
+            run.append(self.onward[run[-1]])
+        first, last = self.cells[index].column, self.cells[run[-1]].column
+        before = [self.cells[source] for source in self.sources.get(index, ())]
+        wanted = min((cell.lane for cell in before if cell.node.index in self.placed), default=0)
+        lane = self.free(wanted, range(first, last + 1))
+        for number, each in enumerate(run):
+            self.cells[each].lane = lane
+            self.placed.add(each)
+            if number:
+                self.lanes[run[number - 1], each] = lane
+        self.taken |= {(column, lane) for column in range(first, last + 1)}
+
+    def free(self, wanted: int, columns: range) -> int:
+        """The lane nearest to the wanted one, or below it, that is free in all columns."""
+        lane = wanted
+        while any((column, lane) in self.taken for column in columns):
+            lane += 1
+        return lane
+
+    def route(self, source: int, target: int) -> None:
+        start, end = self.cells[source], self.cells[target]
+        columns = range(start.column + 1, end.column)
+        lane = self.free(min(start.lane, end.lane), columns)
+        self.lanes[source, target] = lane
+        self.taken |= {(column, lane) for column in columns}
+
+
+class _Places:
+    """Inches for columns, lanes and rows."""
+
+    def __init__(
+        self, diagram: Diagram, cells: dict[int, Cell], lanes: dict[tuple[int, int], int]
+    ) -> None:
+        self.diagram, self.cells, self.lanes = diagram, cells, lanes
+        self.count = 1 + max(cell.column for cell in cells.values())
+        self.by_column: list[list[Cell]] = [[] for _ in range(self.count)]
+        for cell in cells.values():
+            self.by_column[cell.column].append(cell)
+        self.widths = [sum(_parts(column)) for column in self.by_column]
+
+    def run(self) -> Layout:
+        rows = self.rows()
+        self.row_of = {column: n for n, row in enumerate(rows) for column in row}
+        self.spans: list[tuple[float, float]] = [(0.0, 0.0)] * self.count
+        for row in rows:
+            x = MARGIN + GAP
+            for column in row:
+                self.spans[column] = (x, x + self.widths[column])
+                x += self.widths[column] + GAP
+        self.edge = max(right for _, right in self.spans) + GAP
+        bottom = self.heights(rows)
+        for number, column in enumerate(self.by_column):
+            self.put(number, column)
+        lines = [self.line(ends) for ends in self.diagram.edges]
+        streams = self.diagram.streams
+        residual = [streams.get(target) == source for source, target in self.diagram.edges]
+        return Layout(self.cells, lines, residual, (self.edge + MARGIN, bottom))
+
+    def rows(self) -> list[range]:
+        """Columns in rows as long as the page is wide, cut where few lines are cut."""
+        rows, start = [], 0
+        while start < self.count:
+            end, width = start, MARGIN * 2 + GAP
+            while end < self.count and width + self.widths[end] + GAP <= WIDEST:
+                width += self.widths[end] + GAP
+                end += 1
+            end = max(end, start + 1)
+            if end < self.count:
+                late = range(max(start + 1, start + 2 * (end - start) // 3), end + 1)
+                end = min(late, key=lambda cut: (self.crossing(cut), -cut))
+            rows.append(range(start, end))
+            start = end
+        return rows
+
+    def crossing(self, cut: int) -> int:
+        """How many nodes have lines from the columns before a cut to those behind it."""
+        cells = self.cells
+        return len(
+            {s for s, t in self.diagram.edges if cells[s].column < cut <= cells[t].column}
+        )
+
+    def heights(self, rows: Sequence[range]) -> float:
+        """Centres of the lanes of each row; the bottom of the last."""
+        self.centres: dict[tuple[int, int], float] = {}
+        top = 0.55
+        for number, row in enumerate(rows):
+            need: dict[int, float] = {}
+            for cell in self.cells.values():
+                if cell.column in row:
+                    need[cell.lane] = max(need.get(cell.lane, THIN), cell.height)
+            for ends, lane in self.lanes.items():
+                first, last = (self.cells[index].column for index in ends)
+                if first < row.stop and last >= row.start:
+                    need.setdefault(lane, THIN)
+                    # A line that begins in the row before comes in on the lane it left on.
+                    need.setdefault(self.cells[ends[0]].lane, THIN)
+            for lane in sorted(need):
+                self.centres[number, lane] = top + need[lane] / 2
+                top += need[lane]
+            top += 0.25
+        return top
+
+    def put(self, number: int, column: Sequence[Cell]) -> None:
+        left, right = self.spans[number]
+        entry, box, _ = _parts(column)
+        middle = left + entry + box / 2
+        for cell in column:
+            cell.x, cell.right = left, right
+            cell.box = (middle - cell.width / 2, middle + cell.width / 2)
+            cell.y = self.centres[self.row_of[number], cell.lane]
+
+    def line(self, ends: tuple[int, int]) -> list[tuple[float, float]]:
+        """A polyline; a jump to the left is the way from one row to the next."""
+        start, end = (self.cells[index] for index in ends)
+        points = [(start.box[1], start.y), (start.right, start.y)]
+        lane = start.lane
+        for column in range(start.column + 1, end.column + 1):
+            if self.row_of[column] != self.row_of[column - 1]:
+                points.append((self.edge, points[-1][1]))
+                points.append((MARGIN, self.centres[self.row_of[column], lane]))
+            lane = end.lane if column == end.column else self.lanes[ends]
+            y = self.centres[self.row_of[column], lane]
+            points += [(self.spans[column][0], y), (self.spans[column][1], y)]
+        points[-1] = (end.box[0], end.y)
+        return points
+
+
+def _parts(column: Sequence[Cell]) -> tuple[float, float, float]:
+    """Widths of what stands before the boxes of a column, of the boxes, and behind them."""
+    return (
+        max(cell.room(cell.entry) for cell in column),
+        max(cell.width for cell in column),
+        max(cell.room(cell.exit) for cell in column),
+    )

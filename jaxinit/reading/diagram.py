@@ -20,7 +20,7 @@ from jaxinit.reading.residual import Streams, Sum
 if TYPE_CHECKING:
     from jaxinit.reading.result import Reading
 
-Kind = Literal["input", "map", "residual", "junction", "state", "output"]
+Kind = Literal["input", "map", "residual", "junction", "state", "output", "note"]
 # What a value has met on the way from a node, in order.
 Labels = tuple[str, ...]
 # A repeated layer is drawn once in models with more maps than this.
@@ -36,11 +36,13 @@ class Node:
 
     Attributes:
         index: place in the order of execution.
-        kind: what it is; a ``"residual"`` is a sum on a residual stream.
+        kind: what it is; a ``"residual"`` is a sum on a residual stream, a ``"note"`` a label that
+            `layout` puts on one of several lines into a junction.
         role: of a map.
         paths: of a map, those of the parameters that it applies; a fold of several has them all.
         lines: text, one string for each line, the path of a map not among it.
         times: how often a map is applied, folded copies counted.
+        activation: of a map, the one that its output meets.
         key: equal for copies of one layer.
     """
 
@@ -50,6 +52,7 @@ class Node:
     paths: list[str] = dataclasses.field(default_factory=list)
     lines: tuple[str, ...] = ()
     times: int | None = 1
+    activation: str = ""
     key: object = None
 
     @property
@@ -144,9 +147,12 @@ class _Builder:
 
     def visit(self, origin: Origin) -> dict[int, Labels]:
         """The nodes that an origin comes from, itself where it is drawn."""
-        ways = [self.way(state) for state in origin.parents]
         if origin.value in self.made:
-            return self.add(_box(self.made[origin.value]), ways)
+            node = _box(self.made[origin.value])
+            # Layers under a scan have one parameter, a slice of it for every round.
+            node.times = origin.times
+            return self.add(node, [self.way(state, pooled=True) for state in origin.parents])
+        ways = [self.way(state) for state in origin.parents]
         if origin.kind == "input":
             shape = ", ".join(map(str, self.shapes[origin.value].shape))
             return self.add(Node(0, "input", lines=("input", f"({shape})")), [])
@@ -182,19 +188,20 @@ class _Builder:
             label = "gate"
         return {s: labels if label is None else (*labels, label) for s, labels in every.items()}
 
-    def way(self, state: State) -> dict[int, Labels]:
-        """From which nodes a value comes, and what it has met since."""
+    def way(self, state: State, pooled: bool = False) -> dict[int, Labels]:
+        """From which nodes a value comes, and what it has met since; statistics have met nothing."""
         ways = self.ways[state.origin.index]
-        if state.linear or state.level or state.origin.kind == "input":
+        if state.linear or (state.level and not pooled) or state.origin.kind == "input":
             return ways
-        activation = None
-        for _, use in self.made.get(state.origin.value, ()):
-            activation = use.after.activation if use.after is not None else None
-        if activation is None:
-            activation = self.activations.shared([state])
-        if activation is None or activation.name == "identity":
-            return ways
-        return {source: (*labels, activation.name) for source, labels in ways.items()}
+        activation = self.activations.shared([state])
+        name = "" if activation is None else activation.name
+        found: dict[int, Labels] = {}
+        for source, labels in ways.items():
+            # A map's own record knows an activation from a scale that pooling puts behind it.
+            label = self.diagram.nodes[source].activation or name
+            keeps = label in ("", "identity") or labels[-1:] == (label,)
+            found[source] = labels if keeps else (*labels, label)
+        return found
 
     def keys(self, ways: Iterable[int]) -> frozenset[object]:
         return frozenset(self.diagram.nodes[source].key for source in ways)
@@ -232,16 +239,11 @@ def _box(pairs: Sequence[tuple[Parameter, Use | None]]) -> Node:
             lines.append(f"part {slices.index(use.slice_output) + 1} of {len(slices)}")
     paths = [each.path for each, _ in pairs]
     times = 1 if use is None else use.times
-    key = (tuple(map(skeleton, paths)), parameter.shape, tuple(lines), times, _meets(use))
-    return Node(0, "map", role, paths, tuple(lines), times, key)
-
-
-def _meets(use: Use | None) -> object:
-    if use is None or use.after is None:
-        return None
-    after = use.after
-    name = after.activation.name if after.activation is not None else None
-    return (name, after.normalisation, after.softmax, after.gates, after.residual)
+    after = use.after if use is not None else None
+    name = after.activation.name if after is not None and after.activation is not None else ""
+    meets = after and (name, after.normalisation, after.softmax, after.gates, after.residual)
+    key = (tuple(map(skeleton, paths)), parameter.shape, tuple(lines), times, meets)
+    return Node(0, "map", role, paths, tuple(lines), times, name, key)
 
 
 def _number(fan: float) -> str:
@@ -265,12 +267,24 @@ def _folded(diagram: Diagram) -> Diagram:
         if ends[0] < ends[1]:
             edges.setdefault(ends, labels)
     kept_nodes = [node for node in diagram.nodes if stands[node.index] == node.index]
+    _send_back(diagram, edges, stands)
     streams = {
         ring: stands[source]
         for ring, source in diagram.streams.items()
         if stands[ring] == ring and stands[source] < ring
     }
     return Diagram(kept_nodes, edges, streams, diagram.maps)
+
+
+def _send_back(diagram: Diagram, edges: Iterable[tuple[int, int]], stands: dict[int, int]) -> None:
+    """Says of maps that lead to folded layers alone, further back, which those are."""
+    leads = {source for source, _ in edges}
+    for source, target in diagram.edges:
+        node, back = diagram.nodes[stands[source]], diagram.nodes[stands[target]]
+        if node.kind == "map" and node.index not in leads and back.index < node.index:
+            leads.add(node.index)
+            where = "the sum" if back.kind != "map" else ("/" + back.name).split("/")[-2:][0]
+            node.lines = (*node.lines, f"on to {where or back.name}")
 
 
 def _pruned(diagram: Diagram) -> Diagram:

@@ -99,6 +99,7 @@ def lay_out(diagram: Diagram) -> Layout:
     Returns:
         Where everything goes. No two boxes or labels share any room.
     """
+    diagram = _with_notes(diagram)
     prefix = _shared_prefix([node.name for node in diagram.boxes])
     cells = {node.index: Cell(node, _text(node, prefix)) for node in diagram.nodes}
     _label(diagram, cells)
@@ -139,18 +140,48 @@ def wrapped(path: str, letters: int) -> list[str]:
     return [*lines, line] if line else lines
 
 
+def _with_notes(diagram: Diagram) -> Diagram:
+    """With a node for each label that belongs to one line into a junction and to no other."""
+    shared = _shared_labels(diagram)
+    apart = 2 + 2 * len(diagram.edges)
+    numbers = {node.index: apart * (place + 1) for place, node in enumerate(diagram.nodes)}
+    nodes = [dataclasses.replace(node, index=numbers[node.index]) for node in diagram.nodes]
+    kinds = {node.index: node.kind for node in nodes}
+    edges: dict[tuple[int, int], Labels] = {}
+    for (source, target), labels in diagram.edges.items():
+        start, end = numbers[source], numbers[target]
+        rest = labels[len(shared[source]) :]
+        if rest and kinds[end] in ("residual", "junction"):
+            note = end - 1 - len(edges)
+            nodes.append(Node(note, "note", lines=tuple(_short(rest))))
+            edges[start, note] = shared[source]
+            start, labels = note, ()
+        edges[start, end] = labels
+    nodes.sort(key=lambda node: node.index)
+    streams = {
+        numbers[ring]: numbers[at]
+        for ring, at in diagram.streams.items()
+        if (numbers[at], numbers[ring]) in edges
+    }
+    return Diagram(nodes, edges, streams, diagram.maps)
+
+
 def _label(diagram: Diagram, cells: dict[int, Cell]) -> None:
     """Labels that all ways out of a node share stand behind it, the rest before its targets."""
-    out: dict[int, list[Labels]] = {}
-    for (source, _), labels in diagram.edges.items():
-        out.setdefault(source, []).append(labels)
-    shared = {source: _common_start(each) for source, each in out.items()}
+    shared = _shared_labels(diagram)
     for source, labels in shared.items():
         cells[source].exit = _short(labels)
     for (source, target), labels in diagram.edges.items():
         for line in _short(labels[len(shared[source]) :]):
             if line not in cells[target].entry:
                 cells[target].entry.append(line)
+
+
+def _shared_labels(diagram: Diagram) -> dict[int, Labels]:
+    out: dict[int, list[Labels]] = {}
+    for (source, _), labels in diagram.edges.items():
+        out.setdefault(source, []).append(labels)
+    return {source: _common_start(each) for source, each in out.items()}
 
 
 def _common_start(several: Sequence[Labels]) -> Labels:
@@ -171,10 +202,17 @@ def _columns(diagram: Diagram, cells: dict[int, Cell]) -> None:
     """Every node one column behind the last of those it reads; inputs just before their use."""
     for source, target in sorted(diagram.edges, key=lambda ends: ends[1]):
         cells[target].column = max(cells[target].column, cells[source].column + 1)
-    for node in diagram.nodes:
-        targets = [cells[t].column for s, t in diagram.edges if s == node.index]
-        if targets and not any(t == node.index for _, t in diagram.edges):
-            cells[node.index].column = min(targets) - 1
+    # What reads no other map waits for what it is joined with: maps of a recurrent state.
+    early = {node.index for node in diagram.nodes if node.kind in ("input", "state")}
+    late = [n.index for n in diagram.nodes if n.kind == "map"]
+    for index in [*late, *early]:
+        targets = [cells[t].column for s, t in diagram.edges if s == index]
+        sources = [s for s, t in diagram.edges if t == index]
+        if targets and early.issuperset(sources):
+            cells[index].column = min(targets) - 1
+    used = sorted({cell.column for cell in cells.values()})
+    for cell in cells.values():
+        cell.column = used.index(cell.column)
 
 
 class _Lanes:
@@ -206,13 +244,18 @@ class _Lanes:
         return onward
 
     def run(self) -> dict[tuple[int, int], int]:
-        for node in sorted(self.diagram.nodes, key=lambda n: (self.cells[n.index].column, n.index)):
-            if node.index not in self.placed:
-                self.place(node.index)
+        for index in sorted(self.cells, key=self.order):
+            if index not in self.placed:
+                self.place(index)
         for ends in sorted(self.diagram.edges, key=lambda e: self.span(*e)):
             if ends not in self.lanes:
                 self.route(*ends)
         return self.lanes
+
+    def order(self, index: int) -> tuple[int, bool, float, int]:
+        """Column by column, streams first, then what goes into the same node side by side."""
+        first = min((t for s, t in self.diagram.edges if s == index), default=float("inf"))
+        return self.cells[index].column, index not in self.onward, first, index
 
     def span(self, source: int, target: int) -> int:
         return self.cells[target].column - self.cells[source].column
@@ -298,9 +341,7 @@ class _Places:
     def crossing(self, cut: int) -> int:
         """How many nodes have lines from the columns before a cut to those behind it."""
         cells = self.cells
-        return len(
-            {s for s, t in self.diagram.edges if cells[s].column < cut <= cells[t].column}
-        )
+        return len({s for s, t in self.diagram.edges if cells[s].column < cut <= cells[t].column})
 
     def heights(self, rows: Sequence[range]) -> float:
         """Centres of the lanes of each row; the bottom of the last."""

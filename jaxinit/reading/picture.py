@@ -114,6 +114,9 @@ def _draw_cell(axes: Any, cell: Cell) -> None:
 
     left, right = cell.box
     middle = (left + right) / 2
+    if cell.node.kind == "note":
+        _draw_label(axes, middle, cell.y, cell.text)
+        return
     edge, face = _COLOURS.get(cell.node.role, _PLAIN)
     if cell.is_ring:
         stream = cell.node.kind == "residual"

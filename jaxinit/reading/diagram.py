@@ -27,7 +27,8 @@ Labels = tuple[str, ...]
 FOLDS_ABOVE = 30
 
 _MAPS = ("kernel", "embedding", "gate", "head", "unknown")
-_SIGNS = {"product": "×", "contract": "·", "sum": "+", "join": "∪"}
+_JOIN = "\N{UNION}"
+_SIGNS = {"product": "\N{MULTIPLICATION SIGN}", "contract": "·", "sum": "+", "join": _JOIN}
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -181,7 +182,7 @@ class _Builder:
             # Positions, masks and the like choose among values and are none.
             every = {source: every[source] for source in given}
         if len(every) > 1 and origin.kind not in ("norm", "softmax"):
-            sign = _SIGNS.get(origin.kind, "∪")
+            sign = _SIGNS.get(origin.kind, _JOIN)
             return self.add(Node(0, "junction", lines=(sign,), key=(sign, self.keys(every))), ways)
         label = {"norm": f"{origin.detail} norm", "softmax": "softmax"}.get(origin.kind)
         if origin.kind == "product" and len(origin.parents) > 1 and given:
@@ -189,7 +190,7 @@ class _Builder:
         return {s: labels if label is None else (*labels, label) for s, labels in every.items()}
 
     def way(self, state: State, pooled: bool = False) -> dict[int, Labels]:
-        """From which nodes a value comes, and what it has met since; statistics have met nothing."""
+        """From which nodes a value comes, and what it has met since; of statistics, nothing."""
         ways = self.ways[state.origin.index]
         if state.linear or (state.level and not pooled) or state.origin.kind == "input":
             return ways
@@ -227,7 +228,7 @@ def _box(pairs: Sequence[tuple[Parameter, Use | None]]) -> Node:
     if role == "kernel" and parameter.role in ("head", "gate", "unknown"):
         role = parameter.role
     if use is None or use.fan_in is None or use.fan_out is None:
-        size = " × ".join(map(str, parameter.shape))
+        size = " x ".join(map(str, parameter.shape))
     else:
         size = f"{_number(use.fan_in)} → {_number(use.fan_out)}"
     lines = [role, size]

@@ -1,76 +1,19 @@
 """Places for the nodes of a diagram: columns by depth, lanes beside the stream, rows like a text.
 
-Lengths are inches from the top left corner. All text is set in a font whose letters are equally
-wide, so that the room it takes is known before anything is drawn.
+Lengths are inches from the top left corner.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from jaxinit.reading.diagram import Diagram, Labels, Node
+from jaxinit.reading.cells import Cell, cells_of
+from jaxinit.reading.diagram import Diagram
 
-POINTS = 7.5
-# DejaVu Sans Mono: a letter is 0.602 of the size of the font.
-LETTER = 0.602 * POINTS / 72
-LINE = 1.3 * POINTS / 72
 # Columns in a row: at this width and 1200 pixels a letter is 10 pixels high.
 WIDEST = 12.4
-GAP, PAD, RING, THIN, MARGIN = 0.42, 0.07, 0.11, 0.26, 0.3
-LETTERS, LABEL_LETTERS = 22, 12
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Cell:
-    """A node in its place.
-
-    Attributes:
-        node: what is drawn.
-        text: its lines, the path first, wrapped.
-        entry: label on all ways in.
-        exit: label on all ways out.
-        x: left end of the column; lines run from here to the node.
-        box: left and right end of the box, without labels.
-        right: right end of the column.
-        y: centre.
-        half: half of its height.
-    """
-
-    node: Node
-    text: list[str]
-    entry: list[str] = dataclasses.field(default_factory=list)
-    exit: list[str] = dataclasses.field(default_factory=list)
-    column: int = 0
-    lane: int = 0
-    x: float = 0.0
-    box: tuple[float, float] = (0.0, 0.0)
-    right: float = 0.0
-    y: float = 0.0
-
-    @property
-    def width(self) -> float:
-        """Of the box."""
-        return 2 * RING if self.is_ring else LETTER * max(map(len, self.text)) + 2 * PAD
-
-    @property
-    def half(self) -> float:
-        """Half of the height of the box."""
-        return RING if self.is_ring else (LINE * len(self.text)) / 2 + PAD
-
-    @property
-    def is_ring(self) -> bool:
-        return self.node.kind in ("residual", "junction")
-
-    def room(self, label: Sequence[str]) -> float:
-        """Width that a label beside the box takes."""
-        return LETTER * max(map(len, label)) + 4 * PAD if label else 0.0
-
-    @property
-    def height(self) -> float:
-        """Of all that is drawn."""
-        labels = LINE * max(len(self.entry), len(self.exit))
-        return max(2 * self.half, labels + 2 * PAD) + 0.16
+GAP, THIN, MARGIN = 0.42, 0.26, 0.3
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -79,7 +22,7 @@ class Layout:
 
     Attributes:
         cells: by the index of the node.
-        lines: polylines of the edges: x, y and whether the way to the next point is a curve.
+        lines: points of each edge, in its order; a step to the left is the way to the next row.
         residual: for each polyline whether it is a residual stream.
         size: width and height of the picture.
     """
@@ -99,103 +42,10 @@ def lay_out(diagram: Diagram) -> Layout:
     Returns:
         Where everything goes. No two boxes or labels share any room.
     """
-    diagram = _with_notes(diagram)
-    prefix = _shared_prefix([node.name for node in diagram.boxes])
-    cells = {node.index: Cell(node, _text(node, prefix)) for node in diagram.nodes}
-    _label(diagram, cells)
+    diagram, cells = cells_of(diagram)
     _columns(diagram, cells)
     lanes = _Lanes(diagram, cells).run()
     return _Places(diagram, cells, lanes).run()
-
-
-def _shared_prefix(names: Sequence[str]) -> str:
-    """First part of all paths, such as ``params/``, where something is left of each without it."""
-    first = {name.partition("/")[0] for name in names}
-    return f"{first.pop()}/" if len(first) == 1 and all("/" in name for name in names) else ""
-
-
-def _text(node: Node, prefix: str) -> list[str]:
-    if node.kind != "map":
-        return list(node.lines)
-    lines = wrapped(node.name.removeprefix(prefix), LETTERS)
-    copies = [path for path in node.paths[1:] if node.name == node.paths[0] != path]
-    if copies:
-        lines.append(f"and {len(copies)} more")
-    lines += node.lines
-    return [*lines, f"× {node.times}"] if node.times not in (1, None) else lines
-
-
-def wrapped(path: str, letters: int) -> list[str]:
-    """A path over several lines, cut behind a slash where it can be."""
-    lines, line = [], ""
-    for number, part in enumerate(path.split("/")):
-        piece = part if number == 0 else f"/{part}"
-        if line and len(line) + len(piece) > letters:
-            lines.append(line)
-            line = ""
-        line += piece
-        while len(line) > letters:
-            lines.append(line[:letters])
-            line = line[letters:]
-    return [*lines, line] if line else lines
-
-
-def _with_notes(diagram: Diagram) -> Diagram:
-    """With a node for each label that belongs to one line into a junction and to no other."""
-    shared = _shared_labels(diagram)
-    apart = 2 + 2 * len(diagram.edges)
-    numbers = {node.index: apart * (place + 1) for place, node in enumerate(diagram.nodes)}
-    nodes = [dataclasses.replace(node, index=numbers[node.index]) for node in diagram.nodes]
-    kinds = {node.index: node.kind for node in nodes}
-    edges: dict[tuple[int, int], Labels] = {}
-    for (source, target), labels in diagram.edges.items():
-        start, end = numbers[source], numbers[target]
-        rest = labels[len(shared[source]) :]
-        if rest and kinds[end] in ("residual", "junction"):
-            note = end - 1 - len(edges)
-            nodes.append(Node(note, "note", lines=tuple(_short(rest))))
-            edges[start, note] = shared[source]
-            start, labels = note, ()
-        edges[start, end] = labels
-    nodes.sort(key=lambda node: node.index)
-    streams = {
-        numbers[ring]: numbers[at]
-        for ring, at in diagram.streams.items()
-        if (numbers[at], numbers[ring]) in edges
-    }
-    return Diagram(nodes, edges, streams, diagram.maps)
-
-
-def _label(diagram: Diagram, cells: dict[int, Cell]) -> None:
-    """Labels that all ways out of a node share stand behind it, the rest before its targets."""
-    shared = _shared_labels(diagram)
-    for source, labels in shared.items():
-        cells[source].exit = _short(labels)
-    for (source, target), labels in diagram.edges.items():
-        for line in _short(labels[len(shared[source]) :]):
-            if line not in cells[target].entry:
-                cells[target].entry.append(line)
-
-
-def _shared_labels(diagram: Diagram) -> dict[int, Labels]:
-    out: dict[int, list[Labels]] = {}
-    for (source, _), labels in diagram.edges.items():
-        out.setdefault(source, []).append(labels)
-    return {source: _common_start(each) for source, each in out.items()}
-
-
-def _common_start(several: Sequence[Labels]) -> Labels:
-    start = several[0]
-    for each in several[1:]:
-        length = 0
-        while length < min(len(start), len(each)) and start[length] == each[length]:
-            length += 1
-        start = start[:length]
-    return start
-
-
-def _short(labels: Iterable[str]) -> list[str]:
-    return [e if len(e) <= LABEL_LETTERS else f"{e[: LABEL_LETTERS - 1]}…" for e in labels]
 
 
 def _columns(diagram: Diagram, cells: dict[int, Cell]) -> None:
@@ -229,7 +79,7 @@ class _Lanes:
         self.lanes: dict[tuple[int, int], int] = {}
 
     def straight(self) -> dict[int, int]:
-        """By node, the next one on its residual stream; a projection on the stream is part of it."""
+        """By node, the next one on its residual stream; a projection on it is part of it."""
         onward: dict[int, int] = {}
         for ring, at in self.diagram.streams.items():
             while at not in onward:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxinit.reading.cells import LINE, PAD, POINTS, RING, Cell
 from jaxinit.reading.diagram import FOLDS_ABOVE, diagram_of
-from jaxinit.reading.layout import LINE, PAD, POINTS, RING, Cell, Layout, lay_out
+from jaxinit.reading.layout import Layout, lay_out
 
 if TYPE_CHECKING:
     from jaxinit.reading.result import Reading
@@ -87,7 +89,7 @@ def _draw_line(axes: Any, points: list[tuple[float, float]], is_stream: bool) ->
 
     colour, width = (_STREAM, 2.0) if is_stream else (_WAY, 1.1)
     vertices, codes = [points[0]], [Curve.MOVETO]
-    for (x, y), (next_x, next_y) in zip(points, points[1:], strict=False):
+    for (x, y), (next_x, next_y) in itertools.pairwise(points):
         if next_x < x - 1e-9:
             axes.annotate(
                 "",

@@ -682,6 +682,20 @@ def test_the_table_puts_equal_layers_in_one_line(deep):
     assert repr(deep) == "<Reading of 25 parameters; print it for the table>"
 
 
+def test_the_table_puts_a_star_only_where_the_leaves_of_a_line_differ():
+    def apply(tree, x):
+        x = jax.nn.relu(jax.nn.relu(x @ tree["Dense_0"]) @ tree["Dense_1"])
+        return x @ tree["part_2"]["Dense_3"] + x @ tree["part_2"]["Dense_4"]
+
+    part = {"Dense_3": floats(5, 3), "Dense_4": floats(5, 3)}
+    reading = jaxinit.read(
+        apply, {"Dense_0": floats(4, 5), "Dense_1": floats(5, 5), "part_2": part}, floats(2, 4)
+    )
+    rows = [line.split() for line in str(reading).splitlines()]
+    names = [row[0] for row in rows if row and "Dense" in row[0]]
+    assert names == ["Dense_0", "Dense_1", "part_2/Dense_*"]
+
+
 def test_json_holds_everything_but_the_graph(deep):
     record = json.loads(json.dumps(deep.to_json()))
     assert record["format"] == "jaxinit-reading/1"

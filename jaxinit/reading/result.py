@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxinit._table import render_table
 from jaxinit.planning.messages import suggestion
 from jaxinit.reading.graph import Graph
+from jaxinit.reading.naming import common, skeleton
+from jaxinit.reading.picture import draw
 from jaxinit.reading.records import Activation, Chain, Parameter, Use
 
 _FORMAT = "jaxinit-reading/1"
-_NUMBER = re.compile(r"\d+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +71,25 @@ class Reading:
             "parameters": [_plain(parameter) for parameter in self.parameters],
         }
 
+    def draw(self, path: str | Path) -> None:
+        """Draws the model as a picture: its maps from left to right, branches beside the stream.
+
+        Every map is a box with its path, its role, and ``fan_in → fan_out``; on the lines stand the
+        activations, normalisations, softmaxes and gates that its output meets. Heavy lines are
+        residual streams, rings the sums and products on the way. Heads and embeddings are orange,
+        what was not understood is red. In a model of more than 30 maps repeated layers are drawn
+        once, with the number of times. Needs matplotlib: ``pip install "jaxinit[plots]"``.
+
+        Args:
+            path: where the picture goes; ends in ``.png``, ``.svg`` or ``.pdf``.
+
+        Raises:
+            ImportError: when matplotlib is not installed.
+            ValueError: when the model has no map, or more than 60 that differ; when the path ends
+                in something else.
+        """
+        draw(self, path)
+
     def __repr__(self) -> str:
         return f"<Reading of {len(self.parameters)} parameters; print it for the table>"
 
@@ -104,20 +124,15 @@ _COLUMNS = (
 
 def _table(reading: Reading) -> str:
     """One line for each use; layers that differ in a number of their path alone share one."""
-    counts: dict[tuple[Any, ...], int] = {}
-    numbers: dict[str, set[str]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for parameter in reading.parameters:
-        pattern = _NUMBER.sub("*", parameter.path)
         lines = tuple(_cells(parameter, use) for use in parameter.uses or (None,))
-        key = (pattern, parameter.shape, lines)
-        counts[key] = counts.get(key, 0) + 1
-        numbers.setdefault(pattern, set()).add(parameter.path)
+        key = (skeleton(parameter.path), parameter.shape, lines)
+        groups.setdefault(key, []).append(parameter.path)
     rows = []
-    for (pattern, shape, lines), count in counts.items():
-        paths = numbers[pattern]
-        name = pattern if len(paths) > 1 else next(iter(paths))
+    for (_, shape, lines), paths in groups.items():
         for number, cells in enumerate(lines):
-            head = (name, _spell(shape), count) if number == 0 else ("", "", "")
+            head = (common(paths), _spell(shape), len(paths)) if number == 0 else ("", "", "")
             rows.append((*head, *cells))
     title = f"{len(reading)} parameters"
     if reading.unknown:

@@ -1,0 +1,24 @@
+"""Names for groups of leaves: the numbers in which their paths differ become stars."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_NUMBER = re.compile(r"(\d+)")
+
+
+def skeleton(path: str) -> str:
+    """A path without its numbers: the same for the layers of a stack."""
+    return _NUMBER.sub("*", path)
+
+
+def common(paths: Sequence[str]) -> str:
+    """One name for paths of the same skeleton: a star where they differ; of one path, itself.
+
+    Example:
+        >>> common(["h_0/attn/Dense_1", "h_1/attn/Dense_1"])
+        'h_*/attn/Dense_1'
+    """
+    pieces = zip(*map(_NUMBER.split, paths), strict=True)
+    return "".join(each[0] if len(set(each)) == 1 else "*" for each in pieces)

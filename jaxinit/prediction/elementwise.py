@@ -278,7 +278,8 @@ def _run(
     links = [
         Link(x.number, slope=slope)
         for x, slope in zip(operands, slopes, strict=True)
-        if slope is not None and x.sources
+        # Statistics are constants of the values that they divide; a zero is one by chance.
+        if slope is not None and (x.sources or not x.mean.any())
     ]
     width = tables.NODES
     full = np.broadcast_to(table, (tables.ROWS, *[width] * len(joint)))

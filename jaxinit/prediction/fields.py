@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,6 +147,8 @@ class Link:
         pooled: as ``gain``, for what the gradients of different positions have in common, where
             positions are mixed.
         shares: whether all positions get the same gradient, as those of a mean over them do.
+        profile: of a slice along positions, how much of the gradient each position gets, 1 in mean.
+        stacked: whether it leads to one of several values that lie side by side along positions.
     """
 
     to: int
@@ -155,6 +157,25 @@ class Link:
     gain: np.ndarray | None = None
     pooled: np.ndarray | None = None
     shares: bool = False
+    profile: np.ndarray | None = None
+    stacked: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """How a field was made, so that a slice of it can be made of a slice of what it was made from.
+
+    Attributes:
+        node: the equation.
+        operands: what it read, one field among them.
+        aval: shape and dtype of the result.
+        apply: runs a node: ``(world, node, operands, avals) -> results``.
+    """
+
+    node: Any
+    operands: tuple[Field | Known, ...]
+    aval: Any
+    apply: Callable[..., list[Any]]
 
 
 class World:
@@ -169,7 +190,10 @@ class World:
         # Known arrays that met random ones: their law, and the source that stands for them.
         self.of_known: dict[Known, tuple[np.ndarray, int]] = {}
         # Slices, so that the same slice twice is the same draws.
-        self.parts: dict[Any, Field] = {}
+        self.parts: dict[Any, Any] = {}
+        # Of values laid side by side: the axis and the values; and what was made of these.
+        self.stacks: dict[int, tuple[int, tuple[Field | Known, ...]]] = {}
+        self.made: dict[int, Made] = {}
         self._compressed: dict[int, Field] = {}
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
@@ -251,6 +275,7 @@ class World:
         gain: Any,
         *,
         independent: bool,
+        profile: np.ndarray | None = None,
         **facts: Any,
     ) -> Field:
         """A field of the same law whose entries are others than those at the same place."""
@@ -258,7 +283,7 @@ class World:
             self.source(self.correlations[s], None if independent else self.roots[s])
             for s in field.sources
         ]
-        links = [Link(field.number, gain=both(gain))]
+        links = [Link(field.number, gain=both(gain), profile=profile)]
         facts = {"label": field.label, "lost": field.lost, **facts}
         return self.field(field.table, sources, shape, features, links, **facts)
 

@@ -8,6 +8,7 @@ numbers are compressed first, and values that share a history that was not follo
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,10 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
         return _of_integers(world, name, operands, aval)
     if name in _SAME:
         return _same(world, name, fields[0], aval)
+    if name in _SUMS and _is_nothing(operands[1]) and fields[0].shape == aval.shape:
+        # Normalisation without a mean subtracts a zero; it is still the same value.
+        link = Link(fields[0].number, slope=np.ones(tables.ROWS))
+        return world.again(fields[0], fields[0].table, [link])
     special = _special(world, name, operands, aval)
     if special is not None:
         return special
@@ -157,6 +162,10 @@ def _of_integers(world: World, name: str, operands: Sequence[Operand], aval: Any
     return world.lost(f"{name} of integers of the data", aval.shape, fields)
 
 
+def _is_nothing(value: Operand) -> bool:
+    return isinstance(value, Known) and value.array is not None and not np.any(value.array)
+
+
 def _is_mask_value(value: Operand) -> bool:
     return (
         isinstance(value, Known)
@@ -229,6 +238,7 @@ def _facts(node: Node, operands: Sequence[Operand], fields: Sequence[Field]) -> 
     normalised = name in ("mul", "div") and bool(statistics & bodies)
     if len(statistics) == 1 and not normalised:
         facts["statistic_of"] = next(iter(statistics))
+        facts["terms"] = max(x.terms for x in fields)
     lost = next((x.lost for x in given if x.lost), None)
     facts["lost"] = None if normalised else lost
     if not normalised and name in ("mul", "div", "add", "sub") and main.centred_of is not None:
@@ -275,8 +285,9 @@ def _run(
     """Runs the primitive on the joint table of its operands."""
     spread = [spread_over(x.table, x.sources, joint) for x in operands]
     table, slopes = _evaluate(node, spread)
+    divided = _through_spread(node, operands)
     links = [
-        Link(x.number, slope=slope)
+        Link(x.number, slope=slope * divided)
         for x, slope in zip(operands, slopes, strict=True)
         # Statistics are constants of the values that they divide; a zero is one by chance.
         if slope is not None and (x.sources or not x.mean.any())
@@ -286,6 +297,21 @@ def _run(
     if node.primitive in _SUMS or node.primitive in ("mul", "div"):
         full = _bounded(world, node.primitive, operands, full)
     return world.field(full, joint, shape, features, links, **facts)
+
+
+def _through_spread(node: Node, operands: Sequence[Field]) -> float:
+    """What a gradient is multiplied with where a value is divided by its own spread.
+
+    Of n normal entries with mean square s, ``E 1/s = n / (n - 2)``, and the way through s takes
+    away one part in n. With the mean taken away the two are ``n / (n - 3)`` and two parts, which
+    the smaller spread of n - 1 in n makes up for, but for the order of ``1 / n**2``.
+    """
+    terms = max((x.terms for x in operands), default=0)
+    bases = {x.base for x in operands if x.centred_of is None}
+    if node.primitive not in ("mul", "div") or terms < 3:
+        return 1.0
+    own = any(x.statistic_of in bases for x in operands if x.statistic_of is not None)
+    return math.sqrt((terms - 1) / (terms - 2)) if own else 1.0
 
 
 def _bounded(world: World, name: str, operands: Sequence[Field], table: np.ndarray) -> np.ndarray:

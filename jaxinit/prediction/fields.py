@@ -91,6 +91,7 @@ class Field:
         label: path of the parameter that this is a view of, if any.
         tag: what it is a statistic of.
         statistic_of: base of the field that this is a constant of, by the law of large numbers.
+        terms: how many entries that one is a mean over, 0 for none.
         centred_of: base of the field that this is, less its mean.
         mask: which logits count, where some do not; broadcasts to ``shape``.
         simplex: for attention weights.
@@ -106,6 +107,7 @@ class Field:
     label: str | None = None
     tag: Tag | None = None
     statistic_of: int | None = None
+    terms: int = 0
     centred_of: int | None = None
     mask: np.ndarray | None = None
     simplex: Simplex | None = None
@@ -257,7 +259,16 @@ class World:
         link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
         kept = {
             name: getattr(field, name)
-            for name in ("base", "label", "tag", "statistic_of", "centred_of", "simplex", "lost")
+            for name in (
+                "base",
+                "label",
+                "tag",
+                "statistic_of",
+                "terms",
+                "centred_of",
+                "simplex",
+                "lost",
+            )
         }
         return self.field(field.table, field.sources, shape, features, [link], **kept)
 

@@ -150,9 +150,9 @@ def _update(world: World, node: Node, operands: Any, avals: Any) -> list[Operand
         axis = cut_along[0]
         start, length = place[axis], part.shape[axis]
         ends = [(0, start), (start + length, whole.shape[axis])]
-        before, after = (cut(world, whole, axis, *end) for end in ends)
-        if before is not None and after is not None:
-            pieces = [x for x in (before, part, after) if x.shape[axis]]
+        around = [cut(world, whole, axis, *end) for end in ends if end[0] < end[1]]
+        if all(x is not None for x in around):
+            pieces = [*around[: bool(start)], part, *around[bool(start) :]]
             found = mixture(world, pieces, whole.shape, features, axis)
     return [found]
 

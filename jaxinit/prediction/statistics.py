@@ -32,13 +32,13 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
     variance = variance_of_mean(world, field, axes)
     kept = [flag for i, flag in enumerate(field.features) if i not in axes]
     tag = _tag_of_sum(field, axes, count)
-    squares = tag.kind == "squares" and tag.units
+    squares = tag.kind == "squares"
     shares = any(not field.features[a] and field.shape[a] > 1 for a in axes)
     links = [Link(field.number, gain=both(1.0), shares=shares)]
     facts: dict[str, Any] = {"tag": tag, "lost": field.lost, "label": field.label}
     if squares or np.all(variance <= _CONSTANT * mean**2):
         of = tag.of if tag.kind == "squares" else None
-        facts["statistic_of"] = of
+        facts["statistic_of"], facts["terms"] = of, count
         return world.field(count * mean, (), shape, kept, links, **facts)
     crossed = np.maximum(world.cross(field) - mean**2, 0.0)
     units = math.prod(field.shape[a] for a in axes if field.features[a])
@@ -94,9 +94,8 @@ def spread_left(world: World, squares: Field, mean: Field) -> Field:
     """Mean of squares less the square of the mean: a constant."""
     value = np.maximum(squares.mean - mean.mean, 0.0)
     of = squares.tag.of if squares.tag else None
-    return world.field(
-        value, (), squares.shape, squares.features, (), statistic_of=of, lost=squares.lost
-    )
+    facts: dict[str, Any] = {"statistic_of": of, "terms": squares.terms, "lost": squares.lost}
+    return world.field(value, (), squares.shape, squares.features, (), **facts)
 
 
 def largest(world: World, field: Field, count: int, shape: Sequence[int], features: Any) -> Field:

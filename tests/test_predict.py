@@ -273,6 +273,48 @@ def test_attention_is_between_equal_weights_and_one_key():
     assert interval(10.0)[1] > 0.9
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_gradients_that_queries_share_add_up_in_keys(pooled):
+    """A mean over positions gives all queries one gradient; without it the two sides are equal."""
+
+    def apply(p, x):
+        q, k, v = (x @ p[name] for name in "qkv")
+        weights = jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", q, k) / 8)
+        h = jnp.einsum("bqk,bkd->bqd", weights, v) @ p["o"]
+        return h.mean(1) if pooled else h
+
+    shapes = {name: array(64, 64) for name in "kqvo"}
+    graph, _ = trace(apply, shapes, array(8, 16, 64))
+    plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
+    # Second moment over square of the mean, 4: positions whose correlation is 3/4.
+    found = predict(graph, plan, inputs=[(1.0, 4 / 3)], measure=True, draws=3)
+    query, key = (found[name][0] for name in "qk")
+    assert (key.backward[1] > 2 * query.backward[0]) == pooled
+    if pooled:
+        assert key.measured_backward > 2 * query.measured_backward
+        assert key.backward[0] / 1.5 < key.measured_backward < 1.5 * key.backward[1]
+
+
+def test_units_that_a_map_gave_a_part_in_common():
+    """Tokens are units of one map of a mixer and positions of the next: their mean is between."""
+
+    def apply(p, x):
+        y = jax.nn.gelu(jnp.swapaxes(x, 1, 2) @ p["a"]) @ p["b"]
+        x = jax.nn.gelu((x + jnp.swapaxes(y, 1, 2)) @ p["c"]) @ p["d"]
+        return x.mean(1) @ p["head"]
+
+    sizes = {"a": (16, 64), "b": (64, 16), "c": (64, 64), "d": (64, 64), "head": (64, 8)}
+    shapes = {name: array(*size) for name, size in sizes.items()}
+    graph, _ = trace(apply, shapes, array(8, 16, 64))
+    plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
+    head = predict(graph, plan, measure=True, draws=4)["head"][0]
+    assert head.holds(1.2) and head.forward[1] > 1.5 * head.forward[0]
+    # A near twin: units of one map alone.
+    laws = {"a": ((64, 64), 0.0, 1 / 64), "head": ((64, 8), 0.0, 1 / 64)}
+    twin = predicted(lambda p, x: (x @ p["a"]).mean(1) @ p["head"], laws, array(8, 16, 64))
+    assert twin["head"][0].forward == pytest.approx((1 / 16, 1 / 16), rel=1e-3)
+
+
 def test_a_scan_is_walked_round_by_round():
     def looped(p, x):
         return jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, p["w"])[0]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.fields import Field, Known, Link, Tag, World, spread_over
+from jaxinit.prediction.fields import PARTLY, Field, Known, Link, Tag, World, spread_over
 from jaxinit.prediction.statistics import centred, softmax, spread_left
 from jaxinit.reading.graph import Node
 
@@ -63,6 +63,7 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
         prepared = [_at_positions(world, x) for x in prepared]
     facts = _facts(node, operands, prepared)
     features = features_of(prepared, aval.shape)
+    features = _summed(features, operands) if name in _SUMS else features
     joint = _joint(prepared)
     if len(joint) > 2 and name in _SUMS:
         crowded = _crowded_sum(world, name, prepared, aval.shape, features)
@@ -78,7 +79,7 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
     return world.compressed(result) if name in _SUMS else result
 
 
-def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[bool]:
+def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[int]:
     """Which axes of a result hold independent units: those that any operand has units along.
 
     A parameter that is added or multiplied entry by entry says nothing of its own: a table of
@@ -87,7 +88,19 @@ def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[bool]:
     aligned = [x for x in operands if len(x.shape) == len(shape)]
     own = [x for x in aligned if not x.label or sum(n > 1 for n in x.shape) < 2]
     return [
-        any(x.shape[i] > 1 and x.features[i] for x in own or aligned) for i in range(len(shape))
+        max((x.features[i] for x in own or aligned if x.shape[i] > 1), default=0)
+        for i in range(len(shape))
+    ]
+
+
+def _summed(features: list[int], operands: Sequence[Operand]) -> list[int]:
+    """Flags of a sum: an axis that is units of one term and positions of the other is in part."""
+    terms = [x for x in operands if isinstance(x, Field) and not x.label and x.sources]
+    if len(terms) < 2 or any(len(x.shape) != len(features) for x in terms):
+        return features
+    return [
+        PARTLY if flag and not all(x.features[i] for x in terms if x.shape[i] > 1) else flag
+        for i, flag in enumerate(features)
     ]
 
 
@@ -279,7 +292,7 @@ def _run(
     operands: Sequence[Field],
     joint: Sequence[int],
     shape: Sequence[int],
-    features: Sequence[bool],
+    features: Sequence[int],
     facts: dict[str, Any],
 ) -> Field:
     """Runs the primitive on the joint table of its operands."""

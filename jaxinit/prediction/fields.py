@@ -18,6 +18,10 @@ import numpy as np
 from jaxinit.prediction import tables
 
 
+# Between True, independent units, and False, positions.
+PARTLY = 2
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Known:
     """A value that does not depend on parameters or data.
@@ -86,7 +90,8 @@ class Field:
         sources: the standard normal numbers that an entry is a function of, at most two.
         shape: shape of the array.
         features: for each axis, whether entries along it are independent of each other: units of a
-            layer, as opposed to positions and samples.
+            layer, as opposed to positions and samples; `PARTLY` where it is an axis of units whose
+            entries may have a part in common.
         base: `number` of the first field with these entries, for views of one array.
         label: path of the parameter that this is a view of, if any.
         tag: what it is a statistic of.
@@ -102,7 +107,7 @@ class Field:
     table: np.ndarray
     sources: tuple[int, ...]
     shape: tuple[int, ...]
-    features: tuple[bool, ...]
+    features: tuple[int, ...]
     base: int
     label: str | None = None
     tag: Tag | None = None
@@ -210,7 +215,7 @@ class World:
         table: np.ndarray,
         sources: Sequence[int],
         shape: Sequence[int],
-        features: Sequence[bool],
+        features: Sequence[int],
         links: Sequence[Link] = (),
         **facts: Any,
     ) -> Field:
@@ -226,7 +231,7 @@ class World:
         mean: Any,
         variance: Any,
         shape: Sequence[int],
-        features: Sequence[bool],
+        features: Sequence[int],
         links: Sequence[Link] = (),
         correlation: Any = 0.0,
         roots: frozenset[int] | None = None,
@@ -253,7 +258,7 @@ class World:
         return self.normal(0.0, 1.0, shape, features, links, lost=why, **facts)
 
     def view(
-        self, field: Field, shape: Sequence[int], features: Sequence[bool], gain: float = 1.0
+        self, field: Field, shape: Sequence[int], features: Sequence[int], gain: float = 1.0
     ) -> Field:
         """The same entries in another shape, each as often as ``gain`` says."""
         link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
@@ -282,7 +287,7 @@ class World:
         self,
         field: Field,
         shape: Sequence[int],
-        features: Sequence[bool],
+        features: Sequence[int],
         gain: Any,
         *,
         independent: bool,

@@ -24,9 +24,9 @@ def reshape(world: World, node: Node, operands: Any, avals: Any) -> list[Operand
     return [world.view(field, shape, reshaped(field.shape, shape, field.features))]
 
 
-def reshaped(old: Sequence[int], new: Sequence[int], flags: Sequence[bool]) -> list[bool]:
+def reshaped(old: Sequence[int], new: Sequence[int], flags: Sequence[int]) -> list[int]:
     """Flags of axes after a reshape: axes that share entries share the flag of any of them."""
-    result = [False] * len(new)
+    result = [0] * len(new)
     i = j = 0
     while i < len(old) and j < len(new):
         start_i, start_j = i, j
@@ -37,9 +37,9 @@ def reshaped(old: Sequence[int], new: Sequence[int], flags: Sequence[bool]) -> l
                 size_i, i = size_i * old[i], i + 1
             else:
                 size_j, j = size_j * new[j], j + 1
-        flag = any(flags[k] and old[k] > 1 for k in range(start_i, i))
+        flag = max((flags[k] for k in range(start_i, i) if old[k] > 1), default=0)
         for k in range(start_j, j):
-            result[k] = flag and new[k] > 1
+            result[k] = flag if new[k] > 1 else 0
     return result
 
 
@@ -90,7 +90,7 @@ def mixture(
     world: World,
     parts: Sequence[Operand],
     shape: Sequence[int],
-    features: Sequence[bool],
+    features: Sequence[int],
     axis: int | None = None,
     sizes: Sequence[float] | None = None,
 ) -> Field:

@@ -298,16 +298,18 @@ def test_gradients_that_queries_share_add_up_in_keys(pooled):
 def test_units_that_a_map_gave_a_part_in_common():
     """Tokens are units of one map of a mixer and positions of the next: their mean is between."""
 
-    def apply(p, x):
-        y = jax.nn.gelu(jnp.swapaxes(x, 1, 2) @ p["a"]) @ p["b"]
-        x = jax.nn.gelu((x + jnp.swapaxes(y, 1, 2)) @ p["c"]) @ p["d"]
-        return x.mean(1) @ p["head"]
+    class Mixer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(64)(x)
+            y = nn.LayerNorm()(x).swapaxes(1, 2)
+            y = nn.Dense(16)(nn.gelu(nn.Dense(64)(y)))
+            x = x + y.swapaxes(1, 2)
+            x = x + nn.Dense(64)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
+            return nn.Dense(8)(nn.LayerNorm()(x).mean(1))
 
-    sizes = {"a": (16, 64), "b": (64, 16), "c": (64, 64), "d": (64, 64), "head": (64, 8)}
-    shapes = {name: array(*size) for name, size in sizes.items()}
-    graph, _ = trace(apply, shapes, array(8, 16, 64))
-    plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
-    head = predict(graph, plan, measure=True, draws=4)["head"][0]
+    found, _ = _predict(Mixer(), array(8, 16, 48), measure=True, draws=4)
+    head = found["params/Dense_5/kernel"][0]
     assert head.holds(1.2) and head.forward[1] > 1.5 * head.forward[0]
     # A near twin: units of one map alone.
     laws = {"a": ((64, 64), 0.0, 1 / 64), "head": ((64, 8), 0.0, 1 / 64)}

@@ -159,7 +159,7 @@ def _after_map(field: Field) -> Sequence[int]:
 
 def _features_of_convolution(node: Node, a: Field, shape: Sequence[int]) -> list[int]:
     numbers = node.params["dimension_numbers"]
-    features = [False] * len(shape)
+    features: list[int] = [0] * len(shape)
     features[numbers.out_spec[0]] = a.features[numbers.lhs_spec[0]]
     features[numbers.out_spec[1]] = True
     return features

@@ -17,7 +17,6 @@ import numpy as np
 
 from jaxinit.prediction import tables
 
-
 # Between True, independent units, and False, positions.
 PARTLY = 2
 

@@ -216,7 +216,7 @@ def others(
     profile = None
     if len(positions) == 1 and not field.label:
         (axis,) = positions
-        start = 0 if starts is None or starts[axis] is None else starts[axis]
+        start = (starts[axis] if starts is not None else 0) or 0
         profile = np.zeros(field.shape[axis])
         profile[start : start + shape[axis]] = field.shape[axis] / shape[axis]
     share = math.prod(shape) / max(field.size, 1)
@@ -234,7 +234,7 @@ def taken(world: World, value: Field, number: int) -> Operand:
         return Known(array, tuple(shape))
     if found is not None:
         return world.view(found, shape, features)
-    own = value.features[0] or value.label is not None
+    own = bool(value.features[0]) or value.label is not None
     profile = None
     if not own:
         profile = np.zeros(value.shape[0])

@@ -319,7 +319,16 @@ def public_names(module: ModuleType) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "name", ["jaxinit", "jaxinit.activations", "jaxinit.initializers", "jaxinit.checks"]
+    "name",
+    [
+        "jaxinit",
+        "jaxinit.activations",
+        "jaxinit.initializers",
+        "jaxinit.checks",
+        "jaxinit.reading",
+        "jaxinit.prediction",
+        "jaxinit.advice",
+    ],
 )
 def test_every_public_name_is_documented(name):
     """A dataclass without a docstring gets its signature as one: that does not count."""

@@ -18,6 +18,10 @@ from jaxinit.prediction.fields import Field, Link, World
 _UNKNOWN = np.array([0.0, np.inf])
 
 
+# All positions get the same.
+_EVEN = np.ones(1)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Slope:
     """Gradient over its draw: a table with two leading axes, the rows and (low, high)."""
@@ -38,7 +42,7 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
     """
     sweep = _Sweep()
     for field in outputs:
-        sweep.start(field.number, np.ones((tables.ROWS, 2)), np.zeros((tables.ROWS, 2)))
+        sweep.start(field.number, np.ones((tables.ROWS, 2)), np.zeros((tables.ROWS, 2)), _EVEN)
     for field, links in reversed(world.tape):
         slopes = sweep.waiting.pop(field.number, None)
         if slopes is None:
@@ -49,9 +53,17 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
             shared = sum((square * sweep.shared[draw] for draw, square in squares.items()))
             common = np.nan_to_num(shared / np.where(total > 0, total, 1.0))
         sweep.totals[field.number] = total
+        profile = _joined([(float(np.max(squares[d])), sweep.profiles[d]) for d in squares])
         for link in links:
             target = world.tape[link.to][0]
-            sweep.follow(field, target, link, slopes, total, common)
+            if link.stacked:
+                low, high = _ends(profile, field.size / max(target.size, 1))
+                gain = np.broadcast_to(np.array([low, high]), (tables.ROWS, 2))
+                link = dataclasses.replace(link, gain=gain, shares=False)
+            own = _EVEN if link.stacked or link.shares else profile
+            if link.profile is not None:
+                own = link.profile if own.size == 1 else _joint(own, link.profile)
+            sweep.follow(field, target, link, slopes, total, common, own)
     return sweep.totals
 
 
@@ -62,14 +74,19 @@ class _Sweep:
         self.draws = 0
         # Of each draw, which share of its second moment all positions have in common.
         self.shared: dict[int, np.ndarray] = {}
+        # Of each draw, how its second moment differs between positions, 1 in mean.
+        self.profiles: dict[int, np.ndarray] = {}
 
-    def start(self, number: int, second: np.ndarray, common: np.ndarray) -> None:
+    def start(
+        self, number: int, second: np.ndarray, common: np.ndarray, profile: np.ndarray
+    ) -> None:
         """A gradient that is a draw of its own."""
-        self.add(number, self.draw(common), _Slope(np.sqrt(second), ()))
+        self.add(number, self.draw(common, profile), _Slope(np.sqrt(second), ()))
 
-    def draw(self, common: np.ndarray) -> int:
+    def draw(self, common: np.ndarray, profile: np.ndarray) -> int:
         self.draws += 1
         self.shared[self.draws] = common
+        self.profiles[self.draws] = profile
         return self.draws
 
     def add(self, number: int, draw: int, slope: _Slope) -> None:
@@ -84,6 +101,7 @@ class _Sweep:
         slopes: dict[int, _Slope],
         total: np.ndarray,
         common: np.ndarray,
+        profile: np.ndarray,
     ) -> None:
         if field.lost or target.lost or link.gain is not None:
             gain = _UNKNOWN if field.lost or target.lost or link.gain is None else link.gain
@@ -96,15 +114,43 @@ class _Sweep:
             # Where nothing comes nothing goes, however large the gain.
             with np.errstate(invalid="ignore"):
                 second = np.where((total > 0) & (gain > 0), gain * total, 0.0)
-            self.start(link.to, second, common)
+            self.start(link.to, second, common, profile)
         elif link.places is not None:
             slope = _expanded(slopes, field, target, link.places)
-            self.add(link.to, self.draw(common), slope)
+            self.add(link.to, self.draw(common, profile), slope)
         else:
             assert link.slope is not None
             own = _Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
             for draw, slope in slopes.items():
                 self.add(link.to, draw, _times(slope, own))
+
+
+def _joined(parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
+    """Profile of a sum of gradients with the given second moments and profiles.
+
+    Positions are told apart along one axis; along more of them only the ends are kept.
+    """
+    parts = [(second, profile) for second, profile in parts if second > 0]
+    lengths = {profile.size for _, profile in parts} - {1}
+    if not lengths:
+        return _EVEN
+    seconds = np.minimum([second for second, _ in parts], 1e300)
+    shares = seconds / seconds.sum()
+    profiles = [profile for _, profile in parts]
+    if len(lengths) == 1:
+        length = lengths.pop()
+        return shares @ np.stack([np.broadcast_to(p, (length,)) for p in profiles])
+    return shares @ np.stack([[p.min(), p.max()] for p in profiles])
+
+
+def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Profile of a slice of a slice: its ends, since the axes may be different ones."""
+    return np.array([0.0, one.max() * other.max()])
+
+
+def _ends(profile: np.ndarray, parts: float) -> tuple[float, float]:
+    """Least and most that one of so many parts gets, over the mean."""
+    return float(profile.min()), float(min(profile.max(), parts))
 
 
 def _two(table: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxinit.prediction import tables
 from jaxinit.prediction.elementwise import Operand, known_as_field
-from jaxinit.prediction.fields import Field, Link, World, both
+from jaxinit.prediction.fields import PARTLY, Field, Link, World, both
 from jaxinit.prediction.statistics import concentration
 from jaxinit.reading.graph import Node
 
@@ -63,7 +63,7 @@ def _sum_of_products(
     products: float,
     units: tuple[bool, bool],
     shape: Sequence[int],
-    features: Sequence[bool],
+    features: Sequence[int],
 ) -> Field:
     size = max(math.prod(shape), 1)
     fan = products / size
@@ -89,9 +89,15 @@ def _sum_of_products(
     if common > _IN_COMMON:
         features = [False] * len(features)
         correlation = np.array([correlation[0], 1.0])
-    links = [
-        Link(x.number, gain=both(products / max(x.size, 1) * y.second)) for x, y in ((a, b), (b, a))
-    ]
+    links = []
+    for x, y, cross in ((a, b, crosses[1]), (b, a, crosses[0])):
+        terms = products / max(x.size, 1)
+        pooled = None
+        if not a.label and not b.label:
+            # Logits: with a gradient in common, what positions of queries share adds up in a key.
+            together = terms * (y.second + max(terms - 1, 0.0) * cross)
+            pooled = np.stack([terms * y.second, np.maximum(terms * y.second, together)], axis=1)
+        links.append(Link(x.number, gain=both(terms * y.second), pooled=pooled))
     label = f"{a.label} {b.label}" if a.label and b.label else None
     lost = a.lost or b.lost
     return world.normal(
@@ -100,7 +106,7 @@ def _sum_of_products(
 
 
 def _attention(
-    world: World, a: Field, b: Field, axes: Any, shape: Sequence[int], features: Sequence[bool]
+    world: World, a: Field, b: Field, axes: Any, shape: Sequence[int], features: Sequence[int]
 ) -> Field | None:
     """Mean of values, weighted by attention: between equal weights and independent logits."""
     p, values = (a, b) if a.simplex else (b, a)
@@ -131,21 +137,29 @@ def _attention(
     )
 
 
-def _features_of_dot(node: Node, a: Field, b: Field) -> list[bool]:
+def _features_of_dot(node: Node, a: Field, b: Field) -> list[int]:
     (sum_a, sum_b), (batch_a, batch_b) = node.params["dimension_numbers"]
     batch = [a.features[i] or b.features[j] for i, j in zip(batch_a, batch_b, strict=True)]
     free = [
         flag
         for field, used in ((a, (*sum_a, *batch_a)), (b, (*sum_b, *batch_b)))
-        for axis, flag in enumerate(field.features)
+        for axis, flag in enumerate(_after_map(field))
         if axis not in used
     ]
     return [*batch, *free]
 
 
-def _features_of_convolution(node: Node, a: Field, shape: Sequence[int]) -> list[bool]:
+def _after_map(field: Field) -> Sequence[int]:
+    """Flags of data behind a map: units of data with a mean share what the map makes of it."""
+    shared = np.any(field.mean**2 > _IN_COMMON * field.second)
+    if field.label or not shared:
+        return field.features
+    return [PARTLY if flag else flag for flag in field.features]
+
+
+def _features_of_convolution(node: Node, a: Field, shape: Sequence[int]) -> list[int]:
     numbers = node.params["dimension_numbers"]
-    features = [False] * len(shape)
+    features: list[int] = [0] * len(shape)
     features[numbers.out_spec[0]] = a.features[numbers.lhs_spec[0]]
     features[numbers.out_spec[1]] = True
     return features

@@ -8,15 +8,16 @@ numbers are compressed first, and values that share a history that was not follo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.fields import Field, Known, Link, Tag, World, spread_over
+from jaxinit.prediction.evaluation import evaluate
+from jaxinit.prediction.fields import PARTLY, Field, Known, Link, Tag, World, spread_over
 from jaxinit.prediction.statistics import centred, softmax, spread_left
 from jaxinit.reading.graph import Node
 
@@ -50,6 +51,10 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
         return _of_integers(world, name, operands, aval)
     if name in _SAME:
         return _same(world, name, fields[0], aval)
+    if name in _SUMS and _is_nothing(operands[1]) and fields[0].shape == aval.shape:
+        # Normalisation without a mean subtracts a zero; it is still the same value.
+        link = Link(fields[0].number, slope=np.ones(tables.ROWS))
+        return world.again(fields[0], fields[0].table, [link])
     special = _special(world, name, operands, aval)
     if special is not None:
         return special
@@ -58,6 +63,7 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
         prepared = [_at_positions(world, x) for x in prepared]
     facts = _facts(node, operands, prepared)
     features = features_of(prepared, aval.shape)
+    features = _summed(features, operands) if name in _SUMS else features
     joint = _joint(prepared)
     if len(joint) > 2 and name in _SUMS:
         crowded = _crowded_sum(world, name, prepared, aval.shape, features)
@@ -73,7 +79,7 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
     return world.compressed(result) if name in _SUMS else result
 
 
-def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[bool]:
+def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[int]:
     """Which axes of a result hold independent units: those that any operand has units along.
 
     A parameter that is added or multiplied entry by entry says nothing of its own: a table of
@@ -82,7 +88,19 @@ def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[bool]:
     aligned = [x for x in operands if len(x.shape) == len(shape)]
     own = [x for x in aligned if not x.label or sum(n > 1 for n in x.shape) < 2]
     return [
-        any(x.shape[i] > 1 and x.features[i] for x in own or aligned) for i in range(len(shape))
+        max((x.features[i] for x in own or aligned if x.shape[i] > 1), default=0)
+        for i in range(len(shape))
+    ]
+
+
+def _summed(features: list[int], operands: Sequence[Operand]) -> list[int]:
+    """Flags of a sum: an axis that is units of one term and positions of the other is in part."""
+    terms = [x for x in operands if isinstance(x, Field) and not x.label and x.sources]
+    if len(terms) < 2 or any(len(x.shape) != len(features) for x in terms):
+        return features
+    return [
+        PARTLY if flag and not all(x.features[i] for x in terms if x.shape[i] > 1) else flag
+        for i, flag in enumerate(features)
     ]
 
 
@@ -157,6 +175,10 @@ def _of_integers(world: World, name: str, operands: Sequence[Operand], aval: Any
     return world.lost(f"{name} of integers of the data", aval.shape, fields)
 
 
+def _is_nothing(value: Operand) -> bool:
+    return isinstance(value, Known) and value.array is not None and not np.any(value.array)
+
+
 def _is_mask_value(value: Operand) -> bool:
     return (
         isinstance(value, Known)
@@ -229,6 +251,7 @@ def _facts(node: Node, operands: Sequence[Operand], fields: Sequence[Field]) -> 
     normalised = name in ("mul", "div") and bool(statistics & bodies)
     if len(statistics) == 1 and not normalised:
         facts["statistic_of"] = next(iter(statistics))
+        facts["terms"] = max(x.terms for x in fields)
     lost = next((x.lost for x in given if x.lost), None)
     facts["lost"] = None if normalised else lost
     if not normalised and name in ("mul", "div", "add", "sub") and main.centred_of is not None:
@@ -269,22 +292,39 @@ def _run(
     operands: Sequence[Field],
     joint: Sequence[int],
     shape: Sequence[int],
-    features: Sequence[bool],
+    features: Sequence[int],
     facts: dict[str, Any],
 ) -> Field:
     """Runs the primitive on the joint table of its operands."""
     spread = [spread_over(x.table, x.sources, joint) for x in operands]
-    table, slopes = _evaluate(node, spread)
+    table, slopes = evaluate(node, spread)
+    divided = _through_spread(node, operands)
     links = [
-        Link(x.number, slope=slope)
+        Link(x.number, slope=slope * divided)
         for x, slope in zip(operands, slopes, strict=True)
-        if slope is not None and x.sources
+        # Statistics are constants of the values that they divide; a zero is one by chance.
+        if slope is not None and (x.sources or not x.mean.any())
     ]
     width = tables.NODES
     full = np.broadcast_to(table, (tables.ROWS, *[width] * len(joint)))
     if node.primitive in _SUMS or node.primitive in ("mul", "div"):
         full = _bounded(world, node.primitive, operands, full)
     return world.field(full, joint, shape, features, links, **facts)
+
+
+def _through_spread(node: Node, operands: Sequence[Field]) -> float:
+    """What a gradient is multiplied with where a value is divided by its own spread.
+
+    Of n normal entries with mean square s, ``E 1/s = n / (n - 2)``, and the way through s takes
+    away one part in n. With the mean taken away the two are ``n / (n - 3)`` and two parts, which
+    the smaller spread of n - 1 in n makes up for, but for the order of ``1 / n**2``.
+    """
+    terms = max((x.terms for x in operands), default=0)
+    bases = {x.base for x in operands if x.centred_of is None}
+    if node.primitive not in ("mul", "div") or terms < 3:
+        return 1.0
+    own = any(x.statistic_of in bases for x in operands if x.statistic_of is not None)
+    return math.sqrt((terms - 1) / (terms - 2)) if own else 1.0
 
 
 def _bounded(world: World, name: str, operands: Sequence[Field], table: np.ndarray) -> np.ndarray:
@@ -336,61 +376,3 @@ def _given(field: Field, source: int) -> np.ndarray:
         if field.sources[axis] != source:
             table = np.tensordot(table, tables.weights(), axes=(axis + 1, 0))
     return table
-
-
-def _evaluate(
-    node: Node, arrays: Sequence[np.ndarray]
-) -> tuple[np.ndarray, Sequence[np.ndarray | None]]:
-    """Values of a primitive, and its slope in each operand; None where it has none."""
-    simple = _SIMPLE.get(node.primitive)
-    if simple is not None:
-        return simple(*arrays)
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
-    full = [np.broadcast_to(x, shape) for x in arrays]
-    if node.primitive == "select_n":
-        which = np.asarray(full[0], dtype=int)
-        table = np.choose(which, full[1:])
-        return table, [None, *((which == i).astype(float) for i in range(len(full) - 1))]
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return _bind(node, full)
-
-
-def _bind(node: Node, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    primitive, params = node.equation.primitive, node.equation.params
-    logical = node.primitive in ("and", "or", "not", "xor")
-    arrays = [x.astype(bool) if logical else x.astype(float) for x in arrays]
-    values = [jnp.asarray(x) for x in arrays]
-
-    def run(*operands: Any) -> Any:
-        return primitive.bind(*operands, **params)
-
-    first = run(*values)
-    if not jnp.issubdtype(first.dtype, np.floating):
-        return np.asarray(first, dtype=float), [None] * len(arrays)
-    slopes: list[np.ndarray | None] = []
-    for index, value in enumerate(values):
-
-        def only(x: Any, index: int = index) -> Any:
-            return run(*values[:index], x, *values[index + 1 :])
-
-        slopes.append(np.asarray(jax.jvp(only, (value,), (jnp.ones_like(value),))[1]))
-    return np.asarray(first), slopes
-
-
-def _product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    return a * b, [b, a]
-
-
-# The commonest, without a compilation.
-_SIMPLE: dict[str, Callable[..., tuple[np.ndarray, list[np.ndarray | None]]]] = {
-    "add": lambda a, b: (a + b, [np.ones(tables.ROWS), np.ones(tables.ROWS)]),
-    "add_any": lambda a, b: (a + b, [np.ones(tables.ROWS), np.ones(tables.ROWS)]),
-    "sub": lambda a, b: (a - b, [np.ones(tables.ROWS), -np.ones(tables.ROWS)]),
-    "mul": _product,
-    "neg": lambda a: (-a, [-np.ones(tables.ROWS)]),
-    "square": lambda a: (a * a, [2 * a]),
-    "ge": lambda a, b: ((a >= b).astype(float), [None, None]),
-    "gt": lambda a, b: ((a > b).astype(float), [None, None]),
-    "le": lambda a, b: ((a <= b).astype(float), [None, None]),
-    "lt": lambda a, b: ((a < b).astype(float), [None, None]),
-}

@@ -10,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxinit.prediction import tables
+
+# Between True, independent units, and False, positions.
+PARTLY = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,11 +89,13 @@ class Field:
         sources: the standard normal numbers that an entry is a function of, at most two.
         shape: shape of the array.
         features: for each axis, whether entries along it are independent of each other: units of a
-            layer, as opposed to positions and samples.
+            layer, as opposed to positions and samples; `PARTLY` where it is an axis of units whose
+            entries may have a part in common.
         base: `number` of the first field with these entries, for views of one array.
         label: path of the parameter that this is a view of, if any.
         tag: what it is a statistic of.
         statistic_of: base of the field that this is a constant of, by the law of large numbers.
+        terms: how many entries that one is a mean over, 0 for none.
         centred_of: base of the field that this is, less its mean.
         mask: which logits count, where some do not; broadcasts to ``shape``.
         simplex: for attention weights.
@@ -101,11 +106,12 @@ class Field:
     table: np.ndarray
     sources: tuple[int, ...]
     shape: tuple[int, ...]
-    features: tuple[bool, ...]
+    features: tuple[int, ...]
     base: int
     label: str | None = None
     tag: Tag | None = None
     statistic_of: int | None = None
+    terms: int = 0
     centred_of: int | None = None
     mask: np.ndarray | None = None
     simplex: Simplex | None = None
@@ -147,6 +153,8 @@ class Link:
         pooled: as ``gain``, for what the gradients of different positions have in common, where
             positions are mixed.
         shares: whether all positions get the same gradient, as those of a mean over them do.
+        profile: of a slice along positions, how much of the gradient each position gets, 1 in mean.
+        stacked: whether it leads to one of several values that lie side by side along positions.
     """
 
     to: int
@@ -155,6 +163,25 @@ class Link:
     gain: np.ndarray | None = None
     pooled: np.ndarray | None = None
     shares: bool = False
+    profile: np.ndarray | None = None
+    stacked: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """How a field was made, so that a slice of it can be made of a slice of what it was made from.
+
+    Attributes:
+        node: the equation.
+        operands: what it read, one field among them.
+        aval: shape and dtype of the result.
+        apply: runs a node: ``(world, node, operands, avals) -> results``.
+    """
+
+    node: Any
+    operands: tuple[Field | Known, ...]
+    aval: Any
+    apply: Callable[..., list[Any]]
 
 
 class World:
@@ -169,7 +196,10 @@ class World:
         # Known arrays that met random ones: their law, and the source that stands for them.
         self.of_known: dict[Known, tuple[np.ndarray, int]] = {}
         # Slices, so that the same slice twice is the same draws.
-        self.parts: dict[Any, Field] = {}
+        self.parts: dict[Any, Any] = {}
+        # Of values laid side by side: the axis and the values; and what was made of these.
+        self.stacks: dict[int, tuple[int, tuple[Field | Known, ...]]] = {}
+        self.made: dict[int, Made] = {}
         self._compressed: dict[int, Field] = {}
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
@@ -184,7 +214,7 @@ class World:
         table: np.ndarray,
         sources: Sequence[int],
         shape: Sequence[int],
-        features: Sequence[bool],
+        features: Sequence[int],
         links: Sequence[Link] = (),
         **facts: Any,
     ) -> Field:
@@ -200,7 +230,7 @@ class World:
         mean: Any,
         variance: Any,
         shape: Sequence[int],
-        features: Sequence[bool],
+        features: Sequence[int],
         links: Sequence[Link] = (),
         correlation: Any = 0.0,
         roots: frozenset[int] | None = None,
@@ -227,13 +257,22 @@ class World:
         return self.normal(0.0, 1.0, shape, features, links, lost=why, **facts)
 
     def view(
-        self, field: Field, shape: Sequence[int], features: Sequence[bool], gain: float = 1.0
+        self, field: Field, shape: Sequence[int], features: Sequence[int], gain: float = 1.0
     ) -> Field:
         """The same entries in another shape, each as often as ``gain`` says."""
         link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
         kept = {
             name: getattr(field, name)
-            for name in ("base", "label", "tag", "statistic_of", "centred_of", "simplex", "lost")
+            for name in (
+                "base",
+                "label",
+                "tag",
+                "statistic_of",
+                "terms",
+                "centred_of",
+                "simplex",
+                "lost",
+            )
         }
         return self.field(field.table, field.sources, shape, features, [link], **kept)
 
@@ -247,10 +286,11 @@ class World:
         self,
         field: Field,
         shape: Sequence[int],
-        features: Sequence[bool],
+        features: Sequence[int],
         gain: Any,
         *,
         independent: bool,
+        profile: np.ndarray | None = None,
         **facts: Any,
     ) -> Field:
         """A field of the same law whose entries are others than those at the same place."""
@@ -258,7 +298,7 @@ class World:
             self.source(self.correlations[s], None if independent else self.roots[s])
             for s in field.sources
         ]
-        links = [Link(field.number, gain=both(gain))]
+        links = [Link(field.number, gain=both(gain), profile=profile)]
         facts = {"label": field.label, "lost": field.lost, **facts}
         return self.field(field.table, sources, shape, features, links, **facts)
 

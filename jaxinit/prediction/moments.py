@@ -22,9 +22,18 @@ from jaxinit.prediction.elementwise import (
     Operand,
     elementwise,
     features_of,
-    known_as_field,
 )
 from jaxinit.prediction.fields import Field, Known, Link, World, both
+from jaxinit.prediction.movement import (
+    broadcast,
+    broadcast_in_dim,
+    mixture,
+    permuted,
+    reshape,
+    squeeze,
+    transpose,
+)
+from jaxinit.prediction.slices import cut, gather, part, place_of, remember, split
 from jaxinit.prediction.statistics import cumulative_sum, largest, reduce_sum
 from jaxinit.reading.graph import Node
 
@@ -47,14 +56,16 @@ def apply_rule(
     """
     if not any(isinstance(x, Field) for x in operands):
         return _known(world, node, operands, avals)
-    if node.primitive in PRIMITIVES:
-        return [elementwise(world, node, operands, avals[0])]
-    rule = RULES.get(node.primitive)
-    return (
-        _unknown(world, node, operands, avals)
-        if rule is None
-        else rule(world, node, operands, avals)
-    )
+    rule = _elementwise if node.primitive in PRIMITIVES else RULES.get(node.primitive)
+    if rule is None or (rule in OF_FIRST and not isinstance(operands[0], Field)):
+        return _unknown(world, node, operands, avals)
+    results = rule(world, node, operands, avals)
+    remember(world, node, operands, avals, results, apply_rule)
+    return results
+
+
+def _elementwise(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
+    return [elementwise(world, node, operands, avals[0])]
 
 
 def _known(
@@ -80,7 +91,7 @@ def _known(
         return _unknown(world, node, operands, avals)
     arrays = [np.asarray(x.array) for x in known]
     if node.primitive == "broadcast_in_dim":
-        return [Known(_broadcast(arrays[0], node.params), avals[0].shape)]
+        return [Known(broadcast(arrays[0], node.params), avals[0].shape)]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         primitive = node.equation.primitive
         found = primitive.bind(*map(jnp.asarray, arrays), **node.equation.params)
@@ -90,14 +101,6 @@ def _known(
 
 def _is_key(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
-
-
-def _broadcast(array: np.ndarray, params: Any) -> np.ndarray:
-    """A view: a mask of all heads and samples costs what one costs."""
-    shape = [1] * len(params["shape"])
-    for axis, place in enumerate(params["broadcast_dimensions"]):
-        shape[place] = array.shape[axis]
-    return np.broadcast_to(array.reshape(shape), params["shape"])
 
 
 def _unknown(
@@ -113,148 +116,22 @@ def _unknown(
     ]
 
 
-def _reshape(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    (field, *_), shape = operands, avals[0].shape
-    return [world.view(field, shape, reshaped(field.shape, shape, field.features))]
-
-
-def reshaped(old: Sequence[int], new: Sequence[int], flags: Sequence[bool]) -> list[bool]:
-    """Flags of axes after a reshape: axes that share entries share the flag of any of them."""
-    result = [False] * len(new)
-    i = j = 0
-    while i < len(old) and j < len(new):
-        start_i, start_j = i, j
-        size_i, size_j = old[i], new[j]
-        i, j = i + 1, j + 1
-        while size_i != size_j and (i < len(old) or j < len(new)):
-            if (size_i < size_j and i < len(old)) or j >= len(new):
-                size_i, i = size_i * old[i], i + 1
-            else:
-                size_j, j = size_j * new[j], j + 1
-        flag = any(flags[k] and old[k] > 1 for k in range(start_i, i))
-        for k in range(start_j, j):
-            result[k] = flag and new[k] > 1
-    return result
-
-
-def _transpose(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    order = node.params["permutation"]
-    field = operands[0]
-    new = world.view(field, avals[0].shape, [field.features[i] for i in order])
-    return [_with_mask(world, field, new, lambda mask: np.transpose(mask, order))]
-
-
-def _broadcast_in_dim(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    field, shape = operands[0], avals[0].shape
-    features = [False] * len(shape)
-    for axis, place in enumerate(node.params["broadcast_dimensions"]):
-        features[place] = field.features[axis]
-    gain = math.prod(shape) / max(field.size, 1)
-    new = world.view(field, shape, features, gain)
-    return [_with_mask(world, field, new, lambda mask: _broadcast(mask, node.params))]
-
-
-def _squeeze(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    field, gone = operands[0], node.params["dimensions"]
-    features = [flag for i, flag in enumerate(field.features) if i not in gone]
-    new = world.view(field, avals[0].shape, features)
-    return [_with_mask(world, field, new, lambda mask: np.squeeze(mask, gone))]
-
-
-def _with_mask(world: World, field: Field, new: Field, move: Callable[[Any], Any]) -> Field:
-    if field.mask is None:
-        return new
-    mask = move(np.broadcast_to(field.mask, field.shape))
-    link = Link(new.number, slope=np.ones(tables.ROWS))
-    return world.again(new, new.table, [link], mask=mask)
-
-
-def _part(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    """Some of the entries. Other units are other draws; other positions share what is shared."""
-    field = operands[0]
-    if not isinstance(field, Field):
-        return _unknown(world, node, operands, avals)
-    results = []
-    for place, aval in enumerate(avals):
-        key = (field.number, node.primitive, str(node.params), node.inputs[1:], place)
-        if key not in world.parts:
-            cut = [i for i, n in enumerate(aval.shape) if n != field.shape[i]]
-            independent = any(field.features[i] for i in cut)
-            share = math.prod(aval.shape) / max(field.size, 1)
-            world.parts[key] = world.other_entries(
-                field, aval.shape, field.features, share, independent=independent
-            )
-        results.append(world.parts[key])
-    return results
-
-
-def _gather(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    """Entries that integers choose: rows of an embedding, or one position of many."""
-    field, index = operands[:2]
-    if not isinstance(field, Field):
-        return _unknown(world, node, operands, avals)
-    numbers, shape = node.params["dimension_numbers"], avals[0].shape
-    taken = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    left = [flag for axis, flag in enumerate(field.features) if axis not in taken]
-    features = [False] * len(shape)
-    for place, flag in zip(numbers.offset_dims, left, strict=True):
-        features[place] = flag
-    share = math.prod(shape) / max(field.size, 1)
-    new = world.other_entries(field, shape, features, share, independent=True, label=None)
-    if field.label:
-        # Two tokens are the same one time in as many as there are.
-        rows = max(math.prod(field.shape[i] for i in numbers.start_index_map), 1)
-        known = isinstance(index, Known) and index.array is not None
-        for source in new.sources:
-            world.correlations[source] = np.array([0.0, 1.0]) if known else np.full(2, 1 / rows)
-    return [new]
-
-
-def mixture(
-    world: World, parts: Sequence[Operand], sizes: Sequence[float], shape: Any, features: Any
-) -> Field:
-    """Entries of which so many come from each part."""
-    fields = [x if isinstance(x, Field) else known_as_field(world, x) for x in parts]
-    fields = [world.compressed(x) for x in fields]
-    shares = np.asarray(sizes, dtype=float) / max(sum(sizes), 1e-300)
-    columns = [
-        np.broadcast_to(x.table if x.sources else x.table[:, None], (tables.ROWS, tables.NODES))
-        for x in fields
-    ]
-    mass = np.concatenate([share * tables.weights() for share in shares])
-    table, _ = tables.compress(np.concatenate(columns, axis=1), mass)
-    roots = frozenset().union(*(world.all_roots(x) for x in fields))
-    crossed = sum(
-        s * np.maximum(world.cross(x) - x.mean**2, 0) for s, x in zip(shares, fields, strict=True)
-    )
-    mean = tables.expectation(table)
-    spread = np.maximum(tables.expectation(table**2) - mean**2, 0.0)
-    correlation = np.clip(crossed / np.where(spread > 0, spread, 1.0), 0.0, 1.0)
-    source = world.source(correlation, roots)
-    links = [Link(x.number, gain=both(1.0)) for x in fields]
-    lost = next((x.lost for x in fields if x.lost), None)
-    labels = [x.label for x in fields]
-    label = labels[0] if all(labels) else None
-    return world.field(table, (source,), shape, features, links, lost=lost, label=label)
-
-
 def _concatenate(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
     if any(isinstance(x, Known) and x.array is None for x in operands):
         return _unknown(world, node, operands, avals)
     fields = [x for x in operands if isinstance(x, Field)]
     along = range(len(avals[0].shape))
     features = [any(x.features[i] and x.shape[i] > 1 for x in fields) for i in along]
-    sizes = [math.prod(x.shape) for x in operands]
-    return [mixture(world, operands, sizes, avals[0].shape, features)]
+    axis = node.params["dimension"]
+    return [mixture(world, operands, avals[0].shape, features, axis)]
 
 
 def _pad(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
     field = operands[0]
-    if not isinstance(field, Field):
-        return _unknown(world, node, operands, avals)
     total = math.prod(avals[0].shape)
     inside = min(field.size, total)
-    return [mixture(world, operands, [inside, total - inside], avals[0].shape, field.features)]
+    sizes = [inside, total - inside]
+    return [mixture(world, operands, avals[0].shape, field.features, sizes=sizes)]
 
 
 def _update(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
@@ -264,7 +141,20 @@ def _update(world: World, node: Node, operands: Any, avals: Any) -> list[Operand
     inside, total = math.prod(part.shape), math.prod(whole.shape)
     fields = [x for x in (whole, part) if isinstance(x, Field)]
     sizes = [total - inside, inside]
-    return [mixture(world, [whole, part], sizes, avals[0].shape, features_of(fields, whole.shape))]
+    features = features_of(fields, whole.shape)
+    found = mixture(world, [whole, part], whole.shape, features, sizes=sizes)
+    place = place_of(operands[2:], whole.shape, part.shape)
+    cut_along = [i for i, n in enumerate(part.shape) if n != whole.shape[i]]
+    if len(cut_along) == 1 and place[cut_along[0]] is not None:
+        # Rounds of a loop write their results one after the other.
+        axis = cut_along[0]
+        start, length = place[axis], part.shape[axis]
+        ends = [(0, start), (start + length, whole.shape[axis])]
+        around = [cut(world, whole, axis, *end) for end in ends if end[0] < end[1]]
+        if all(x is not None for x in around):
+            pieces = [*around[: bool(start)], part, *around[bool(start) :]]
+            found = mixture(world, pieces, whole.shape, features, axis)
+    return [found]
 
 
 def _reduce_sum(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
@@ -324,33 +214,29 @@ def _contract(world: World, node: Node, operands: Any, avals: Any) -> list[Opera
     return [contract(world, node, operands, avals[0])]
 
 
-def _permuted(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
-    field = operands[0]
-    if not isinstance(field, Field):
-        return _unknown(world, node, operands, avals)
-    return [world.other_entries(field, field.shape, field.features, 1.0, independent=False)]
-
-
 RULES: dict[str, Rule] = {
-    "broadcast_in_dim": _broadcast_in_dim,
+    "broadcast_in_dim": broadcast_in_dim,
     "concatenate": _concatenate,
     "conv_general_dilated": _contract,
     "cumsum": _cumsum,
     "dot_general": _contract,
-    "dynamic_slice": _part,
+    "dynamic_slice": part,
     "dynamic_update_slice": _update,
-    "expand_dims": _reshape,
-    "gather": _gather,
+    "expand_dims": reshape,
+    "gather": gather,
     "pad": _pad,
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_max,
     "reduce_sum": _reduce_sum,
     "reduce_window_max": _window,
     "reduce_window_sum": _window,
-    "reshape": _reshape,
-    "rev": _permuted,
-    "slice": _part,
-    "split": _part,
-    "squeeze": _squeeze,
-    "transpose": _transpose,
+    "reshape": reshape,
+    "rev": permuted,
+    "slice": part,
+    "split": split,
+    "squeeze": squeeze,
+    "transpose": transpose,
 }
+
+# Rules that need a field as their first operand.
+OF_FIRST = frozenset([gather, part, permuted, split, _pad])

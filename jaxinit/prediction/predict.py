@@ -137,8 +137,13 @@ def predict(
 
     Assumed: layers are wide, weights independent of each other and of the data, data as ``inputs``
     says, and gradients at the outputs independent, of mean 0 and variance 1. What is exact under
-    these is one number; an interval runs from all that is uncertain (how attention divides, how
-    positions are correlated) at its low end to all of it at its high end.
+    these is one number. The ends of an interval are two whole runs: one with all that is uncertain
+    (how attention divides, how positions are correlated) at its low end, one with all of it at its
+    high end. They are no strict bound: what is largest in between is not looked for.
+
+    Weights that a loop applies again count as new ones in each round. Gates that stay open or shut
+    for many rounds let more through: at width 256 an LSTM's gradient six rounds back is measured at
+    1.6 times the prediction, a GRU's at 1.5.
 
     Args:
         graph: a traced forward pass whose first inputs are the parameters, as

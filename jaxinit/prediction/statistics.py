@@ -8,6 +8,7 @@ normalisation subtracts that part and divides by what is left.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.fields import Field, Link, Simplex, Tag, World, both
+from jaxinit.prediction.fields import PARTLY, Field, Link, Simplex, Tag, World, both
 
 # A positive mean whose relative variance is below this is taken for a constant.
 _CONSTANT = 0.02
@@ -32,13 +33,13 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
     variance = variance_of_mean(world, field, axes)
     kept = [flag for i, flag in enumerate(field.features) if i not in axes]
     tag = _tag_of_sum(field, axes, count)
-    squares = tag.kind == "squares" and tag.units
+    squares = tag.kind == "squares"
     shares = any(not field.features[a] and field.shape[a] > 1 for a in axes)
     links = [Link(field.number, gain=both(1.0), shares=shares)]
     facts: dict[str, Any] = {"tag": tag, "lost": field.lost, "label": field.label}
     if squares or np.all(variance <= _CONSTANT * mean**2):
         of = tag.of if tag.kind == "squares" else None
-        facts["statistic_of"] = of
+        facts["statistic_of"], facts["terms"] = of, count
         return world.field(count * mean, (), shape, kept, links, **facts)
     crossed = np.maximum(world.cross(field) - mean**2, 0.0)
     units = math.prod(field.shape[a] for a in axes if field.features[a])
@@ -56,7 +57,16 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
 
 
 def variance_of_mean(world: World, field: Field, axes: Sequence[int]) -> np.ndarray:
-    """Variance of the mean over some axes: units are independent, positions correlated."""
+    """Variance of the mean over some axes: units are independent, positions correlated.
+
+    Units that may have a part in common are independent at the low end, positions at the high end.
+    """
+    if any(field.features[a] == PARTLY for a in axes):
+        ends = []
+        for flag in (1, 0):
+            flags = tuple(flag if f == PARTLY else f for f in field.features)
+            ends.append(variance_of_mean(world, dataclasses.replace(field, features=flags), axes))
+        return np.array([min(e[0] for e in ends), max(e[1] for e in ends)])
     units = math.prod(field.shape[a] for a in axes if field.features[a])
     positions = math.prod(field.shape[a] for a in axes if not field.features[a])
     crossed = np.maximum(world.cross(field) - field.mean**2, 0.0)
@@ -94,9 +104,8 @@ def spread_left(world: World, squares: Field, mean: Field) -> Field:
     """Mean of squares less the square of the mean: a constant."""
     value = np.maximum(squares.mean - mean.mean, 0.0)
     of = squares.tag.of if squares.tag else None
-    return world.field(
-        value, (), squares.shape, squares.features, (), statistic_of=of, lost=squares.lost
-    )
+    facts: dict[str, Any] = {"statistic_of": of, "terms": squares.terms, "lost": squares.lost}
+    return world.field(value, (), squares.shape, squares.features, (), **facts)
 
 
 def largest(world: World, field: Field, count: int, shape: Sequence[int], features: Any) -> Field:

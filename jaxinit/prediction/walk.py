@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxinit.prediction.elementwise import Operand, hull
 from jaxinit.prediction.fields import Field, Known, World
-from jaxinit.prediction.moments import apply_rule, mixture
+from jaxinit.prediction.moments import apply_rule
+from jaxinit.prediction.movement import mixture
+from jaxinit.prediction.slices import taken
 from jaxinit.reading.graph import Graph, Node
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")
@@ -104,22 +106,20 @@ class Walk:
         outer = self._round
         for number in order:
             self._round = (*outer, number)
-            taken = [self._take(x, number) for x in inputs[constants + carries :]]
-            results = self.run(body, [*fixed, *carried, *taken])
+            entries = [self._take(x, number) for x in inputs[constants + carries :]]
+            results = self.run(body, [*fixed, *carried, *entries])
             carried = results[:carries]
             stacks.append(results[carries:])
         self._round = outer
+        # A reverse loop fills its stack from the end.
+        stacks = stacks[::-1] if node.params["reverse"] else stacks
         return [*carried, *(self._stack(list(parts)) for parts in zip(*stacks, strict=True))]
 
     def _take(self, value: Operand, number: int) -> Operand:
-        """One entry of the leading axis: of a parameter, the draws of one layer."""
         if isinstance(value, Known):
             array = None if value.array is None else np.asarray(value.array)[number]
             return Known(array, value.shape[1:])
-        shape, features = value.shape[1:], value.features[1:]
-        own = value.features[0] or value.label is not None
-        gain = 1 / max(value.shape[0], 1)
-        return self.world.other_entries(value, shape, features, gain, independent=own)
+        return taken(self.world, value, number)
 
     def _stack(self, parts: list[Operand]) -> Operand:
         shape = (len(parts), *parts[0].shape)
@@ -130,7 +130,13 @@ class Walk:
             return Known(
                 np.stack([np.asarray(x.array) for x in parts if isinstance(x, Known)]), shape
             )
-        return mixture(self.world, parts, [1.0] * len(parts), shape, [False, *fields[0].features])
+        layers: list[Operand] = []
+        for x in parts:
+            if isinstance(x, Known):
+                layers.append(Known(np.asarray(x.array)[None], (1, *x.shape)))
+            else:
+                layers.append(self.world.view(x, (1, *x.shape), [False, *x.features]))
+        return mixture(self.world, layers, shape, [False, *fields[0].features], 0)
 
     def _cond(self, node: Node, inputs: list[Operand], avals: Sequence[Any]) -> list[Operand]:
         branches = [self.run(body, inputs[1:]) for body in node.bodies]

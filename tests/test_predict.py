@@ -18,9 +18,8 @@ import pytest
 
 import jaxinit
 from jaxinit import initializers as init
+from jaxinit import predict
 from jaxinit.prediction import tables
-from jaxinit.prediction.predict import predict
-from jaxinit.reading.graph import trace
 from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
 
 
@@ -31,9 +30,8 @@ def array(*shape, dtype=jnp.float32):
 def predicted(function, laws, *xs, **options):
     """Prediction of ``function(parameters, *xs)``, the laws by name as (shape, mean, variance)."""
     shapes = {name: array(*shape) for name, (shape, _, _) in laws.items()}
-    graph, _ = trace(function, shapes, *xs)
-    moments = {name: laws[name][1:] for name in sorted(laws)}
-    return predict(graph, moments, **options)
+    reading = jaxinit.read(function, shapes, *xs)
+    return predict(reading, {name: law[1:] for name, law in laws.items()}, **options)
 
 
 def forward(function, *, variance=1.0, width=64, **options):
@@ -65,8 +63,8 @@ def mlp(depth, width, activation, rules, batch=8):
             x = (activation(x) if i else x) @ p[f"l{i}"]["kernel"] + p[f"l{i}"]["bias"][None]
         return x
 
-    graph, _ = trace(apply, shapes, array(batch, width))
-    return graph, jaxinit.plan(shapes, rules)
+    reading = jaxinit.read(apply, shapes, array(batch, width))
+    return reading, jaxinit.plan(shapes, rules)
 
 
 def kernels(variance, bias=0.0):
@@ -148,8 +146,8 @@ def test_padding_is_not_counted():
             x, p["k"], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
         )
 
-    graph, _ = trace(apply, shapes, array(2, 4, 16))
-    found = predict(graph, jaxinit.plan(shapes, [("k", kernel)]))
+    reading = jaxinit.read(apply, shapes, array(2, 4, 16))
+    found = predict(reading, jaxinit.plan(shapes, [("k", kernel)]))
     assert found.maps[0].forward == pytest.approx((10 / 12, 10 / 12), rel=1e-6)
 
 
@@ -225,7 +223,7 @@ def test_gradient_through_mean_and_spread(function, lost):
 
 def _predict(model, x, first=1.0, **options):
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    graph, _ = trace(lambda v, x: model.apply(v, x), shapes, x)
+    reading = jaxinit.read(lambda v, x: model.apply(v, x), shapes, x)
     rules = [
         ("**/Dense_0/kernel", init.variance_scaling(first, "fan_in", "normal")),
         ("**/kernel", init.lecun_normal()),
@@ -234,7 +232,7 @@ def _predict(model, x, first=1.0, **options):
     ]
     paths = jaxinit.plan(shapes, [("**", init.zeros)]).paths
     used = [r for r in rules if any(p.endswith(r[0].rpartition("**/")[2]) for p in paths)]
-    return predict(graph, jaxinit.plan(shapes, used), **options), graph
+    return predict(reading, jaxinit.plan(shapes, used), **options), reading
 
 
 def test_what_cannot_be_followed_is_an_interval_until_the_next_normalisation():
@@ -284,10 +282,10 @@ def test_gradients_that_queries_share_add_up_in_keys(pooled):
         return h.mean(1) if pooled else h
 
     shapes = {name: array(64, 64) for name in "kqvo"}
-    graph, _ = trace(apply, shapes, array(8, 16, 64))
+    reading = jaxinit.read(apply, shapes, array(8, 16, 64))
     plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
     # Second moment over square of the mean, 4: positions whose correlation is 3/4.
-    found = predict(graph, plan, inputs=[(1.0, 4 / 3)], measure=True, draws=3)
+    found = predict(reading, plan, inputs=[(1.0, 4 / 3)], measure=True, draws=3)
     query, key = (found[name][0] for name in "qk")
     assert (key.backward[1] > 2 * query.backward[0]) == pooled
     if pooled:
@@ -415,8 +413,8 @@ def test_a_slice_of_a_stack_is_one_round(pick):
 )
 def test_plain_networks(activation, weight, bias):
     depth, width, draws = 6, 128, 4
-    graph, plan = mlp(depth, width, activation, kernels(weight, bias))
-    check(predict(graph, plan, measure=True, draws=draws), stray(depth, width, draws))
+    reading, plan = mlp(depth, width, activation, kernels(weight, bias))
+    check(predict(reading, plan, measure=True, draws=draws), stray(depth, width, draws))
 
 
 def test_a_residual_network_without_normalisation():
@@ -429,10 +427,10 @@ def test_a_residual_network_without_normalisation():
             x = x + jax.nn.relu(x @ p[f"a{i}"]) @ p[f"b{i}"]
         return x
 
-    graph, _ = trace(apply, shapes, array(8, width))
+    reading = jaxinit.read(apply, shapes, array(8, width))
     last = init.variance_scaling(1 / blocks, "fan_in", "normal")
     plan = jaxinit.plan(shapes, [("a*", init.he_normal()), ("b*", last)])
-    found = predict(graph, plan, measure=True, draws=draws)
+    found = predict(reading, plan, measure=True, draws=draws)
     growth = [m.forward[0] for m in found.maps if m.path.startswith("a")]
     assert growth == pytest.approx([2 * (1 + 1 / blocks) ** i for i in range(blocks)], rel=1e-3)
     check(found, stray(blocks, width, draws))
@@ -442,36 +440,76 @@ def test_gpt2():
     config = GPT2Config(layers=2, width=128, heads=4, vocabulary=97, positions=32)
     model, ids = gpt2(config), array(2, 16, dtype=jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), ids)
-    graph, _ = trace(model.apply, shapes, ids)
-    found = predict(graph, jaxinit.plan(shapes, gpt2_rules(config)), measure=True, draws=2)
+    reading = jaxinit.read(model.apply, shapes, ids)
+    found = predict(reading, jaxinit.plan(shapes, gpt2_rules(config)), measure=True, draws=2)
     assert len(found.maps) == 4 * 2 + 1
     check(found, stray(4, 128, 2))
 
 
 def test_a_wrong_law_does_not_hold():
     """Power: the same network, drawn with Xavier's variance, is outside of what He predicts."""
-    graph, plan = mlp(6, 128, jax.nn.relu, kernels(1.0))
+    reading, plan = mlp(6, 128, jax.nn.relu, kernels(1.0))
     _, he = mlp(6, 128, jax.nn.relu, kernels(2.0))
     laws = {leaf.path: leaf.law for leaf in he}
-    expected = predict(graph, laws).maps
-    drawn = predict(graph, plan, measure=True, draws=4).maps
+    expected = predict(reading, laws).maps
+    drawn = predict(reading, plan, measure=True, draws=4).maps
     assert drawn[-1].measured_forward is not None
     assert drawn[-1].measured_forward * stray(6, 128, 4) < expected[-1].forward[0]
 
 
 def test_a_tree_that_exists_is_measured_itself():
     tree = {"w": 3 * jax.random.normal(jax.random.key(0), (64, 32))}
-    graph, _ = trace(lambda p, x: x @ p["w"], tree, array(256, 64))
-    found = predict(graph, tree, measure=True, draws=2)
+    reading = jaxinit.read(lambda p, x: x @ p["w"], tree, array(256, 64))
+    found = predict(reading, tree, measure=True, draws=2)
     assert found.maps[0].forward[0] == pytest.approx(64 * float(jnp.mean(tree["w"] ** 2)), rel=1e-4)
     assert found.maps[0].holds(1.1)
+
+
+def test_laws_are_matched_by_path():
+    """A flat plan sorts hidden/10 before hidden/2, a list does not."""
+    widths = [64, *range(65, 76)]
+    shapes = {"hidden": [array(n, m) for n, m in zip(widths, widths[1:], strict=False)]}
+
+    def apply(p, x):
+        for kernel in p["hidden"]:
+            x = x @ kernel
+        return x
+
+    reading = jaxinit.read(apply, shapes, array(4, 64))
+    laws = {f"hidden/{i}": (0.0, (i + 1) / n) for i, n in enumerate(widths[:-1])}
+    expected = [math.factorial(i + 1) for i in range(11)]
+    for order in (laws, dict(sorted(laws.items()))):
+        maps = predict(reading, order).maps
+        assert [m.forward[0] for m in maps] == pytest.approx(expected, rel=1e-6)
+    flat = jaxinit.advise(reading)
+    nested = predict(reading, flat.plan(shapes), measure=True, draws=1)
+    assert str(flat.predict(measure=True, draws=1)) == str(nested)
+
+
+def test_counters_and_random_keys_need_no_law():
+    """What a Flax NNX model with dropout holds besides its parameters."""
+    shapes = {
+        "w": array(64, 64),
+        "count": array(dtype=jnp.int32),
+        "key": jax.eval_shape(jax.random.key, 0),
+    }
+
+    def apply(p, x):
+        return jnp.where(jax.random.bernoulli(p["key"], 0.5, (4, 64)), x, 0.0) @ p["w"]
+
+    reading = jaxinit.read(apply, shapes, array(4, 64))
+    found = predict(reading, jaxinit.plan({"w": shapes["w"]}, [("w", init.lecun_normal())]))
+    assert found["w"][0].forward == pytest.approx((0.5, 0.5), rel=1e-2)
+    drawn = jaxinit.advise(reading).predict(measure=True, draws=2)["w"][0]
+    assert drawn.measured_forward == pytest.approx(0.5, rel=0.5)
 
 
 def test_it_prints_and_travels():
     laws = {"a": ((8, 8), 0.0, 1 / 8), "b": ((8, 8), 0.0, 1 / 8)}
     found = predicted(lambda p, x: jnp.cumprod(x @ p["a"]) @ p["b"], laws, array(8))
     assert "0 to inf" in str(found) and "measured" not in str(found)
-    record = json.loads(found.to_json())
+    record = found.to_json()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["maps"][1]["forward"] == [0.0, None]
     assert record["maps"][1]["path"] == "b"
 
@@ -504,24 +542,26 @@ def test_correlation_of_relus():
 
 def simple():
     shapes = {"w": array(4, 4)}
-    return trace(lambda p, x: x @ p["w"], shapes, array(2, 4))[0]
+    return jaxinit.read(lambda p, x: x @ p["w"], shapes, array(2, 4))
 
 
 def test_errors_say_what_to_do():
-    graph, laws = simple(), {"w": (0.0, 1.0)}
-    with pytest.raises(TypeError, match=r"predict needs a traced forward pass, got int.*trace"):
+    reading, laws = simple(), {"w": (0.0, 1.0)}
+    with pytest.raises(TypeError, match=r"predict needs a reading, got int.*jaxinit.read"):
         predict(3, laws)
     with pytest.raises(TypeError, match=r"predict needs a law for 'w'.*mapping from path"):
-        predict(graph, {"w": array(4, 4)})
+        predict(reading, {"w": array(4, 4)})
     with pytest.raises(ValueError, match=r"predict needs draws of at least 1, got 0"):
-        predict(graph, laws, draws=0)
-    with pytest.raises(ValueError, match=r"2 inputs of the graph, got 3 laws.*Pass the plan"):
-        predict(graph, {name: (0.0, 1.0) for name in "abc"})
+        predict(reading, laws, draws=0)
+    with pytest.raises(ValueError, match=r"of the 1 leaves that were read, got one for 'v'.*Pass"):
+        predict(reading, laws | {"v": (0.0, 1.0)})
+    with pytest.raises(ValueError, match=r"every leaf that was read, got none for 'w' \(1 of 1"):
+        predict(reading, {})
     with pytest.raises(ValueError, match=r"one entry of inputs for each of the 1.*got 2"):
-        predict(graph, laws, inputs=[None, None])
+        predict(reading, laws, inputs=[None, None])
     with pytest.raises(ValueError, match=r"something to draw from where measure=True"):
-        predict(graph, laws, measure=True)
+        predict(reading, laws, measure=True)
     with pytest.raises(ValueError, match=r"MapMoments.holds needs a measurement, got none for 'w'"):
-        predict(graph, laws).maps[0].holds()
+        predict(reading, laws).maps[0].holds()
     with pytest.raises(KeyError, match=r"no map with the parameter 'v'"):
-        predict(graph, laws)["v"]
+        predict(reading, laws)["v"]

@@ -25,6 +25,7 @@ from jaxinit.advice.rows import INTEGERS, first_match
 from jaxinit.advice.situation import Situation
 from jaxinit.initializers import Initializer, to_config
 from jaxinit.planning import ParamSpec, Plan, plan
+from jaxinit.prediction import Prediction, predict
 from jaxinit.reading.reader import Reading
 
 _FORMAT = "jaxinit-advice/1"
@@ -67,11 +68,13 @@ class Advice:
     """What `advise` returns; prints as a table.
 
     Attributes:
+        reading: the model that was read.
         goal: what was asked for.
         prescriptions: one for each leaf of the reading but random keys, in the order of the tree.
         findings: what to look at, the most severe first.
     """
 
+    reading: Reading
     goal: Goal
     prescriptions: tuple[Prescription, ...]
     findings: tuple[Finding, ...]
@@ -105,6 +108,25 @@ class Advice:
         if tree is None:
             tree = {p.path: ParamSpec(p.shape, np.dtype(_dtype(p.dtype))) for p in self}
         return plan(tree, self.rules())
+
+    def predict(self, **options: Any) -> Prediction:
+        """How large every signal and gradient will be when the advice is taken.
+
+        Args:
+            **options: those of `jaxinit.predict`; ``measure=True`` draws the model as well.
+
+        Example:
+            >>> import jax.numpy as jnp, jaxinit
+            >>> shapes = {"w": jax.ShapeDtypeStruct((64, 64), "float32")}
+            >>> x = jax.ShapeDtypeStruct((8, 64), "float32")
+            >>> reading = jaxinit.read(lambda p, x: jnp.tanh(x @ p["w"]), shapes, x)
+            >>> print(advise(reading).predict())
+            second moments per entry, predicted
+            map  forward  backward
+            ──────────────────────
+            w          1     0.394
+        """
+        return predict(self.reading, self.plan(), **options)
 
     def to_json(self) -> dict[str, Any]:
         """The advice as plain dicts, lists, strings and numbers."""
@@ -192,7 +214,7 @@ def advise_with(caller: str, reading: Reading, goal: Goal, currents: Currents) -
         )
     situation = Situation(reading)
     findings = run_checks(CHECKS, situation, currents)
-    return Advice(goal, prescribe(situation, goal), findings)
+    return Advice(reading, goal, prescribe(situation, goal), findings)
 
 
 def prescribe(situation: Situation, goal: Goal) -> tuple[Prescription, ...]:

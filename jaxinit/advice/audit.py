@@ -57,11 +57,14 @@ class Audit:
     """What `audit` returns; prints as a table.
 
     Attributes:
+        reading: the model that was read; ``jaxinit.predict(found.reading, params)`` says what
+            these parameters do to the signal.
         goal: what the advice was asked for.
         leaves: one line for each array.
         findings: what to look at, the most severe first.
     """
 
+    reading: Reading
     goal: Goal
     leaves: tuple[AuditedLeaf, ...]
     findings: tuple[Finding, ...]
@@ -181,7 +184,7 @@ def audit_reading(reading: Reading, params: Any, *, goal: Goal = "train") -> Aud
         for p in advice
         if p.path in currents
     ]
-    return Audit(goal, tuple(leaves), advice.findings)
+    return Audit(reading, goal, tuple(leaves), advice.findings)
 
 
 def _kinds(leaves: tuple[AuditedLeaf, ...]) -> list[tuple[str, list[AuditedLeaf]]]:

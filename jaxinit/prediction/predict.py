@@ -11,7 +11,6 @@ about ``exp(sqrt(5 L / n))``.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._table import render_table
-from jaxinit.initializers import Law
-from jaxinit.planning import Plan
-from jaxinit.planning.paths import flatten
 from jaxinit.prediction.backward import second_moments
 from jaxinit.prediction.elementwise import Operand
 from jaxinit.prediction.fields import Field, Known, World
+from jaxinit.prediction.given import Moments, drawn_parameters, moments_by_path
 from jaxinit.prediction.measured import draw_input, measure_once
 from jaxinit.prediction.walk import Map, Walk
-from jaxinit.reading.graph import Graph
+from jaxinit.reading.reader import Reading
+
+_FORMAT = "jaxinit-prediction/1"
 
 Interval = tuple[float, float]
 
@@ -118,14 +117,13 @@ class Prediction:
 
     __repr__ = __str__
 
-    def to_json(self) -> str:
-        """JSON; an end at infinity is null."""
-        record = dataclasses.asdict(self)
-        return json.dumps(_finite(record), indent=2)
+    def to_json(self) -> dict[str, Any]:
+        """The prediction as plain dicts, lists, strings and numbers; infinity is None."""
+        return {"format": _FORMAT} | _finite(dataclasses.asdict(self))
 
 
 def predict(
-    graph: Any,
+    reading: Reading,
     laws: Any,
     *,
     inputs: Sequence[Any] | None = None,
@@ -146,14 +144,12 @@ def predict(
     1.6 times the prediction, a GRU's at 1.5.
 
     Args:
-        graph: a traced forward pass whose first inputs are the parameters, as
-            `jaxinit.reading.graph.trace` gives it for ``trace(apply, variables, *args)``; or
-            anything with such a ``graph``.
-        laws: the law of every parameter, in the order of the flattened tree: a `jaxinit.Plan` made
-            from that tree, or the tree itself, whose leaves' mean and variance are measured, or a
-            mapping from path to `Law` or (mean, variance) in that order.
-        inputs: for every further input (mean, second moment), or None where it is standard normal
-            or integers.
+        reading: what the model does with its parameters, from `jaxinit.read`.
+        laws: how every parameter is drawn, matched by path: a `jaxinit.Plan`; or a tree of arrays,
+            whose leaves' mean and variance are measured; or a mapping from path to `Law` or
+            (mean, variance).
+        inputs: for every array that the model is called with (mean, second moment), or None where
+            it is standard normal or integers.
         measure: whether to draw as well, from a plan; a tree is taken as it is.
         draws: how many draws to average over, of parameters and data.
         key: for the draws; ``jax.random.key(0)`` by default.
@@ -162,18 +158,17 @@ def predict(
         For every map the predicted second moments, with the measured ones beside them when asked.
 
     Raises:
-        TypeError: when ``graph`` is no graph, or a law is none.
-        ValueError: when there are more laws than inputs, when ``inputs`` has another length than
-            the inputs that are left, when ``draws`` is below 1, or there is nothing to draw from.
+        TypeError: when ``reading`` is no reading, or a law is none.
+        ValueError: when a leaf has no law, or a law is of no leaf, when ``inputs`` has not one
+            entry for each array, when ``draws`` is below 1, or there is nothing to draw from.
 
     Example:
         >>> import jaxinit
         >>> from jaxinit.initializers import he_normal
-        >>> from jaxinit.reading.graph import trace
         >>> shapes = {"w": jax.ShapeDtypeStruct((64, 32), "float32")}
         >>> x = jax.ShapeDtypeStruct((8, 64), "float32")
-        >>> graph, _ = trace(lambda p, x: x @ p["w"], shapes, x)
-        >>> print(predict(graph, jaxinit.plan(shapes, [("w", he_normal())])))
+        >>> reading = jaxinit.read(lambda p, x: x @ p["w"], shapes, x)
+        >>> print(predict(reading, jaxinit.plan(shapes, [("w", he_normal())])))
         second moments per entry, predicted
         map  forward  backward
         ──────────────────────
@@ -183,80 +178,44 @@ def predict(
         Poole et al., *Exponential Expressivity in Deep Neural Networks through Transient Chaos*,
         2016; Schoenholz et al., *Deep Information Propagation*, 2017.
     """
-    graph = getattr(graph, "graph", graph)
-    if not isinstance(graph, Graph):
+    if not isinstance(reading, Reading):
         raise TypeError(
-            f"predict needs a traced forward pass, got {type(graph).__name__}. "
-            "Pass trace(apply, variables, x)[0] of jaxinit.reading.graph, or a reading."
+            f"predict needs a reading, got {type(reading).__name__}. "
+            "Call it as jaxinit.predict(jaxinit.read(model.apply, variables, x), plan)."
         )
-    named = _named_laws(laws)
     if draws < 1:
         raise ValueError(f"predict needs draws of at least 1, got {draws}.")
-    rest = graph.inputs[len(named) :]
-    if len(named) > len(graph.inputs):
+    given = [None] * len(reading.arguments) if inputs is None else list(inputs)
+    if len(given) != len(reading.arguments):
         raise ValueError(
-            f"predict needs a law for each parameter among the {len(graph.inputs)} inputs of the "
-            f"graph, got {len(named)} laws. Pass the plan of the tree that was traced."
+            f"predict needs one entry of inputs for each of the {len(reading.arguments)} arrays "
+            f"that the model is called with, got {len(given)}. Write None for what is standard "
+            "normal or integers."
         )
-    given = [None] * len(rest) if inputs is None else list(inputs)
-    if len(given) != len(rest):
-        raise ValueError(
-            f"predict needs one entry of inputs for each of the {len(rest)} inputs after the "
-            f"parameters, got {len(given)}. Write None for what is standard normal or integers."
-        )
+    named, avals = moments_by_path(reading, laws), reading.graph.avals
     walk = Walk(World())
-    operands: list[Operand] = [
-        _parameter(walk.world, path, law, graph.avals[number])
-        for (path, law), number in zip(named.items(), graph.inputs, strict=False)
+    operands = [
+        _parameter(walk.world, path, named.get(path), avals[number])
+        for path, number in reading.inputs.items()
     ]
     operands += [
-        _datum(walk.world, moments, graph.avals[number])
-        for moments, number in zip(given, rest, strict=True)
+        _datum(walk.world, moments, avals[number])
+        for moments, number in zip(given, reading.arguments, strict=True)
     ]
     # Exponentials of wide logits leave the range of floats; softmax takes the logits instead.
     with np.errstate(all="ignore"):
-        outputs = [x for x in walk.run(graph, operands) if isinstance(x, Field)]
+        outputs = [x for x in walk.run(reading.graph, operands) if isinstance(x, Field)]
         totals = second_moments(walk.world, outputs)
     maps = [_record(m, order, totals) for order, m in enumerate(walk.maps)]
     prediction = Prediction(tuple(maps), tuple(_forward(x) for x in outputs))
     if not measure:
         return prediction
     key = jax.random.key(0) if key is None else key
-    return _measured(prediction, graph, laws, walk.maps, given, draws, key)
+    return _measured(prediction, reading, laws, walk.maps, given, draws, key)
 
 
-def _named_laws(laws: Any) -> dict[str, tuple[float, float]]:
-    """Mean and variance of every parameter by path, in the order of the tree."""
-    if isinstance(laws, Plan):
-        return {leaf.path: _moments(leaf.path, leaf.law) for leaf in laws}
-    if (
-        isinstance(laws, Mapping)
-        and laws
-        and all(isinstance(v, Law | tuple) for v in laws.values())
-    ):
-        return {str(path): _moments(str(path), law) for path, law in laws.items()}
-    flat = flatten("predict", laws)
-    return {p: _moments(p, leaf) for p, leaf in zip(flat.paths, flat.leaves, strict=True)}
-
-
-def _moments(path: str, law: Any) -> tuple[float, float]:
-    if isinstance(law, Law):
-        return float(np.real(law.mean)), float(law.variance)
-    if isinstance(law, tuple) and len(law) == 2:
-        return float(law[0]), float(law[1])
-    if isinstance(law, tuple | jax.ShapeDtypeStruct) or not hasattr(law, "dtype"):
-        raise TypeError(
-            f"predict needs a law for {path!r}, got {law!r}. "
-            "Pass a plan, a tree of arrays, or a mapping from path to (mean, variance)."
-        )
-    if not jnp.issubdtype(law.dtype, np.floating) or not law.size:
-        return 0.0, 0.0
-    wide = jnp.asarray(law, jnp.float32)
-    return float(wide.mean()), float(wide.var())
-
-
-def _parameter(world: World, path: str, moments: tuple[float, float], aval: Any) -> Operand:
-    if not jnp.issubdtype(aval.dtype, np.floating):
+def _parameter(world: World, path: str, moments: Moments | None, aval: Any) -> Operand:
+    if moments is None:
         return Known(None, aval.shape)
     features = [length > 1 for length in aval.shape]
     # The same at every position: correlation 1.
@@ -289,7 +248,7 @@ def _record(found: Map, order: int, totals: Mapping[int, np.ndarray]) -> MapMome
 
 def _measured(
     prediction: Prediction,
-    graph: Graph,
+    reading: Reading,
     laws: Any,
     maps: Sequence[Map],
     given: Sequence[Any],
@@ -297,16 +256,13 @@ def _measured(
     key: Any,
 ) -> Prediction:
     """The prediction with measured numbers beside it."""
-    if isinstance(laws, Mapping) and all(isinstance(v, Law | tuple) for v in laws.values()):
-        raise ValueError(
-            "predict needs something to draw from where measure=True, got moments alone. "
-            "Pass a plan, or a tree of arrays."
-        )
     places = [m.place for m in maps]
     sums = {place: np.zeros(2) for place in places}
     for number in range(draws):
-        operands, last = _draw(graph, laws, given, jax.random.fold_in(key, number))
-        forward, backward = measure_once(graph, operands, places, last)
+        of_parameters, of_data, last = jax.random.split(jax.random.fold_in(key, number), 3)
+        parameters = drawn_parameters(reading, laws, of_parameters)
+        operands = [*parameters, *_draw_data(reading, given, parameters, of_data)]
+        forward, backward = measure_once(reading.graph, operands, places, last)
         for place in places:
             sums[place] += [forward.get(place, np.nan), backward.get(place, np.nan)]
     records = []
@@ -316,20 +272,23 @@ def _measured(
     return dataclasses.replace(prediction, maps=tuple(records), draws=draws)
 
 
-def _draw(graph: Graph, laws: Any, given: Sequence[Any], key: Any) -> tuple[list[Any], Any]:
-    """Parameters and data for one pass, and the key that is left."""
-    keys = jax.random.split(key, len(given) + 2)
-    parameters = jax.tree.leaves(laws.init(keys[0]) if isinstance(laws, Plan) else laws)
-    avals = [graph.avals[number] for number in graph.inputs[len(parameters) :]]
-    rows = [leaf.shape[0] for leaf in parameters if leaf.ndim == 2]
+def _draw_data(
+    reading: Reading, given: Sequence[Any], parameters: Sequence[Any], key: jax.Array
+) -> list[jax.Array]:
+    """Data of the right shapes; integers stay below the rows of the smallest table."""
+    if not given:
+        return []
+    rows = min((leaf.shape[0] for leaf in parameters if leaf.ndim == 2), default=None)
     data = []
-    for k, aval, moments in zip(keys[2:], avals, given, strict=True):
-        drawn = draw_input(k, aval, min(rows, default=None))
+    for k, number, moments in zip(
+        jax.random.split(key, len(given)), reading.arguments, given, strict=True
+    ):
+        drawn = draw_input(k, reading.graph.avals[number], rows)
         if moments is not None:
             mean, second = moments
             drawn = mean + math.sqrt(max(second - mean**2, 0.0)) * drawn
         data.append(drawn)
-    return [*parameters, *data], keys[1]
+    return data
 
 
 def _spell(interval: Interval) -> str:

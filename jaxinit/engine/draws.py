@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit.engine.compile import Kept, Kind, settings
 from jaxinit.engine.evaluate import run_jaxpr
@@ -119,13 +119,20 @@ def _fits(old: jax.Array, sharding: Any, place: Sharding | None) -> bool:
     return old.committed and old.sharding.is_equivalent_to(wanted, old.ndim)
 
 
-def sampler(d: Draw, implementation: Any) -> Callable[[Any], jax.Array]:
-    """Key data of one leaf -> its array."""
+def sampler(d: Draw, implementation: Any, *, is_outermost: bool) -> Callable[[Any], jax.Array]:
+    """Key data of one leaf -> its array.
+
+    Args:
+        d: what to draw.
+        implementation: of the key.
+        is_outermost: whether the caller compiles it with ``out_shardings`` of its own.
+    """
     # With explicit axes the initializer itself must say where its result lives: there an outer jit
     # overrules the out_shardings of an inner one, and (jax 0.10) an annotation in the middle of the
     # arithmetic keeps XLA from merging two factors, which changes a quarter of all entries by an
-    # ulp. It can say so wherever there is a mesh.
-    placement = d.sharding if d.is_on_mesh else None
+    # ulp. Elsewhere it must not: a call with shardings of its own hides its bits from `run_jaxpr`.
+    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    placement = d.sharding if d.is_on_mesh and (explicit or not is_outermost) else None
 
     def sample(row: Any) -> jax.Array:
         key = jax.random.wrap_key_data(row, impl=implementation)
@@ -173,7 +180,7 @@ def _lot(
 def _recipe(d: Draw, implementation: Any, place: Sharding | None) -> _Recipe:
     words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=implementation)))
     row = jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=place)
-    jaxpr = jax.jit(sampler(d, implementation)).trace(row).jaxpr
+    jaxpr = jax.jit(sampler(d, implementation, is_outermost=True)).trace(row).jaxpr
     is_fast = may_hasten(jaxpr.eqns) and shards_are_wide(d.shape, d.sharding)
     kind = Kind(
         (d, implementation, place),

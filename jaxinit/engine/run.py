@@ -182,7 +182,7 @@ def _loop_program(d: Draw, implementation: Any, count: int) -> Callable[[Any], l
     even where vmap would change them (QR; the rbg implementations, which draw a whole batch from
     the first key), and XLA:CPU compiles and runs it faster.
     """
-    sample = sampler(d, implementation)
+    sample = sampler(d, implementation, is_outermost=False)
     # Under the user's own vmap (an ensemble) the same holds for the batch of root keys.
     if not (d.initializer.elementwise and implementation == "threefry2x32"):
         sample = sequential_vmap(sample)

@@ -45,7 +45,8 @@ _NARROW = 16
 # shifts them. Established bit for bit over shapes and vector widths with jaxlib 0.10.2 and 0.12.0.
 _EXACT = frozenset(
     "add mul sub div neg max min clamp abs sign sqrt erf_inv select_n bitcast_convert_type "
-    "convert_element_type broadcast_in_dim reshape squeeze expand_dims copy".split()
+    "convert_element_type broadcast_in_dim reshape squeeze expand_dims copy reshard "
+    "sharding_constraint".split()
 )
 _WIDE_VECTORS = ("xla_cpu_prefer_vector_width", "512")
 _CALLS = frozenset("jit pjit closed_call custom_jvp_call".split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import types
@@ -102,7 +103,9 @@ def test_an_estimate_knows_what_shards_take(mesh):
     assert found.device_nbytes == layers // 4 + 8 * 24 * 2
     assert found.nbytes == layers + 8 * 24 * 2
     with jax.set_mesh(mesh):
-        assert made.estimate(out_shardings={"a": P("a"), "b": P("a")}) == found
+        # Here the host makes no constants: zeros are one program more.
+        inside = made.estimate(out_shardings={"a": P("a"), "b": P("a")})
+    assert inside == dataclasses.replace(found, compiled=found.compiled + 1)
     here = jax.device_put(KEY, jax.devices()[3])
     assert made.estimate(here).device_nbytes == found.nbytes
 

@@ -7,6 +7,7 @@ five of these is the tolerance here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -468,7 +469,7 @@ def test_a_tree_that_exists_is_measured_itself():
 def test_laws_are_matched_by_path():
     """A flat plan sorts hidden/10 before hidden/2, a list does not."""
     widths = [64, *range(65, 76)]
-    shapes = {"hidden": [array(n, m) for n, m in zip(widths, widths[1:], strict=False)]}
+    shapes = {"hidden": [array(n, m) for n, m in itertools.pairwise(widths)]}
 
     def apply(p, x):
         for kernel in p["hidden"]:

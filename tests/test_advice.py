@@ -269,12 +269,19 @@ def test_globs_are_exact_and_few(values):
 # What is printed, and refused.
 
 
-def test_the_table_fits_a_hundred_columns_and_says_why():
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.silu])
+def test_the_table_fits_its_width_and_says_why(activation, width):
+    advice = jaxinit.advise(models.plain(activation, 12), current=None)
+    text = advice.to_text(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "hidden/*/kernel" in text
+    assert "Glorot 2010" in text
+
+
+def test_the_advice_prints_a_hundred_columns_wide():
     advice = jaxinit.advise(models.plain(jax.nn.relu, 12), current=None)
-    lines = str(advice).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert "hidden/*/kernel" in str(advice)
-    assert "He 2015" in str(advice)
+    assert str(advice) == advice.to_text(100)
     assert repr(advice).startswith("<Advice on 23 parameters")
 
 
@@ -320,7 +327,8 @@ def test_an_audit_implies_the_gain_from_the_true_fan():
     assert "gain-mismatch" in [finding.code for finding in worse.findings]
     assert "gain-mismatch" not in [finding.code for finding in found.findings]
     assert "fit to train" in worse.verdict or "handicap" in worse.verdict
-    assert max(map(len, str(worse).splitlines())) <= 100
+    for width in (70, 100):
+        assert max(map(len, worse.to_text(width).splitlines())) <= width
     assert json.dumps(worse.to_json(), allow_nan=False)
 
 

@@ -29,8 +29,9 @@ from jaxinit.prediction import Prediction, predict
 from jaxinit.reading.reader import Reading
 
 _FORMAT = "jaxinit-advice/1"
-_WIDTH = 100
 _NUMBER = re.compile(r"\d+")
+# Characters that leaves, shape, std and why take up beside a name, with the space around them.
+_BESIDE = 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +154,12 @@ class Advice:
             ],
         }
 
+    def to_text(self, width: int = 100) -> str:
+        """The advice as it prints, in lines of at most so many characters."""
+        return _text(self, width)
+
     def __str__(self) -> str:
-        return _text(self)
+        return self.to_text()
 
     def __repr__(self) -> str:
         return (
@@ -248,8 +253,8 @@ def _dtype(name: str) -> Any:
     return jax.numpy.dtype(name)
 
 
-def _text(advice: Advice) -> str:
-    """The table, the reasons under it, and the findings; lines of at most 100 characters."""
+def _text(advice: Advice, width: int) -> str:
+    """The table, the reasons under it, and the findings."""
     kinds: dict[tuple[Any, ...], list[Prescription]] = {}
     for p in advice:
         kinds.setdefault((_NUMBER.sub("*", p.path), p.shape, p.initializer, p.reason), []).append(p)
@@ -259,30 +264,43 @@ def _text(advice: Advice) -> str:
         note = numbers.setdefault((reason, members[0].source), len(numbers) + 1)
         name = pattern if len(members) > 1 else members[0].path
         rows.append((name, len(members), _shape(shape), initializer, members[0].std, note))
-    columns = ["parameter", "leaves", "shape", "initializer", "std", "why"]
     count = len(advice.findings)
     title = (
         f"Advice for the goal {advice.goal!r}: {len(advice)} parameters, "
         f"{count} finding{'' if count == 1 else 's'}"
     )
-    lines = [render_table(columns, rows, title=title, max_width=_WIDTH), ""]
+    lines = [title, *_table(rows, width), ""]
     for (reason, source), number in numbers.items():
-        lines += _wrapped(f"{number}. {reason} ({source})", "   ")
+        lines += _wrapped(f"{number}. {reason} ({source})", width, "   ")
     for finding in advice.findings:
-        lines += ["", *finding_lines(finding)]
+        lines += ["", *finding_lines(finding, width)]
     return "\n".join(lines)
 
 
-def finding_lines(finding: Finding) -> list[str]:
-    """A finding on lines of at most 100 characters."""
+def _table(rows: Sequence[tuple[Any, ...]], width: int) -> list[str]:
+    """One line for each row; where that is too wide, the initializer stands below."""
+    columns = ["parameter", "leaves", "shape", "initializer", "std", "why"]
+    lines = render_table(columns, rows).splitlines()
+    if max(map(len, lines)) <= width:
+        return lines
+    stacked: list[tuple[Any, ...]] = []
+    for name, leaves, shape, initializer, std, note in rows:
+        below = "\n".join(_wrapped(str(initializer), width - _BESIDE, "    ", "  "))
+        stacked += [(name, leaves, shape, std, note), (below, None, None, None, None)]
+    columns.remove("initializer")
+    return render_table(columns, stacked, max_width=width).splitlines()
+
+
+def finding_lines(finding: Finding, width: int) -> list[str]:
+    """A finding on lines of at most so many characters."""
     head = f"{finding.severity} {finding.code}"
     head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
     body = f"{finding.evidence} {finding.remedy} ({finding.source})"
-    return [*_wrapped(head, "    "), *(f"  {line}" for line in textwrap.wrap(body, _WIDTH - 2))]
+    return [*_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent)
+def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -106,7 +106,8 @@ class Audit:
             ],
         }
 
-    def __str__(self) -> str:
+    def to_text(self, width: int = 100) -> str:
+        """The audit as it prints, in lines of at most so many characters."""
         rows = [
             (
                 name,
@@ -121,10 +122,13 @@ class Audit:
         ]
         columns = ["parameter", "leaves", "shape", "fan_in", "std", "gain", "advised"]
         title = f"Audit: {self.verdict}"
-        lines = [render_table(columns, rows, title=title, max_width=100)]
+        lines = [render_table(columns, rows, title=title, max_width=width)]
         for finding in self.findings:
-            lines += ["", *finding_lines(finding)]
+            lines += ["", *finding_lines(finding, width)]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_text()
 
     def __repr__(self) -> str:
         return f"<Audit of {len(self.leaves)} arrays, {self.verdict}; print it for the table>"

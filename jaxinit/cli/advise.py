@@ -1,0 +1,94 @@
+"""The commands ``jaxinit advise`` and ``jaxinit audit``: a model is read and judged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jaxinit.cli.options import (
+    EXIT_STATUS,
+    add_command,
+    add_fail_on,
+    add_json_file,
+    add_model,
+    add_seed,
+)
+
+_TARGET = """\
+TARGET and --input are those of jaxinit report; an NNX model needs --input as
+well"""
+
+_ADVISE_EPILOG = f"""\
+Which initializer every parameter should have, with the fans that the model
+really has, why, and what is wrong with the model's own.
+
+{_TARGET}.
+
+  jaxinit advise
+  jaxinit advise model.py:MLP --input 8x784:float32
+  jaxinit advise model.py:MLP --input 8x784:float32 --fail-on error
+
+{EXIT_STATUS}"""
+
+_AUDIT_EPILOG = f"""\
+Lets the model draw its parameters, measures them, and says which gain each has
+with its true fan_in.
+
+{_TARGET}, and one that exists keeps its values.
+
+  jaxinit audit model.py:MLP --input 8x784:float32
+  jaxinit audit model.py:MLP --input 8x784:float32 --fail-on warning --json -
+
+{EXIT_STATUS}"""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the two commands to what ``add_subparsers`` returned."""
+    what = "say which initializer every parameter should have, and why"
+    parser = add_command(commands, "advise", what, _ADVISE_EPILOG, _advise)
+    _add_shared(parser)
+    parser.set_defaults(seed=0)
+    what = "judge the parameters that a model draws"
+    parser = add_command(commands, "audit", what, _AUDIT_EPILOG, _audit)
+    _add_shared(parser)
+    add_seed(parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument(
+        "--goal", default="train", help="train, classical, mup or policy (default: train)"
+    )
+    add_fail_on(parser)
+    add_json_file(parser)
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from jaxinit.report.advising import advice_for
+
+    return _print(options, advice_for)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from jaxinit.report.advising import audit_of
+
+    return _print(options, audit_of)
+
+
+def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
+    from jaxinit.report.advising import AdviceRequest
+    from jaxinit.report.as_json import json_file
+    from jaxinit.report.terminal import stdout_kept_clean
+
+    request = AdviceRequest(options.target, tuple(options.input), options.goal, options.seed)
+    with json_file(options.json) as write:
+        with stdout_kept_clean():
+            result = work(request)
+        write(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
+    if options.json != "-":
+        sys.stdout.write(f"{result}\n")
+    fail_on = options.fail_on
+    return int(fail_on is not None and any(each.is_at_least(fail_on) for each in result.findings))

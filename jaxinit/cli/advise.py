@@ -15,6 +15,7 @@ from jaxinit.cli.options import (
     add_json_file,
     add_model,
     add_seed,
+    exit_status,
 )
 
 _TARGET = """\
@@ -90,5 +91,4 @@ def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
         write(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
     if options.json != "-":
         sys.stdout.write(f"{result}\n")
-    fail_on = options.fail_on
-    return int(fail_on is not None and any(each.is_at_least(fail_on) for each in result.findings))
+    return exit_status(options, result.findings)

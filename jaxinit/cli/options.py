@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jaxinit.report.errors import Unusable
+
+if TYPE_CHECKING:
+    from jaxinit.advice import Finding
 
 # The end of the help of every command that judges a model.
 EXIT_STATUS = """\
@@ -88,6 +91,12 @@ def add_fail_on(parser: argparse.ArgumentParser) -> None:
         choices=SEVERITIES,
         help="exit with status 1 on findings of this severity or above",
     )
+
+
+def exit_status(options: argparse.Namespace, findings: Iterable[Finding]) -> int:
+    """1 with findings at or above ``--fail-on``, else 0."""
+    severity = options.fail_on
+    return int(severity is not None and any(each.is_at_least(severity) for each in findings))
 
 
 def _seed(text: str) -> int:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxinit.cli.options import add_command, add_json_file, add_model, add_seed
+from jaxinit.cli.options import (
+    EXIT_STATUS,
+    add_command,
+    add_fail_on,
+    add_json_file,
+    add_model,
+    add_seed,
+    exit_status,
+)
 
-_EPILOG = """\
+_EPILOG = f"""\
 TARGET is an instance or a class of a Linen or NNX module, or a function that
 returns one; NNX classes and functions may have a parameter rngs. A Linen module
-needs example inputs, from --input or from a method example_inputs() of its own.
+needs example inputs, from --input or from a method example_inputs() of its own;
+an NNX model may have some, to be read for roles, true fans and advice.
 
   jaxinit report
   jaxinit report model.py:MLP --input 8x784:float32
@@ -23,11 +32,9 @@ needs example inputs, from --input or from a method example_inputs() of its own.
 --rules takes a JSON list of [pattern, initializer], a file that holds one, a
 manifest written by plan.to_json(), or module:attribute naming a Python list of
 rules. An initializer is a name, a call such as "normal(0.02)", or a config such
-as {"name": "normal", "stddev": 0.02}.
+as {{"name": "normal", "stddev": 0.02}}.
 
-Exit status: 0; 1 with findings under --strict; 2 when something that was given
-cannot be used.
-"""
+{EXIT_STATUS}"""
 
 
 def add_commands(commands: Any) -> None:
@@ -46,8 +53,13 @@ def add_commands(commands: Any) -> None:
         help="leaves that may hold twins, such as output kernels that start at zero",
     )
     add_json_file(parser)
+    add_fail_on(parser)
     parser.add_argument(
-        "--strict", action="store_true", help="exit with status 1 when there are findings"
+        "--strict",
+        dest="fail_on",
+        action="store_const",
+        const="warning",
+        help="short for --fail-on warning",
     )
     parser.add_argument(
         "--compare",
@@ -78,4 +90,4 @@ def _report(options: argparse.Namespace) -> int:
     if options.json != "-":
         with output() as console:
             print_report(console, report)
-    return 1 if options.strict and report.findings else 0
+    return exit_status(options, report.findings)

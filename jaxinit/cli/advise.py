@@ -31,6 +31,10 @@ really has, why, and what is wrong with the model's own.
   jaxinit advise
   jaxinit advise model.py:MLP --input 8x784:float32
   jaxinit advise model.py:MLP --input 8x784:float32 --fail-on error
+  jaxinit advise model.py:MLP --input 8x784:float32 --measure 10
+
+--predict is of a model that takes the advice: a second moment for each entry
+after every map, and of the gradient there, for inputs of variance 1.
 
 {EXIT_STATUS}"""
 
@@ -42,6 +46,8 @@ with its true fan_in.
 
   jaxinit audit model.py:MLP --input 8x784:float32
   jaxinit audit model.py:MLP --input 8x784:float32 --fail-on warning --json -
+
+--predict and --measure are of the arrays that the model drew.
 
 {EXIT_STATUS}"""
 
@@ -63,8 +69,26 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--goal", default="train", help="train, classical, mup or policy (default: train)"
     )
+    parser.add_argument(
+        "--predict",
+        action="store_true",
+        help="show how large every signal and gradient will be",
+    )
+    parser.add_argument(
+        "--measure",
+        metavar="DRAWS",
+        type=_draws,
+        default=0,
+        help="predict, and measure over so many draws beside it",
+    )
     add_fail_on(parser)
     add_json_file(parser)
+
+
+def _draws(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"needs a whole number of draws from 1, got {text!r}")
+    return int(text)
 
 
 def _advise(options: argparse.Namespace) -> int:
@@ -84,11 +108,18 @@ def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
     from jaxinit.report.as_json import json_file
     from jaxinit.report.terminal import stdout_kept_clean
 
-    request = AdviceRequest(options.target, tuple(options.input), options.goal, options.seed)
+    request = AdviceRequest(
+        target=options.target,
+        inputs=tuple(options.input),
+        goal=options.goal,
+        seed=options.seed,
+        predict=options.predict or options.measure > 0,
+        draws=options.measure,
+    )
     with json_file(options.json) as write:
         with stdout_kept_clean():
-            result = work(request)
-        write(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
+            judged = work(request)
+        write(json.dumps(judged.to_json(), indent=2, allow_nan=False) + "\n")
     if options.json != "-":
-        sys.stdout.write(f"{result}\n")
-    return exit_status(options, result.findings)
+        sys.stdout.write(f"{judged}\n")
+    return exit_status(options, judged.result.findings)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from jaxinit.cli import main
+from jaxinit.reading.records import Role
 from jaxinit.report.collect import collect
 from jaxinit.report.records import Request
+from jaxinit.report.render_report import _ROLES
 
 MODELS = """
 import flax.linen as nn
@@ -174,6 +177,10 @@ def test_an_nnx_model_is_read_with_inputs(report):
     assert kind_of(made, "a/kernel").fan_in == 8
 
 
+def test_every_role_has_a_name():
+    assert set(_ROLES) == set(get_args(Role))
+
+
 # No reading is no error.
 
 
@@ -220,9 +227,12 @@ def test_advice_that_fails_is_said(report, monkeypatch):
 def test_what_is_advised_is_shown_where_it_differs(run, report):
     kernel = kind_of(report("narrow"), "params/Dense_*/kernel")
     assert (kernel.advised, kernel.initializer) == ("he_normal()", "glorot_normal()")
-    # Xavier has half of the variance of He for square kernels: a factor of sqrt(2), not more.
     assert kernel.advised_std == pytest.approx(kernel.expected_std * 2**0.5)
-    assert "  advised: he_normal()" not in run("deep")[1]
+    # Half of the variance is shown, two thirds are not, and what is advised is not.
+    assert "\n  advised: he_normal()" in run("narrow")[1]
+    near = '[["**/kernel", "scaled(he_normal(), 0.82)"], ["**", "zeros"]]'
+    for arguments in (("deep",), ("deep", "--rules", near)):
+        assert "advised:" not in run(*arguments)[1]
     status, out, _ = run("deep", "--rules", '[["**/kernel", "normal(0.05)"], ["**", "zeros"]]')
     assert status == 0
     lines = out.splitlines()

@@ -36,9 +36,9 @@ _ROLES = {
     "unused": ("unused array", "unused arrays"),
     "unknown": ("array of unknown role", "arrays of unknown role"),
 }
-# An advised standard deviation is shown when it differs from what is drawn by more: half of the
-# variance, or twice as much.
-_FACTOR = math.sqrt(2)
+# An advised standard deviation is shown when it differs from what is drawn by more: by half of the
+# variance, as Xavier's before a ReLU.
+_FACTOR = 1.4
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -224,7 +224,8 @@ def _print_findings(console: Console, report: Report) -> None:
     for finding in report.findings:
         console.print()
         line = Text(f"{finding.severity} {finding.code}", f"bold {_STYLES[finding.severity]}")
-        line.append(f"  {_places(finding.leaves)}", "default not bold")
+        if finding.leaves:  # none where it is the whole model
+            line.append(f"  {_places(finding.leaves)}", "default not bold")
         console.print(line)
         text = Text(f"{finding.evidence}\n{finding.remedy} ")
         text.append(f"({finding.source})", "dim")

@@ -10,7 +10,12 @@ import tarfile
 import zipfile
 from pathlib import PurePosixPath
 
-WHEEL_HAS = {"jaxinit/__init__.py", "jaxinit/py.typed", "jaxinit/cli.py", "jaxinit/report/gpt2.py"}
+WHEEL_HAS = {
+    "jaxinit/__init__.py",
+    "jaxinit/py.typed",
+    "jaxinit/cli/__init__.py",
+    "jaxinit/report/gpt2.py",
+}
 SDIST_HAS = {
     *WHEEL_HAS,
     "LICENSE",

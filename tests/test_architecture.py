@@ -45,8 +45,8 @@ STREET = (
 BESIDE_PLANNING = ("checks", "flax")
 LAST = ("report", "cli")
 JUDGES = ("advice", "signal")
-# Files that belong to a room which is itself a single file.
-PART_OF = {"__main__": "cli", "cli_advice": "cli"}
+# Files of the package itself that belong to a room.
+PART_OF = {"__main__": "cli"}
 # "" is the face, jaxinit/__init__.py.
 FACE = ""
 

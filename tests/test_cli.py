@@ -371,7 +371,7 @@ def test_a_histogram_keeps_its_width(width, blocks):
 
 
 def test_json_has_no_infinity_and_no_nan():
-    text = to_json("test", {"a": [math.inf, -math.inf, math.nan, 1.5], "b": 1 + 2j, "c": "é"})
+    text = to_json("list", {"a": [math.inf, -math.inf, math.nan, 1.5], "b": 1 + 2j, "c": "é"})
     document = json.loads(text, parse_constant=pytest.fail)
     assert document["a"] == [None, None, None, 1.5]
     assert document["b"] == {"re": 1, "im": 2}

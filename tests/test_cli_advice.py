@@ -32,6 +32,14 @@ class Small(nnx.Module):
     def __call__(self, x):
         return self.b(jax.nn.relu(self.a(x)))
 
+class Running(Small):
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+
+    def __call__(self, x):
+        return self.b(jax.nn.relu(self.norm(self.a(x))))
+
 class Fails(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -117,4 +125,63 @@ def test_refusals_are_one_line(run, models, arguments, message):
     status, out, err = run("advise", *arguments)
     assert (status, out) == (2, "")
     assert message in err
+    assert err.count("\n") == 1
+
+
+# Predictions.
+
+
+@pytest.mark.parametrize("command", ["advise", "audit"])
+def test_a_prediction_is_printed_under_the_rest(run, models, command):
+    target = (command, f"{models}:Deep", "--input", "4x64")
+    _, plain, _ = run(*target)
+    assert "second moments" not in plain
+    status, out, _ = run(*target, "--predict")
+    assert status == 0
+    assert out.startswith(plain)
+    title, heading, _, *rows = out[len(plain) :].strip().splitlines()
+    assert title == "second moments per entry, predicted"
+    assert heading.split() == ["map", "forward", "backward"]
+    assert [row.split()[0] for row in rows] == [f"params/Dense_{n}/kernel" for n in range(9)]
+
+
+def test_the_advice_is_predicted_as_taken_and_an_audit_as_drawn(run, models):
+    def forward(command: str) -> list[float]:
+        target = (command, f"{models}:Deep", "--input", "4x64", "--predict", "--json", "-")
+        maps = json.loads(run(*target)[1])["prediction"]["maps"]
+        return [each["forward"][1] for each in maps if "Dense_8" not in each["path"]]
+
+    # Kaiming keeps 2 in front of every ReLU. Flax draws with half of that variance: 2^-7 after
+    # seven more layers, within a factor of 2 for one draw of this width.
+    assert forward("advise") == pytest.approx([2.0] * 8, rel=1e-6)
+    drawn = forward("audit")
+    assert drawn[0] == pytest.approx(1.0, rel=0.1)
+    assert 2.0**-8 < drawn[-1] < 2.0**-6
+
+
+@pytest.mark.parametrize("command", ["advise", "audit"])
+def test_measure_implies_predict(run, models, command):
+    target = (command, f"{models}:Small", "--input", "4x8", "--measure", "2")
+    status, out, _ = run(*target)
+    assert status == 0
+    assert out.count(" measured ") == 1 and "backward  measured" in out
+    prediction = json.loads(run(*target, "--json", "-")[1])["prediction"]
+    assert (prediction["format"], prediction["draws"]) == ("jaxinit-prediction/1", 2)
+    assert all(each["measured_forward"] > 0 for each in prediction["maps"])
+    _, out, _ = run(command, f"{models}:Small", "--input", "4x8", "--json", "-")
+    assert json.loads(out)["prediction"] is None
+
+
+def test_what_is_no_parameter_has_a_law_too(run, models):
+    status, out, _ = run("audit", f"{models}:Running", "--input", "4x8", "--predict")
+    assert status == 0
+    assert "a/kernel" in out.partition("second moments")[2]
+
+
+@pytest.mark.parametrize("draws", ["0", "-1", "2.5", "many", "\N{ARABIC-INDIC DIGIT TWO}"])
+@pytest.mark.parametrize("command", ["advise", "audit"])
+def test_draws_are_counted_from_one(run, command, draws):
+    status, out, err = run(command, f"--measure={draws}")
+    assert (status, out) == (2, "")
+    assert f"--measure: needs a whole number of draws from 1, got '{draws}'" in err
     assert err.count("\n") == 1

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.checks.measuring import Measured, measure
+from jaxinit.checks.measuring import Measured, concrete_leaves, measure
 from jaxinit.initializers import Fans, Initializer
 from jaxinit.planning import Plan
 from jaxinit.planning.messages import listing
@@ -77,14 +77,11 @@ def currents_of(caller: str, reading: Reading, given: Any) -> Currents:
     """
     if given is None:
         return {}
-    found = _of_plan(given) if isinstance(given, Plan) else _of_initializers(reading, given)
+    found = currents_of_plan(given) if isinstance(given, Plan) else None
     if found is None:
-        measured = measure(given)
-        found = {path: _of_array(value) for path, value in measured.items()}
-        leaves = _leaves(caller, given)
-        narrow = {p: a for p, a in leaves.items() if _is_narrow(a) and p in found}
-        for path, array in narrow.items():
-            found[path] = dataclasses.replace(found[path], distinct=_distinct(array))
+        found = _of_initializers(reading, given)
+    if found is None:
+        found = currents_of_arrays(concrete_leaves(caller, given), measure(given))
     if not any(path in reading for path in found):
         raise ValueError(
             f"{caller} needs the parameters that were read, got the paths "
@@ -94,7 +91,8 @@ def currents_of(caller: str, reading: Reading, given: Any) -> Currents:
     return {path: current for path, current in found.items() if path in reading}
 
 
-def _of_plan(plan: Plan) -> dict[str, Current]:
+def currents_of_plan(plan: Plan) -> dict[str, Current]:
+    """What a plan draws its leaves with."""
     return {
         leaf.path: Current(
             abs(leaf.law.mean) if isinstance(leaf.law.mean, complex) else float(leaf.law.mean),
@@ -124,16 +122,23 @@ def _of_initializers(reading: Reading, given: Any) -> dict[str, Current] | None:
     return found
 
 
-def _of_array(measured: Measured) -> Current:
+def currents_of_arrays(
+    arrays: Mapping[str, Any], measured: Mapping[str, Measured]
+) -> dict[str, Current]:
+    """What arrays hold.
+
+    Args:
+        arrays: by path; of those of 16 bits the first entries are looked at.
+        measured: what was measured of them.
+    """
+    return {path: _of_array(array, measured[path]) for path, array in arrays.items()}
+
+
+def _of_array(array: Any, measured: Measured) -> Current:
+    distinct = _distinct(array) if _is_narrow(array) else None
     if not measured.n or not measured.finite:
-        return Current(math.nan, math.nan, nonfinite=measured.nonfinite)
-    return Current(float(np.real(measured.mean)), measured.std)
-
-
-def _leaves(caller: str, tree: Any) -> dict[str, Any]:
-    from jaxinit.checks.measuring import concrete_leaves
-
-    return concrete_leaves(caller, tree)
+        return Current(math.nan, math.nan, nonfinite=measured.nonfinite, distinct=distinct)
+    return Current(float(np.real(measured.mean)), measured.std, distinct=distinct)
 
 
 def _is_narrow(array: Any) -> bool:

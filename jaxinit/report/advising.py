@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import jax
 
 from jaxinit.advice import GOALS, Advice, Audit, advise, audit_reading
 from jaxinit.advice.guide import Goal
-from jaxinit.reading import Reading, read
-from jaxinit.report.errors import Unusable, as_unusable, describe, place_in
-from jaxinit.report.inputs import Inputs
+from jaxinit.prediction import Prediction, predict
+from jaxinit.reading import Reading
+from jaxinit.report.errors import Unusable, as_unusable
 from jaxinit.report.open_model import Opened, opened_model
-
-if TYPE_CHECKING:
-    from jaxinit.flax.models import LinenModel
+from jaxinit.report.read_model import NotReadError, read_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,94 +27,101 @@ class AdviceRequest:
         inputs: example inputs as text.
         goal: of the advice.
         seed: seed of the key that an audit draws with.
+        predict: whether to say how large signals and gradients will be.
+        draws: how many draws to measure beside the prediction; 0 for none.
     """
 
     target: str | None = None
     inputs: tuple[str, ...] = ()
     goal: str = "train"
     seed: int = 0
+    predict: bool = False
+    draws: int = 0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `jaxinit.predict` is to do."""
+        measured = {"measure": True, "draws": self.draws} if self.draws else {}
+        return {**measured, "key": jax.random.key(self.seed)}
 
 
-def advice_for(request: AdviceRequest) -> Advice:
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What is printed of a model that was judged.
+
+    Attributes:
+        result: the advice or the audit.
+        prediction: how large signals and gradients will be; None where nobody asked.
+    """
+
+    result: Advice | Audit
+    prediction: Prediction | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Both as plain dicts, lists, strings and numbers."""
+        prediction = None if self.prediction is None else self.prediction.to_json()
+        return self.result.to_json() | {"prediction": prediction}
+
+    def __str__(self) -> str:
+        return str(self.result) + ("" if self.prediction is None else f"\n\n{self.prediction}")
+
+
+def advice_for(request: AdviceRequest) -> Judged:
     """Reads a model and advises; findings are about the model's own initializers, where known.
 
+    What is predicted is the signal of a model that takes the advice.
+
     Raises:
         Unusable: when something that was given cannot be used.
     """
     goal = _goal(request)
-    with opened_model(request.target, request.inputs, reads=True) as opened:
-        reading = read_model(opened)
+    with _read(request) as (opened, reading):
         known = {p: own for p, own in opened.model.own_initializers().items() if own is not None}
         with as_unusable("TARGET: "):
-            return advise(reading, goal, current=known or None)
+            advice = advise(reading, goal, current=known or None)
+            return Judged(advice, advice.predict(**request.options) if request.predict else None)
 
 
-def audit_of(request: AdviceRequest) -> Audit:
+def audit_of(request: AdviceRequest) -> Judged:
     """Reads a model, lets it draw itself, and judges what it drew.
+
+    What is predicted, and measured, is the signal under the arrays that it drew.
 
     Raises:
         Unusable: when something that was given cannot be used.
     """
     goal = _goal(request)
-    with opened_model(request.target, request.inputs, reads=True) as opened:
-        reading = read_model(opened)
+    with _read(request) as (opened, reading):
         values = opened.model.draw(jax.random.key(request.seed))
         with as_unusable("TARGET: "):
-            return audit_reading(reading, values, goal=goal)
+            found = audit_reading(reading, values, goal=goal)
+            if not request.predict:
+                return Judged(found)
+            whole = {**_not_drawn(reading, values), **values}
+            return Judged(found, predict(reading, whole, **request.options))
+
+
+def _not_drawn(reading: Reading, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What an NNX model keeps beside its parameters, such as running means, as it is advised."""
+    key = jax.random.key(0)
+    return {
+        p.path: p.initializer(key, p.shape, p.dtype)
+        for p in (advise(reading) if any(path not in values for path in reading.paths) else ())
+        if p.path not in values
+    }
+
+
+@contextlib.contextmanager
+def _read(request: AdviceRequest) -> Iterator[tuple[Opened, Reading]]:
+    with opened_model(request.target, request.inputs) as opened:
+        try:
+            reading = read_model(opened)
+        except NotReadError as error:
+            raise Unusable(f"TARGET: {opened.target}: {error}") from error
+        yield opened, reading
 
 
 def _goal(request: AdviceRequest) -> Goal:
     if request.goal not in GOALS:
         raise Unusable(f"--goal needs one of {', '.join(GOALS)}, got {request.goal!r}.")
     return cast(Goal, request.goal)
-
-
-def read_model(opened: Opened) -> Reading:
-    """The reading of a model that was opened, its parameters by the paths of a report.
-
-    Raises:
-        Unusable: when the forward pass cannot be traced.
-    """
-    try:
-        if opened.model.kind == "Linen":
-            return _read_linen(cast("LinenModel", opened.model))
-        return _read_nnx(opened.model, opened.given)
-    except Unusable:
-        raise
-    except (Exception, SystemExit) as error:
-        place = place_in(error, opened.source)
-        raise Unusable(
-            f"TARGET: {opened.target}: tracing the forward pass raised {describe(error)}{place}"
-        ) from error
-
-
-def _read_linen(model: LinenModel) -> Reading:
-    def forward(variables: Any, *inputs: Any, **kwargs: Any) -> Any:
-        # What a layer writes, as BatchNorm does, is let go of; keys are there for dropout.
-        keys = {name: jax.random.key(0) for name in ("params", "dropout")}
-        result, _ = model.module.apply(variables, *inputs, rngs=keys, mutable=True, **kwargs)
-        return result
-
-    variables = _nested({path: spec for path, spec in model.shapes().items()})
-    return read(forward, variables, *model.inputs, **model.kwargs)
-
-
-def _read_nnx(model: Any, inputs: Inputs) -> Reading:
-    from jaxinit.flax import nnx_apply
-
-    if not inputs:
-        raise Unusable("an NNX model is read through its forward pass: give --input SHAPE:DTYPE.")
-    apply, state = nnx_apply(lambda: model.make(jax.random.key(0)))
-    return read(apply, state, *inputs.positional, **inputs.named)
-
-
-def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from canonical paths, as Linen has its variables."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *above, name = path.split("/")
-        at = tree
-        for segment in above:
-            at = at.setdefault(segment, {})
-        at[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return tree

@@ -18,14 +18,14 @@ from typing import Any
 
 from jaxinit.report.errors import Unusable
 
-VERSION = 1
+VERSIONS = {"list": 1, "show": 1, "gain": 1, "report": 2}
 
 
 def to_json(kind: str, record: Any) -> str:
     """One JSON document, ending in a newline.
 
     Args:
-        kind: what the record is; the format becomes ``jaxinit-<kind>``.
+        kind: what the record is, as in ``VERSIONS``; the format becomes ``jaxinit-<kind>``.
         record: a dataclass or mapping of plain values.
 
     Example:
@@ -39,7 +39,7 @@ def to_json(kind: str, record: Any) -> str:
           ]
         }
     """
-    document = {"format": f"jaxinit-{kind}", "version": VERSION, **_plain(record)}
+    document = {"format": f"jaxinit-{kind}", "version": VERSIONS[kind], **_plain(record)}
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
 
 

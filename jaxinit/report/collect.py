@@ -24,9 +24,10 @@ from jaxinit.report.findings import find, matched_paths
 from jaxinit.report.inputs import parse_dtype, types_of
 from jaxinit.report.kinds import gather_kinds
 from jaxinit.report.open_model import Opened, opened_model
-from jaxinit.report.records import Environment, Report, Request, Timing, Total
+from jaxinit.report.records import Environment, Read, Report, Request, Timing, Total
 from jaxinit.report.rules import Pairs, opened_rules
 from jaxinit.report.terminal import Watch
+from jaxinit.report.understand import Understood, joined, understand
 
 # Timings that nobody asked for are left out above this many parameters, and when the first draw
 # took longer than these seconds.
@@ -83,7 +84,9 @@ class _Work:
         is_quick = self.timings[-1].seconds < _REPEATED_SECONDS
         with self.timed("measure and check"):
             measured = checks.measure(values)
-            findings = find(assembled, values, measured, allowed)
+            checked = find(assembled, values, measured, allowed)
+        with self.timed("read and advise"):
+            understood = understand(self.opened, specs, assembled, values, measured)
         shapes = {path: ParamSpec(value.shape, value.dtype) for path, value in values.items()}
         del values  # one copy of the model at a time
         if is_quick:
@@ -102,10 +105,19 @@ class _Work:
             parameters=parameters,
             others=_total(shapes[path] for path in specs if not self.model.is_parameter(path)),
             kinds=gather_kinds(
-                assembled, specs, shapes, measured, own_measured, self.model.is_parameter
+                assembled,
+                specs,
+                shapes,
+                measured,
+                own_measured,
+                self.model.is_parameter,
+                understood,
             ),
             timings=tuple(self.timings),
-            findings=findings,
+            no_reading=understood.why_not,
+            reading=_read(understood),
+            advice=_advice(understood),
+            findings=joined(checked, understood),
         )
 
     def plan(self, rules: Pairs | Plan | None, dtype: Any) -> tuple[Specs, Assembled]:
@@ -140,6 +152,19 @@ class _Work:
         with self.timed("the model's own jitted init, first time"):
             values = jax.block_until_ready(self.model.draw(self.key))
         return {} if self.request.rules is None else checks.measure(values)
+
+
+def _read(understood: Understood) -> tuple[Read, ...] | None:
+    if understood.reading is None:
+        return None
+    return tuple(Read(p.path, p.role, p.fan_in, p.fan_out) for p in understood.reading)
+
+
+def _advice(understood: Understood) -> dict[str, Any] | None:
+    if understood.advice is None:
+        return None
+    said = understood.advice.to_json()
+    return {name: said[name] for name in ("goal", "prescriptions")}
 
 
 def _total(shapes: Iterable[ParamSpec]) -> Total:

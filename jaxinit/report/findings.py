@@ -6,14 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxinit import checks
+from jaxinit.advice import Finding
 from jaxinit.checks import Measured
 from jaxinit.planning.paths import ParamSpec
 from jaxinit.planning.rules import as_matcher
 from jaxinit.report.assemble import Assembled
-from jaxinit.report.kinds import patterns_of
-from jaxinit.report.records import Finding
-
-_NAMED = 6
 
 
 def find(
@@ -70,14 +67,14 @@ def _unknown(paths: Sequence[str]) -> Iterator[Finding]:
     if not paths:
         return
     count = f"{len(paths):,} leaves were" if len(paths) > 1 else "1 leaf was"
-    patterns = patterns_of(paths)
-    surplus = len(patterns) - _NAMED
     yield Finding(
         code="law-unknown",
         severity="warning",
-        leaf=", ".join(patterns[:_NAMED]) + (f" and {surplus} more" if surplus > 0 else ""),
-        what=f"{count} drawn by the model itself, in its own dtype, by a law it does not declare.",
+        leaves=tuple(paths),
+        evidence=f"{count} drawn by the model itself, in its own dtype, by a law that it does not "
+        "declare.",
         remedy="Give --rules, or initialize the model with jaxinit or jax.nn.initializers.",
+        source="the model",
     )
 
 
@@ -87,9 +84,10 @@ def _not_finite(measured: Mapping[str, Measured]) -> Iterator[Finding]:
             yield Finding(
                 code="not-finite",
                 severity="error",
-                leaf=path,
-                what=f"{found.nonfinite:,} of {found.n:,} entries are infinite or NaN.",
+                leaves=(path,),
+                evidence=f"{found.nonfinite:,} of {found.n:,} entries are infinite or NaN.",
                 remedy="Look at the function that draws it, and at the range of its dtype.",
+                source="the measurement",
             )
 
 
@@ -99,9 +97,10 @@ def _laws(check: Callable[[], None]) -> Iterator[Finding]:
         yield Finding(
             code="law",
             severity="error",
-            leaf=path,
-            what=f"The {what} should be {expected} and is {measured}{score}.",
+            leaves=(path,),
+            evidence=f"The {what} should be {expected} and is {measured}{score}.",
             remedy="Correct the law that the initializer declares, or what it draws.",
+            source="the measurement",
         )
 
 
@@ -110,9 +109,10 @@ def _twins(check: Callable[[], None]) -> Iterator[Finding]:
         yield Finding(
             code="symmetry",
             severity="error",
-            leaf=path,
-            what=f"Twins ({what}): {found}. Equal units get equal gradients and stay equal.",
+            leaves=(path,),
+            evidence=f"Twins ({what}): {found}. Equal units get equal gradients and stay equal.",
             remedy="Draw it at random; or, where it is meant to start so, --allow its path.",
+            source="Goodfellow 2016, section 8.4",
         )
 
 

@@ -8,17 +8,22 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from jaxinit.advice import Prescription
 from jaxinit.checks import Measured
 from jaxinit.initializers import Fans, Law, lecun_normal
 from jaxinit.planning import ParamSpec
 from jaxinit.planning.resolve import with_roles
+from jaxinit.reading import Parameter
 from jaxinit.report.assemble import Assembled, Specs
 from jaxinit.report.quantities import mean_z, spread_z
 from jaxinit.report.records import Kind, Leaf
+from jaxinit.report.understand import Understood
 
 
 class _Traits(NamedTuple):
     """What the leaves of one kind share."""
+
+    role: str | None
 
     shape: tuple[int, ...]
     dtype: str
@@ -27,6 +32,8 @@ class _Traits(NamedTuple):
     expected_std: float | None
     own_initializer: str | None
     own_std: float | None
+    advised: str | None
+    advised_std: float | None
     parameters: bool
 
 
@@ -37,6 +44,7 @@ def gather_kinds(
     measured: Mapping[str, Measured],
     own_measured: Mapping[str, Measured],
     is_parameter: Callable[[str], bool],
+    understood: Understood,
 ) -> tuple[Kind, ...]:
     """The lines of a report, largest first.
 
@@ -47,10 +55,15 @@ def gather_kinds(
         measured: what was measured of each leaf.
         own_measured: what was measured of leaves that the model drew itself for comparison.
         is_parameter: whether a leaf is a parameter.
+        understood: what was read of the model.
     """
+    reading = understood.reading or {}
+    advised = {} if understood.advice is None else {p.path: p for p in understood.advice}
     members: dict[_Traits, list[str]] = {}
     for path, spec in specs.items():
         traits = _traits(path, assembled, spec, shapes[path], is_parameter(path))
+        if path in reading:
+            traits = _as_read(traits, reading[path], advised.get(path))
         members.setdefault(traits, []).append(path)
     laws = {leaf.path: leaf.law for leaf in assembled.plan if leaf.initializer.random}
     kinds = [
@@ -71,6 +84,7 @@ def _traits(
     if assembled.own is assembled.plan:
         own = None  # nothing to compare with
     return _Traits(
+        role=None,
         shape=drawn.shape,
         dtype=str(drawn.dtype),
         initializer=planned and repr(planned.initializer),
@@ -78,7 +92,24 @@ def _traits(
         expected_std=planned and planned.law.std,
         own_initializer=own and repr(own.initializer),
         own_std=own and own.law.std,
+        advised=None,
+        advised_std=None,
         parameters=is_parameter,
+    )
+
+
+def _as_read(traits: _Traits, read: Parameter, advised: Prescription | None) -> _Traits:
+    """The fans that the model really has, in place of those of the initializer."""
+    fans = traits.fans
+    if read.role != "unknown":
+        fans = None
+        if read.fan_in is not None and read.fan_out is not None:
+            fans = Fans(read.fan_in, read.fan_out)
+    return traits._replace(
+        role=read.role,
+        fans=fans,
+        advised=advised and repr(advised.initializer),
+        advised_std=advised and advised.std,
     )
 
 
@@ -102,6 +133,7 @@ def _kind(
         shape=traits.shape,
         dtype=traits.dtype,
         initializer=traits.initializer,
+        role=traits.role,
         fan_in=traits.fans and traits.fans.fan_in,
         fan_out=traits.fans and traits.fans.fan_out,
         expected_std=traits.expected_std,
@@ -110,6 +142,8 @@ def _kind(
         own_initializer=traits.own_initializer,
         own_std=traits.own_std,
         own_measured_std=None,
+        advised=traits.advised,
+        advised_std=traits.advised_std,
         parameters=traits.parameters,
         leaves=leaves,
     )

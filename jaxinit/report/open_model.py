@@ -38,15 +38,12 @@ class Opened(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened_model(
-    target: str | None, inputs: Sequence[str] = (), *, reads: bool = False
-) -> Iterator[Opened]:
+def opened_model(target: str | None, inputs: Sequence[str] = ()) -> Iterator[Opened]:
     """Imports a model and finds its example inputs.
 
     Args:
         target: ``module:attribute`` or ``file.py:attribute``; None is the model that ships.
         inputs: example inputs as text; none for those that the target offers.
-        reads: whether the forward pass is asked for, which of an NNX model needs inputs too.
 
     Yields:
         The model. What was imported for it stays importable while in use.
@@ -65,13 +62,9 @@ def opened_model(
         except (Exception, SystemExit) as error:
             raise _raised(found, "making the model", error) from error
         if not isinstance(model, linen_model):
-            if reads:
-                chosen = given or _offered(found, found.value)
-                yield Opened(model, found.text, str(chosen), found.source, chosen)
-                return
-            if given:
-                raise Unusable(f"--input has no use: {found.text} is an NNX model, made already.")
-            yield Opened(model, found.text, "", found.source)
+            # Its shapes need none; its forward pass is read with them.
+            chosen = given or _offered(found, found.value)
+            yield Opened(model, found.text, str(chosen), found.source, chosen)
             return
         chosen = given or _offered(found, model.module)
         if not chosen and _needs_inputs(model.module):
@@ -104,13 +97,22 @@ def _offered(found: Loaded, module: Any) -> Inputs:
     """What the module, or the function that made it, says that it can be traced with."""
     for owner in (module, found.value):
         offer = getattr(owner, "example_inputs", None)
-        if not callable(offer):
+        if not callable(offer) or (inspect.isclass(owner) and not _is_bound(offer)):
             continue
         try:
             return offered_inputs(offer())
         except (Exception, SystemExit) as error:
             raise _raised(found, "example_inputs()", error) from error
     return Inputs()
+
+
+def _is_bound(method: Any) -> bool:
+    """Whether something of a class is called without an instance."""
+    try:
+        inspect.signature(method).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _needs_inputs(module: Any) -> bool:

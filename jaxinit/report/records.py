@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxinit.advice import Finding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,9 @@ class Kind:
         shape: shape of each leaf.
         dtype: dtype of each leaf.
         initializer: what drew them; None when the model did and its law is unknown.
-        fan_in: inputs that one output sums over; None where unknown.
+        role: what the model does with them; None where it was not read.
+        fan_in: inputs that one output sums over, as it was read, or else as the initializer has it;
+            None where there is none.
         fan_out: outputs that one input feeds.
         expected_std: standard deviation in the law; None without one.
         measured_std: standard deviation of the entries of all leaves; None without entries.
@@ -71,6 +77,8 @@ class Kind:
         own_std: standard deviation in the law of that.
         own_measured_std: standard deviation of what the model drew itself, where rules replace it
             and it was drawn for comparison.
+        advised: what the advice would draw; None without advice.
+        advised_std: standard deviation in the law of that.
         parameters: whether they are parameters, and not other variables of the model.
         leaves: its members.
     """
@@ -79,6 +87,7 @@ class Kind:
     shape: tuple[int, ...]
     dtype: str
     initializer: str | None
+    role: str | None
     fan_in: float | None
     fan_out: float | None
     expected_std: float | None
@@ -87,6 +96,8 @@ class Kind:
     own_initializer: str | None
     own_std: float | None
     own_measured_std: float | None
+    advised: str | None
+    advised_std: float | None
     parameters: bool
     leaves: tuple[Leaf, ...]
 
@@ -105,22 +116,20 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something that a person should look at.
+class Read:
+    """What the model does with one leaf.
 
     Attributes:
-        code: short name of the kind of finding.
-        severity: ``"error"`` or ``"warning"``.
-        leaf: path or pattern of the leaves concerned.
-        what: what was found.
-        remedy: what to do about it.
+        path: canonical path.
+        role: ``"kernel"``, ``"bias"``, ``"embedding"``, ...
+        fan_in: products that one output sums over; None where the role has none.
+        fan_out: outputs that one input feeds.
     """
 
-    code: str
-    severity: str
-    leaf: str
-    what: str
-    remedy: str
+    path: str
+    role: str
+    fan_in: float | None
+    fan_out: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +175,10 @@ class Report:
         others: how many other variables, such as running means.
         kinds: the leaves, by how they are drawn, largest first.
         timings: wall times, in order.
-        findings: what to look at.
+        no_reading: why the forward pass was not read; None where it was.
+        reading: what the model does with each leaf; None where it was not read.
+        advice: what `jaxinit advise` says of each, as it writes it; None with the reading.
+        findings: what to look at, the most severe first.
     """
 
     model: str
@@ -180,4 +192,7 @@ class Report:
     others: Total
     kinds: tuple[Kind, ...]
     timings: tuple[Timing, ...]
+    no_reading: str | None
+    reading: tuple[Read, ...] | None
+    advice: Mapping[str, Any] | None
     findings: tuple[Finding, ...]

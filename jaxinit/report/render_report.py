@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import textwrap
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -12,12 +14,31 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxinit._table import spell_bytes
+from jaxinit.report.kinds import patterns_of
 from jaxinit.report.records import Kind, Report
 from jaxinit.report.render import new_table, number, score
 
 _MOST_PATTERNS = 3
-# What the three columns of numbers take up, with the space around them.
-_NUMBERS_WIDTH = 30
+_MOST_PLACES = 6
+_STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
+# A space at which no line is broken.
+_TIED = "\N{NO-BREAK SPACE}"
+# What leaves of a role are called, one and several.
+_ROLES = {
+    "kernel": ("kernel", "kernels"),
+    "bias": ("bias", "biases"),
+    "scale": ("scale", "scales"),
+    "embedding": ("embedding", "embeddings"),
+    "position": ("position table", "position tables"),
+    "gate": ("gate", "gates"),
+    "head": ("head", "heads"),
+    "state": ("state array", "state arrays"),
+    "unused": ("unused array", "unused arrays"),
+    "unknown": ("array of unknown role", "arrays of unknown role"),
+}
+# An advised standard deviation is shown when it differs from what is drawn by more: by half of the
+# variance, as Xavier's before a ReLU.
+_FACTOR = 1.4
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -25,6 +46,7 @@ def print_report(console: Console, report: Report) -> None:
     _print_head(console, report)
     console.print()
     console.print(_kinds(report, console.width))
+    _print_reading(console, report)
     console.print()
     console.print(_timings(report))
     console.print()
@@ -71,16 +93,50 @@ def _origin(rules: str | None) -> str:
 def _kinds(report: Report, width: int) -> Table:
     numbers = ["std", "measured", "max z"]
     table = new_table(["leaves", *numbers], numbers)
-    lines = _Lines(max(width - _NUMBERS_WIDTH, 20), _shared_dtype(report), report.rules is not None)
-    for kind in report.kinds:
-        std, measured = number(kind.expected_std), number(kind.measured_std)
-        patterns = lines.patterns(kind)
-        table.add_row(patterns, std, measured, score(kind.worst_z, signed=False))
+    cells = [
+        (number(k.expected_std), number(k.measured_std), score(k.worst_z, signed=False))
+        for k in report.kinds
+    ]
+    lines = _Lines(_room(report, width), _shared_dtype(report), report.rules is not None)
+    for kind, row in zip(report.kinds, cells, strict=True):
+        table.add_row(lines.patterns(kind), *row)
         table.add_row(lines.facts(kind))
         if lines.compared and kind.own_initializer != kind.initializer:
             own = (kind.own_std, kind.own_measured_std)
             table.add_row(lines.own(kind), *(Text(number(std), "dim") for std in own))
+        if _is_advised_otherwise(kind):
+            table.add_row(lines.advised(kind), Text(number(kind.advised_std), "dim"))
     return table
+
+
+def _room(report: Report, width: int) -> int:
+    """What the three columns of numbers, with three characters around each, leave for the first."""
+    stds = [n for k in report.kinds for n in (k.expected_std, k.own_std, k.advised_std)]
+    measured = [n for k in report.kinds for n in (k.measured_std, k.own_measured_std)]
+    columns = [["std", *map(number, stds)], ["measured", *map(number, measured)], ["max z"]]
+    return max(width - sum(3 + max(map(len, column)) for column in columns), 20)
+
+
+def _is_advised_otherwise(kind: Kind) -> bool:
+    drawn = kind.measured_std if kind.expected_std is None else kind.expected_std
+    advised = kind.advised_std
+    if advised is None or drawn is None or not math.isfinite(drawn + advised):
+        return False
+    return max(drawn, advised) > _FACTOR * min(drawn, advised)
+
+
+def _print_reading(console: Console, report: Report) -> None:
+    """Why there is no reading, or where the reasons of the advice are."""
+    if report.no_reading is not None:
+        console.print()
+        console.print(Text(f"No roles and no advice: {report.no_reading}", "yellow"))
+    elif any(map(_is_advised_otherwise, report.kinds)):
+        console.print()
+        console.print(
+            Text(
+                "advised: where its std differs by a factor of 1.4; reasons: jaxinit advise", "dim"
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +163,15 @@ class _Lines:
         return text
 
     def facts(self, kind: Kind) -> Text:
-        """Initializer, number, shape and fans of a kind."""
+        """Initializer, number, role, shape and fans of a kind."""
         initializer = _shortened(kind.initializer) if kind.initializer else "law unknown"
         shape = "x".join(map(str, kind.shape)) or "scalar"
         dtype = "" if kind.dtype == self.dtype else f" {kind.dtype}"
-        fans = "" if kind.fan_in is None else f", fans {kind.fan_in:g}>{kind.fan_out:g}"
-        text = self._wrapped(f"{initializer}, {len(kind.leaves):,} of {shape}{dtype}{fans}")
+        count = len(kind.leaves)
+        role = f"{_ROLES[kind.role][count > 1]} " if kind.role else ""
+        members = f"{count:,} {role}of {shape}{dtype}".replace(" ", _TIED)
+        fans = "" if kind.fan_in is None else f", fans{_TIED}{kind.fan_in:g}>{kind.fan_out:g}"
+        text = self._wrapped(f"{initializer}, {members}{fans}")
         text.highlight_words(
             [initializer], "not dim cyan" if kind.initializer else "not dim yellow"
         )
@@ -123,9 +182,13 @@ class _Lines:
         own = _shortened(kind.own_initializer) if kind.own_initializer else "unknown"
         return self._wrapped(f"the model itself: {own}")
 
+    def advised(self, kind: Kind) -> Text:
+        """What the advice would use."""
+        return self._wrapped(f"advised: {_shortened(kind.advised)}")
+
     def _wrapped(self, text: str) -> Text:
         lines = textwrap.wrap(text, self.width, initial_indent="  ", subsequent_indent="    ")
-        return Text("\n".join(lines), "dim")
+        return Text("\n".join(lines).replace(_TIED, " "), "dim")
 
 
 def _broken_at_slashes(path: str, width: int) -> str:
@@ -159,9 +222,17 @@ def _print_findings(console: Console, report: Report) -> None:
     count = len(report.findings)
     console.print(f"{count} finding{'s' if count > 1 else ''}", style="bold")
     for finding in report.findings:
-        style = "red" if finding.severity == "error" else "yellow"
         console.print()
-        line = Text(f"{finding.severity} {finding.code}", f"bold {style}")
-        line.append(f"  {finding.leaf}", "default not bold")
+        line = Text(f"{finding.severity} {finding.code}", f"bold {_STYLES[finding.severity]}")
+        if finding.leaves:  # none where it is the whole model
+            line.append(f"  {_places(finding.leaves)}", "default not bold")
         console.print(line)
-        console.print(Padding(Text(f"{finding.what}\n{finding.remedy}"), (0, 0, 0, 2)))
+        text = Text(f"{finding.evidence}\n{finding.remedy} ")
+        text.append(f"({finding.source})", "dim")
+        console.print(Padding(text, (0, 0, 0, 2)))
+
+
+def _places(leaves: Sequence[str]) -> str:
+    patterns = patterns_of(leaves)
+    surplus = len(patterns) - _MOST_PLACES
+    return ", ".join(patterns[:_MOST_PLACES]) + (f" and {surplus} more" if surplus > 0 else "")

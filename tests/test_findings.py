@@ -182,6 +182,15 @@ def test_all_zero_layers_are_stuck_but_for_the_last_bias():
     assert len(dead["zero-product"].leaves) == 4
 
 
+def test_a_shallow_network_takes_most_random_weights():
+    """The guide says plain random; but not a factor of 512 in every layer."""
+    reading = models.plain(jax.nn.relu, 3, 64)
+    for stddev in (0.02, 0.1, 0.3):
+        assert "gain-mismatch" not in found(reading, ("**/kernel", init.normal(stddev)), REST)
+    huge = found(reading, ("**/kernel", init.normal(4.0)), REST)["gain-mismatch"]
+    assert "multiplied by 512 per layer" in huge.evidence
+
+
 def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan():
     readings = [
         models.plain(jax.nn.relu, 30, 512),

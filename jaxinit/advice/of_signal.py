@@ -47,7 +47,7 @@ def _chain(situation: Situation) -> list[Subject]:
 def _walk(situation: Situation, currents: Currents) -> _Walk | None:
     """Follows a signal of second moment 1 through the chain."""
     chain = _chain(situation)
-    if len(chain) < 4 or any(subject.path not in currents for subject in chain):
+    if len(chain) < 2 or any(subject.path not in currents for subject in chain):
         return None
     incoming, first, backward, q = 1.0, None, 1.0, 0.0
     for number, subject in enumerate(chain):
@@ -81,8 +81,10 @@ def gain_mismatch(situation: Situation, currents: Currents) -> Iterator[Finding]
     walk = _walk(situation, currents)
     if walk is None:
         return
-    # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch.
-    low, high = 1 / (4 * (walk.steps + 1)), 16.0
+    # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch; and in a shallow
+    # network most random weights will do.
+    deep = walk.steps >= 3
+    low, high = (1 / (4 * (walk.steps + 1)), 16.0) if deep else (1e-4, 100.0)
     name = situation.activation.name if situation.activation else "linear layers"
     wanted = situation.gain(_chain(situation)[0])
     for what, total in (("signal", walk.forward), ("gradient", walk.backward)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +105,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
     from jaxinit.report.advising import AdviceRequest
     from jaxinit.report.as_json import json_file
-    from jaxinit.report.terminal import stdout_kept_clean
+    from jaxinit.report.terminal import output, stdout_kept_clean
 
     request = AdviceRequest(
         target=options.target,
@@ -121,5 +120,6 @@ def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
             judged = work(request)
         write(json.dumps(judged.to_json(), indent=2, allow_nan=False) + "\n")
     if options.json != "-":
-        sys.stdout.write(f"{judged}\n")
+        with output() as console:
+            console.print(judged.to_text(console.width))
     return exit_status(options, judged.result.findings)

@@ -101,7 +101,8 @@ class Prediction:
             raise KeyError(f"the prediction has no map with the parameter {path!r}")
         return found
 
-    def __str__(self) -> str:
+    def to_text(self, width: int = 100) -> str:
+        """The prediction as it prints, in lines of at most so many characters."""
         columns = ["map", "forward", "backward"]
         if self.draws:
             columns = ["map", "forward", "measured", "backward", "measured"]
@@ -113,7 +114,11 @@ class Prediction:
             row += [_spell(m.backward)]
             row += [_number(m.measured_backward)] if self.draws else []
             rows.append(row)
-        return render_table(columns, rows, title="second moments per entry, predicted")
+        title = "second moments per entry, predicted"
+        return render_table(columns, rows, title=title, max_width=width)
+
+    def __str__(self) -> str:
+        return self.to_text()
 
     __repr__ = __str__
 

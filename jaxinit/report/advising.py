@@ -62,8 +62,10 @@ class Judged:
         prediction = None if self.prediction is None else self.prediction.to_json()
         return self.result.to_json() | {"prediction": prediction}
 
-    def __str__(self) -> str:
-        return str(self.result) + ("" if self.prediction is None else f"\n\n{self.prediction}")
+    def to_text(self, width: int) -> str:
+        """Both as they print, in lines of at most so many characters."""
+        below = "" if self.prediction is None else f"\n\n{self.prediction.to_text(width)}"
+        return self.result.to_text(width) + below
 
 
 def advice_for(request: AdviceRequest) -> Judged:

@@ -467,7 +467,7 @@ def test_a_tree_that_exists_is_measured_itself():
 
 
 def test_a_mean_that_chance_explains_is_none():
-    """Behind rectifiers, whose outputs have one sign, it would add up: by 0.51 over the 8 layers here.
+    """Behind rectifiers, whose outputs have one sign, it would add up: here to a factor of 0.51.
 
     The second moment of 64 x 64 normals strays by sqrt(2 / 4096) = 2.2 %; 5 sigma over 8: 32 %.
     """

@@ -7,8 +7,8 @@ factorizations; the polar factor by Newton-Schulz iterations. Each must have ort
 rows) within 8 eps sqrt(n), or the table says FAILS, and a mean trace near zero, which a missing
 sign fix would show, or the benchmark stops.
 
-Why `plan.init` draws leaf by leaf, though reflections have the same bits under vmap: LAPACK is
-called once for each matrix either way. 512 leaves of 64 x 64 took 81 ms one by one and 42 ms in
+Why `plan.init` draws leaf by leaf: under vmap reflections had the bits of single draws on jax 0.10,
+but not for every shape on 0.12, and LAPACK is called once for each matrix either way. 512 leaves of 64 x 64 took 81 ms one by one and 42 ms in
 vmapped groups of eight, whose program took 0.9 s longer to compile, so it would pay beyond about
 10,000 equal leaves. From 256 x 256 on, vmap is slower.
 

@@ -126,7 +126,8 @@ def _product_of_reflections(key: Any, rows: int, columns: int, dtype: np.dtype) 
 def _sum_of_rows(matrix: jax.Array) -> jax.Array:
     """Sums the last axis half by half, so in an order that no compiler changes.
 
-    With ``jnp.sum`` a 48 x 32 draw had other bits under vmap, and `jit_init` could not move it.
+    With ``jnp.sum`` a 48 x 32 draw had other bits under vmap (jax 0.10), and `jit_init`, which
+    trusts no sum to be the same in another program, could not compile equal layers once.
     """
     while (size := matrix.shape[1]) > 1:
         half = size // 2

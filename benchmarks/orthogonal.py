@@ -8,9 +8,9 @@ rows) within 8 eps sqrt(n), or the table says FAILS, and a mean trace near zero,
 sign fix would show, or the benchmark stops.
 
 Why `plan.init` draws leaf by leaf: under vmap reflections had the bits of single draws on jax 0.10,
-but not for every shape on 0.12, and LAPACK is called once for each matrix either way. 512 leaves of 64 x 64 took 81 ms one by one and 42 ms in
-vmapped groups of eight, whose program took 0.9 s longer to compile, so it would pay beyond about
-10,000 equal leaves. From 256 x 256 on, vmap is slower.
+but not for every shape on 0.12, and LAPACK is called once for each matrix either way. 512 leaves of
+64 x 64 took 81 ms one by one and 42 ms in vmapped groups of eight, whose program took 0.9 s longer
+to compile, so it would pay beyond about 10,000 equal leaves. From 256 x 256 on, vmap is slower.
 
 Why the library has no compact product: its bits depend on the mesh that it is drawn on (half to
 nine tenths of the entries of 64 x 64 and larger, 4 x 2 devices, jax 0.10 and 0.12), and LAPACK is

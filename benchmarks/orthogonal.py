@@ -1,12 +1,20 @@
 """Which way of drawing orthogonal matrices is the fastest that is right?
 
 `jax.nn.initializers.orthogonal` factorizes a Gaussian matrix by QR. It stands here called leaf by
-leaf, vmapped over equal leaves, and inside `plan.init`; beside it are ways to reach the same law
-(Haar) with other numbers: reflections drawn directly (Stewart, *The efficient generation of random
-orthogonal matrices*, 1980), applied by LAPACK or as one compact product; QR by two Cholesky
+leaf and vmapped over equal leaves; `plan.init` draws by each method of the library. Other ways to
+the same law (Haar) with other numbers: reflections as one compact product; QR by two Cholesky
 factorizations; the polar factor by Newton-Schulz iterations. Each must have orthonormal columns (or
 rows) within 8 eps sqrt(n), or the table says FAILS, and a mean trace near zero, which a missing
 sign fix would show, or the benchmark stops.
+
+Why `plan.init` draws leaf by leaf: under vmap reflections had the bits of single draws on jax 0.10,
+but not for every shape on 0.12, and LAPACK is called once for each matrix either way. 512 leaves of
+64 x 64 took 81 ms one by one and 42 ms in vmapped groups of eight, whose program took 0.9 s longer
+to compile, so it would pay beyond about 10,000 equal leaves. From 256 x 256 on, vmap is slower.
+
+Why the library has no compact product: its bits depend on the mesh that it is drawn on (half to
+nine tenths of the entries of 64 x 64 and larger, 4 x 2 devices, jax 0.10 and 0.12), and LAPACK is
+about as fast when the vectors lie as it wants them.
 
     python benchmarks/orthogonal.py --json benchmarks/results/orthogonal-cpu.json
 
@@ -47,32 +55,21 @@ def by_qr(key: Any, rows: int, columns: int) -> jax.Array:
     return q * jnp.sign(jnp.diagonal(r))
 
 
-def reflectors(key: Any, rows: int, columns: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Householder vectors of Gaussian columns, their factors, and the signs of the diagonal.
+def by_reflections(key: Any, rows: int, columns: int) -> jax.Array:
+    return init.orthogonal(method="reflections")(key, (rows, columns))
 
-    QR of a Gaussian matrix meets a fresh Gaussian column at every step, so the vectors of all steps
-    can be drawn at once and nothing needs to be eliminated.
-    """
+
+def by_compact_product(key: Any, rows: int, columns: int) -> jax.Array:
+    """The same kind of product as I - V T V^T, T^-1 the upper triangle of V^T V, halved inside."""
     lower = jnp.tril(jax.random.normal(key, (rows, columns)))
     first = jnp.diagonal(lower)
     length = jnp.sqrt(jnp.sum(lower * lower, axis=0))
     sign = jnp.where(first < 0, -1.0, 1.0)
     head = first + sign * length
     vectors = jnp.where(jnp.eye(rows, columns, dtype=bool), 1.0, lower / head)
-    return vectors, jnp.abs(head) / length, -sign
-
-
-def by_reflections(key: Any, rows: int, columns: int) -> jax.Array:
-    vectors, factors, signs = reflectors(key, rows, columns)
-    return jax.lax.linalg.householder_product(vectors, factors) * signs
-
-
-def by_compact_product(key: Any, rows: int, columns: int) -> jax.Array:
-    """The same product as I - V T V^T, where T^-1 is the upper triangle of V^T V, halved inside."""
-    vectors, factors, signs = reflectors(key, rows, columns)
-    inverse = jnp.triu(vectors.T @ vectors, 1) + jnp.diag(1 / factors)
+    inverse = jnp.triu(vectors.T @ vectors, 1) + jnp.diag(length / jnp.abs(head))
     inner = jax.lax.linalg.triangular_solve(inverse, vectors[:columns].T, left_side=True)
-    return (jnp.eye(rows, columns) - vectors @ inner) * signs
+    return (jnp.eye(rows, columns) - vectors @ inner) * -sign
 
 
 def by_cholesky(key: Any, rows: int, columns: int) -> jax.Array:
@@ -108,7 +105,10 @@ def contestants(count: int, rows: int, columns: int, keys: Any) -> dict[str, Cal
     jax_law = jax.nn.initializers.orthogonal()
     each = list(keys)
     shape = jax.ShapeDtypeStruct((rows, columns), jnp.float32)
-    plan = jaxinit.plan([shape] * count, [("**", init.orthogonal())])
+    plans = {
+        method: jaxinit.plan([shape] * count, [("**", init.orthogonal(method=method))])
+        for method in ("qr", "reflections")
+    }
 
     def one_by_one(function: Any) -> Callable[[], Any]:
         program = jax.jit(function)
@@ -133,7 +133,8 @@ def contestants(count: int, rows: int, columns: int, keys: Any) -> dict[str, Cal
         "Gaussians alone": one_by_one(lambda key: jax.random.normal(key, (rows, columns))),
         "jax.nn each": one_by_one(whole),
         "jax.nn, vmap": stacked(whole),
-        "plan.init": lambda: plan.init(jax.random.key(0)),
+        "plan.init, qr": lambda: plans["qr"].init(jax.random.key(0)),
+        "plan.init, reflections": lambda: plans["reflections"].init(jax.random.key(0)),
         **{name: one_by_one(of(method)) for name, method in methods.items()},
         **{f"{name}, vmap": stacked(of(METHODS[name])) for name in VMAPPED},
     }

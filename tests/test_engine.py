@@ -29,6 +29,7 @@ CASES = {
     "variance_scaling": (init.variance_scaling(1.0, "fan_geo_avg", "uniform"), (3, 31, 7)),
     "he_normal": (init.he_normal(), (37, 41)),
     "orthogonal": (init.orthogonal(1.5), (12, 9)),
+    "reflections": (init.orthogonal(1.5, method="reflections"), (12, 9)),
     "scaled_orthogonal": (init.scaled_orthogonal(), (5, 8)),
     "delta_orthogonal": (init.delta_orthogonal(), (3, 3, 4, 6)),
     "identity": (init.identity(), (4, 6)),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from jax.nn import initializers as standard
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jaxinit.initializers
 from jaxinit.engine import jit_init, verify
 from jaxinit.engine.compile import forget_executables
 
@@ -322,6 +323,16 @@ def test_every_leaf_is_a_buffer_of_its_own():
 def test_orthogonal_layers():
     def init(key):
         make = standard.orthogonal(1.5)
+        return [make(k, (12, 7)) for k in jax.random.split(key, 5)]
+
+    check(init, KEY, leaves=5, compiled=1, fallback=())
+
+
+def test_layers_of_reflections():
+    """The sums before LAPACK's call are additions, so that nothing binds them to the program."""
+
+    def init(key):
+        make = jaxinit.initializers.orthogonal(1.5, method="reflections")
         return [make(k, (12, 7)) for k in jax.random.split(key, 5)]
 
     check(init, KEY, leaves=5, compiled=1, fallback=())

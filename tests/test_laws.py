@@ -186,16 +186,17 @@ def test_the_whole_distribution(call):
     )
 
 
-def test_the_distribution_of_an_entry_of_an_orthogonal_matrix():
+@pytest.mark.parametrize("call", ["orthogonal()", "orthogonal(method='reflections')"])
+def test_the_distribution_of_an_entry_of_an_orthogonal_matrix(call):
     """Squares of the entries of a Haar matrix are Beta distributed; the signs are even.
 
     One entry of each of 4,000 matrices, since those of one matrix depend on each other.
     """
     n = 4
-    drawn = wide(evaluate("stacked(orthogonal())")(KEY, (4_000, n, 3)))[:, 1, 2]
+    drawn = wide(evaluate(f"stacked({call})")(KEY, (4_000, n, 3)))[:, 1, 2]
     assert scipy.stats.kstest(drawn**2, scipy.stats.beta(1 / 2, (n - 1) / 2).cdf).pvalue > 1e-4
     assert abs((drawn > 0).mean() - 0.5) < SIGMAS * 0.5 / math.sqrt(drawn.size)
-    quantile = evaluate("orthogonal()").law((n, 3)).quantile
+    quantile = evaluate(call).law((n, 3)).quantile
     squares = scipy.stats.beta(1 / 2, (n - 1) / 2).ppf([0.2, 0.5, 0.9])
     np.testing.assert_allclose(quantile((1 + np.array([0.2, 0.5, 0.9])) / 2), squares**0.5, 1e-3)
 

@@ -34,8 +34,8 @@ INEXACT = (*FLOATS, "complex64")
 NUMBERS = (*INEXACT, "int32", "uint8")
 # Statistics and products do not need the compiler's best code, and half of the time went into it.
 QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
-# Where XLA has two generators of fused loops (jaxlib 0.10), the old one takes half of the rest: 0.12 s
-# of CPU for he_normal in six dtypes against 0.29 s.
+# Where XLA has two generators of fused loops (jaxlib 0.10), the old one takes half of the rest:
+# 0.12 s of CPU for he_normal in six dtypes against 0.29 s.
 _OLD_LOOPS = ("xla_cpu_use_fusion_emitters", "False")
 if threefry._xla_knows(*_OLD_LOOPS):
     QUICK |= dict([_OLD_LOOPS])

@@ -218,9 +218,15 @@ def draw_all(key: jax.Array, draws: list[tuple[str, Shape]], dtype: str | None =
 
 
 @functools.cache
+def _sampler(call: str, shape: Shape, dtype: str) -> Any:
+    init = evaluate(call)
+    return jax.jit(lambda key: init(key, shape, dtype), compiler_options=QUICK)
+
+
+@functools.cache
 def sample(call: str, shape: Shape, dtype: str = "float32", seed: int = 0) -> Any:
     """One draw where numbers are wanted and not bits; tests that ask for the same share it."""
-    return draw_all(jax.random.key(seed), [(call, shape)], dtype)[0]
+    return _sampler(call, shape, dtype)(jax.random.key(seed))
 
 
 def each(*cases: Case):

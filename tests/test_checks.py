@@ -17,13 +17,14 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxinit
-from catalogue import KINDS, each, evaluate
+from catalogue import KINDS, each, evaluate, sample
 from jaxinit import checks
 from jaxinit.checks.symmetry import entropy_bits
 from jaxinit.checks.units import Layout, hashes_of, layout_of
 from jaxinit.initializers import Initializer, Law, he_normal, normal, zeros
 
-KEY = jax.random.key(3)
+SEED = 3
+KEY = jax.random.key(SEED)
 
 
 def struct(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
@@ -161,8 +162,8 @@ def test_a_thousand_right_leaves_pass_at_a_rate_of_one_half():
     """A union bound that forgot to divide by the number of leaves would fail nearly always."""
     tree = {f"{i}": struct(8) for i in range(1000)}
     plan = planned(tree, ("*", normal(0.1)))
-    values = normal(0.1)(KEY, (1000, 8))
-    checks.assert_laws({str(i): np.asarray(values[i]) for i in range(1000)}, plan, failure_rate=0.5)
+    values = np.asarray(sample("normal(0.1)", (1000, 8), seed=SEED))
+    checks.assert_laws({str(i): values[i] for i in range(1000)}, plan, failure_rate=0.5)
 
 
 def test_small_and_empty_leaves_pass():
@@ -200,7 +201,7 @@ def broken(change) -> list[list[str]]:
 def test_a_std_that_is_ten_percent_off_fails(factor):
     tree = {f"{i}": {"w": struct(64, 64)} for i in range(150)}
     plan = planned(tree, ("**", normal(0.02)))
-    values = np.array(normal(0.02)(KEY, (150, 64, 64)))
+    values = np.array(sample("normal(0.02)", (150, 64, 64), seed=SEED))
     params = {str(i): {"w": values[i]} for i in range(150)}
     checks.assert_laws(params, plan)
     params["77"]["w"] = values[77] * np.float32(factor)
@@ -223,7 +224,7 @@ def test_a_mean_that_is_off_fails():
 def test_what_the_std_of_a_kernel_is_worth_depends_on_its_axes():
     """A kernel drawn for the transposed layer has the fans of the other axis."""
     plan = planned({"w": struct(48, 96)}, ("w", he_normal()))
-    swapped = {"w": he_normal()(KEY, (96, 48)).T}
+    swapped = {"w": sample("he_normal()", (96, 48), seed=SEED).T}
     assert [row[1] for row in rows(complaint(checks.assert_laws, swapped, plan))] == ["std"]
 
 
@@ -367,7 +368,7 @@ def test_64_bit_leaves(x64):
 
 
 def kernel(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
-    return np.array(normal(1.0)(jax.random.key(seed), shape, dtype))
+    return np.array(sample("normal(1.0)", shape, dtype, seed))
 
 
 def twins(params, plan=None, **kwargs) -> list[list[str]]:
@@ -557,7 +558,7 @@ def test_twins_by_chance_are_not_reported():
     wide[:, 8] = wide[:, 9]
     assert len(twins({"w": wide})) == 1
     # Zeros are no evidence where a law has them: one weight of 20 is left.
-    sparse = np.array(evaluate("sparse(0.95, 1.0)")(KEY, (20, 64), "bfloat16"))
+    sparse = np.array(sample("sparse(0.95, 1.0)", (20, 64), "bfloat16", SEED))
     sparse[:, 8] = sparse[:, 9]
     checks.assert_symmetry_broken({"w": sparse})
 
@@ -577,7 +578,7 @@ def test_right_draws_of_narrow_kernels_are_never_twins():
 def test_entropy_is_not_overstated():
     """Against the share of equal pairs among 1e5 draws, whose own error is below 0.05 bits."""
     for law in ("normal(1.0)", "uniform(minval=-1.7, maxval=1.7)", "truncated_normal(1.1)"):
-        drawn = np.asarray(evaluate(law)(KEY, (10**5,)))
+        drawn = np.asarray(sample(law, (10**5,), seed=SEED))
         for std in (1.0, 0.02, 0.003):
             for dtype in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"):
                 values = (drawn * np.float32(std)).astype(jnp.dtype(dtype)).astype(np.float32)

@@ -20,11 +20,12 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from catalogue import CASES, Case, each, evaluate, wide
+from catalogue import CASES, QUICK, Case, each, evaluate, sample, wide
 from jaxinit.initializers import Law, laws
 
 SIGMAS = 5
-KEY = jax.random.key(7)
+SEED = 7
+KEY = jax.random.key(SEED)
 
 
 def epsilon(dtype) -> float:
@@ -142,7 +143,8 @@ def test_64_bits(x64):
         "truncated_normal(lower=-np.inf, upper=1.0)": "float64",
     }
     drawn = jax.jit(
-        lambda key: [evaluate(call)(key, (160, 240), dtype) for call, dtype in calls.items()]
+        lambda key: [evaluate(call)(key, (160, 240), dtype) for call, dtype in calls.items()],
+        compiler_options=QUICK,
     )(KEY)
     for array, (call, dtype) in zip(drawn, calls.items(), strict=True):
         assert array.dtype == dtype
@@ -174,7 +176,7 @@ DISTRIBUTIONS = {
 @pytest.mark.parametrize("call", DISTRIBUTIONS)
 def test_the_whole_distribution(call):
     init = evaluate(call)
-    drawn = wide(init(KEY, (100, 200))).ravel()
+    drawn = wide(sample(call, (100, 200), seed=SEED)).ravel()
     assert scipy.stats.kstest(drawn, DISTRIBUTIONS[call].cdf).pvalue > 1e-4
     # The quantiles, from which the laws of narrow dtypes are computed, are of the same law.
     probabilities = np.linspace(0.001, 0.999, 999)
@@ -193,7 +195,7 @@ def test_the_distribution_of_an_entry_of_an_orthogonal_matrix(call):
     One entry of each of 4,000 matrices, since those of one matrix depend on each other.
     """
     n = 4
-    drawn = wide(evaluate(f"stacked({call})")(KEY, (4_000, n, 3)))[:, 1, 2]
+    drawn = wide(sample(f"stacked({call})", (4_000, n, 3), seed=SEED))[:, 1, 2]
     assert scipy.stats.kstest(drawn**2, scipy.stats.beta(1 / 2, (n - 1) / 2).cdf).pvalue > 1e-4
     assert abs((drawn > 0).mean() - 0.5) < SIGMAS * 0.5 / math.sqrt(drawn.size)
     quantile = evaluate(call).law((n, 3)).quantile
@@ -214,7 +216,7 @@ COMPLEX_SQUARES = {
 @pytest.mark.parametrize("call", COMPLEX_SQUARES)
 def test_the_whole_distribution_of_complex_entries(call):
     """Circular: the angle is even and independent of the modulus."""
-    drawn = wide(evaluate(call)(KEY, (1, 20_000), "complex64")).ravel()
+    drawn = wide(sample(call, (1, 20_000), "complex64", SEED)).ravel()
     squares, angle = np.abs(drawn) ** 2, np.angle(drawn)
     assert scipy.stats.kstest(squares, COMPLEX_SQUARES[call].cdf).pvalue > 1e-4
     even = scipy.stats.uniform(-math.pi, 2 * math.pi)
@@ -238,7 +240,8 @@ def test_the_whole_distribution_of_complex_entries(call):
 def test_narrow_draws_use_the_whole_dtype(call):
     """JAX draws 128 distinct bfloat16 values, with a mean 0.017 deviations off."""
     drawn = jax.jit(
-        lambda key: {d: evaluate(call)(key, (10_000,), d) for d in ("bfloat16", "float16")}
+        lambda key: {d: evaluate(call)(key, (10_000,), d) for d in ("bfloat16", "float16")},
+        compiler_options=QUICK,
     )(KEY)
     for dtype, least in (("bfloat16", 1_000), ("float16", 3_000)):
         values = wide(drawn[dtype])
@@ -272,7 +275,8 @@ def quantile_of_entries(call: str) -> np.ndarray:
     if law.quantile is not None and not law.fixed_norm:
         return law.quantile((np.arange(3 * 2**16) + 0.5) / (3 * 2**16))
     shape = (3, 384, 384) if "delta" in call else (768, 768)
-    return wide(init(KEY, shape if "fused" not in call and "masked" not in call else (2**17, 3)))
+    shape = (2**17, 3) if "fused" in call or "masked" in call else shape
+    return wide(sample(call, shape, seed=SEED))
 
 
 @pytest.mark.parametrize("call", ROUNDED)
@@ -284,7 +288,7 @@ def test_the_law_after_rounding(call):
     """
     dtype = ROUNDED[call]
     exact = quantile_of_entries(call)
-    rounded = np.asarray(jnp.asarray(exact, jnp.float32).astype(dtype)).astype(np.float64)
+    rounded = exact.astype(np.float32).astype(dtype).astype(np.float64)
     init = evaluate(call)
     shape = exact.shape if exact.ndim > 1 else (3, 3)
     before, after = init.law(shape), init.law(shape, dtype)
@@ -354,11 +358,12 @@ def test_known_constants():
     ("lower", "upper"), [(-2.0, 2.0), (-1.0, 3.0), (-math.inf, 0.5), (1.0, 1.5)]
 )
 def test_exact_truncated_normals_have_what_was_asked(lower, upper):
-    init = evaluate("truncated_normal")(0.02, lower=lower, upper=upper, mean=-1.0, exact=True)
-    law = init.law((3,))
+    bounds = f"lower={lower}, upper={upper}".replace("inf", "np.inf")
+    call = f"truncated_normal(0.02, {bounds}, mean=-1.0, exact=True)"
+    law = evaluate(call).law((3,))
     assert law.mean == pytest.approx(-1, rel=1e-12)
     assert law.std == pytest.approx(0.02, rel=1e-12)
-    values = wide(init(KEY, (20_000,)))
+    values = wide(sample(call, (20_000,), seed=SEED))
     assert_moments(values, law, random=True)
     assert_support(values, law, "float32")
 
@@ -366,10 +371,10 @@ def test_exact_truncated_normals_have_what_was_asked(lower, upper):
 @pytest.mark.parametrize("side", ["lower=-np.inf, upper=-3.0", "lower=3.0, upper=np.inf"])
 def test_an_open_bound_has_no_outliers(side):
     """JAX returns 3.4e38 where the distribution function rounds to 0 or 1: here 11 in 10**6."""
-    init = evaluate(f"truncated_normal(1.0, {side})")
-    values = wide(init(KEY, (1_000_000,)))
+    call = f"truncated_normal(1.0, {side})"
+    values = wide(sample(call, (1_000_000,), seed=SEED))
     assert 3 <= np.abs(values).min() and np.abs(values).max() < 6
-    assert_moments(values, init.law((3,)), random=True)
+    assert_moments(values, evaluate(call).law((3,)), random=True)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +460,7 @@ def test_laws_of_fixed_arrays_are_the_numbers_in_them(call, shape):
     for dtype in ("float32", "complex64"):
         if "j" in call and dtype == "float32":
             continue
-        values = wide(init(None, shape, dtype))
+        values = wide(sample(call, shape, dtype))
         law = init.law(shape, dtype)
         for inside, its_law in parts_of(values, law):
             assert_moments(inside, its_law, random=False)
@@ -481,7 +486,7 @@ def test_laws_of_masks(call):
     init, shape = evaluate(call), (2_000, 5, 4)
     law = init.law(shape)
     assert law.variance == pytest.approx(MASKED[call], rel=1e-12)
-    for values, its_law in parts_of(wide(init(KEY, shape)), law):
+    for values, its_law in parts_of(wide(sample(call, shape, seed=SEED)), law):
         assert_moments(values, its_law, random=True)
 
 

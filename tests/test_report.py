@@ -6,6 +6,7 @@ specimen of 124 million has one test of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -100,28 +101,36 @@ def _eighty_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-@pytest.fixture
-def models(tmp_path) -> Path:
-    path = tmp_path / "models.py"
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """The file of the models, which nobody changes."""
+    path = tmp_path_factory.mktemp("models") / "models.py"
     path.write_text(MODELS)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report(models):
-    """Collects a report on one of the models."""
+    """Collects a report on one of the models; tests that ask for the same look at the same one."""
+
+    @functools.cache
+    def collected(request: Request):
+        return collect(request, lambda *stage: None)
 
     def call(name: str, **options):
         options.setdefault("compare", False)
-        return collect(Request(target=f"{models}:{name}", **options), lambda *stage: None)
+        request = Request(target=f"{models}:{name}", **options)
+        # Rules may be a file, whose content is another in the next test.
+        return (collected if request.rules is None else collected.__wrapped__)(request)
 
     return call
 
 
 @pytest.fixture
-def run(models, capsys, monkeypatch):
+def run(tmp_path, capsys, monkeypatch):
     """Runs the command line beside the models; returns status, standard output and error."""
-    monkeypatch.chdir(models.parent)
+    (tmp_path / "models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         status = main(["report", *arguments])
@@ -261,7 +270,7 @@ def test_rules_of_an_unknown_law_leave_none_unknown(report):
 
 @pytest.mark.parametrize("form", ["file", "mapping", "config", "python", "module"])
 def test_rules_come_in_many_forms(report, models, form, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(models.parent)
     file = tmp_path / "rules.json"
     file.write_text(RULES)
     rules = {
@@ -403,8 +412,8 @@ def test_the_report_is_printed(run):
     assert lines[-1].startswith("No findings")
 
 
-def test_long_names_are_folded(run, models):
-    deep = models.parent / ("directory_with_a_long_name_" * 6)
+def test_long_names_are_folded(run, tmp_path):
+    deep = tmp_path / ("directory_with_a_long_name_" * 6)
     deep.mkdir()
     (deep / "models.py").write_text(MODELS)
     status, out, _ = run(f"{deep}/models.py:odd_mlp", "--no-compare")

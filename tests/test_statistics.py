@@ -13,13 +13,18 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import special, stats
 
-from catalogue import evaluate, wide
+from catalogue import QUICK, evaluate, sample, wide
 from jaxinit.checks import Measured, measure
 from jaxinit.checks.allowances import allowance
 from jaxinit.checks.measuring import _moments, measure_boxes
 from jaxinit.initializers import Law, Part, normal
 
-KEY = jax.random.key(11)
+SEED = 11
+KEY = jax.random.key(SEED)
+
+
+def normals(*shape: int) -> np.ndarray:
+    return np.random.default_rng(SEED).standard_normal(shape, np.float32)
 
 
 def one(array) -> Measured:
@@ -43,7 +48,7 @@ def assert_measures(array) -> None:
 
 @pytest.mark.parametrize("shape", [(), (7,), (2, 3, 4, 5)])
 def test_any_rank(shape):
-    assert_measures(jax.random.normal(KEY, shape) + 3)
+    assert_measures(jnp.asarray(normals(*shape) + 3))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def test_host_arrays_keep_their_64_bits():
 
 
 def test_a_large_offset_costs_no_digits():
-    assert_measures(jax.random.normal(KEY, (300, 400)) + 1000)
+    assert_measures(jnp.asarray(normals(300, 400) + 1000))
 
 
 def test_equal_entries_have_exactly_no_variance():
@@ -102,7 +107,7 @@ def test_what_is_not_finite_is_counted():
 
 
 def test_boxes_are_measured_within_their_array():
-    x = np.asarray(jax.random.normal(KEY, (6, 8)))
+    x = normals(6, 8)
     boxes = [((1, 2, 5),), (), ((0, 0, 2), (1, 7, 8)), ((0, 3, 3),)]
     parts, whole, corner, empty = measure_boxes({"x": (x, boxes)})["x"]
     assert parts == one(x[:, 2:5])
@@ -117,7 +122,7 @@ def test_shards_are_measured_in_place(devices, kind, spec):
     if len(devices) < 8:
         pytest.skip("needs 8 devices; tests/conftest.py asks for them")
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
-    x = jax.random.normal(KEY, (64, 48))
+    x = jnp.asarray(normals(64, 48))
     sharded = jax.device_put(x, NamedSharding(mesh, spec))
     cut = [((1, 5, 18),), ()]
     for mesh_in_context in (None, mesh):
@@ -347,14 +352,15 @@ def failure_fraction(values, law, dtype, size, rate):
 def drawn(call: str, shape: tuple[int, ...], dtype: str):
     init = evaluate(call)
     keys = jax.random.split(KEY, LEAVES)
-    return wide(jax.jit(jax.vmap(lambda key: init(key, shape, dtype)))(keys)).reshape(LEAVES, -1)
+    draw = jax.jit(jax.vmap(lambda key: init(key, shape, dtype)), compiler_options=QUICK)
+    return wide(draw(keys)).reshape(LEAVES, -1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
 @pytest.mark.parametrize("call", FREE)
 def test_right_leaves_fail_no_more_often_than_they_may(call, dtype):
     init = evaluate(call)
-    values = wide(init(KEY, (LEAVES * 32,), dtype))
+    values = wide(sample(call, (LEAVES * 32,), dtype, SEED))
     for n in (1, 2, 8, 64, 1024):
         law, leaves = init.law((n,), dtype), values.reshape(-1, n)
         for rate in (0.5, 0.05):
@@ -377,7 +383,7 @@ def test_right_complex_leaves_fail_no_more_often_than_they_may(call, shape):
 
 def test_the_bounds_are_near_what_chance_reaches():
     """At a rate of one half about 4 % fail: the bounds cost a factor of ten, not of a thousand."""
-    values = wide(normal(1.0)(KEY, (LEAVES, 128)))
+    values = wide(sample("normal(1.0)", (LEAVES, 128), seed=SEED))
     fraction = failure_fraction(values, normal(1.0).law((128,)), "float32", 128, 0.5)
     assert 0.01 < fraction < 0.5
 
@@ -412,7 +418,7 @@ def test_the_power_that_is_stated():
 def test_the_power_that_is_seen(call):
     """1,000 leaves of 4,096 entries: 0.994 would show as less than 0.982 once in a million."""
     init = evaluate(call)
-    leaves = wide(init(KEY, (1000, 4096)))
+    leaves = wide(sample(call, (1000, 4096), seed=SEED))
     assert power(leaves, init) == 0
     assert power(1.1 * leaves, init) > 0.982
     assert power(0.9 * leaves, init) > 0.99
@@ -433,7 +439,7 @@ def test_a_wild_factor_is_seen_in_the_smallest_leaf(n):
 
 def test_one_wild_entry_among_a_million_is_seen():
     """It moves the second moment by 1e-3, within what chance may, but one entry reaches 25 std."""
-    values = wide(normal(1.0)(KEY, (1, 10**6)))
+    values = wide(sample("normal(1.0)", (1, 10**6), seed=SEED))
     assert power(values, normal(1.0)) == 0
     values[0, 123] = 30.0
     assert power(values, normal(1.0)) == 1
@@ -442,7 +448,7 @@ def test_one_wild_entry_among_a_million_is_seen():
 def test_orthogonal_kernels_are_held_to_rounding():
     init = evaluate("orthogonal()")
     for dtype, factor in (("float32", 1.001), ("bfloat16", 1.01), ("float8_e4m3fn", 1.1)):
-        kernel = wide(init(KEY, (64, 48), dtype)).reshape(1, -1)
+        kernel = wide(sample("orthogonal()", (64, 48), dtype, SEED)).reshape(1, -1)
         law = init.law((64, 48), dtype)
         assert not exceeded(kernel, law, dtype, 64, T)[0]
         assert exceeded(kernel * factor, law, dtype, 64, T)[0]

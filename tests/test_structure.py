@@ -6,6 +6,7 @@ are run.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -14,11 +15,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from catalogue import assert_same_bits, draw_all, evaluate, wide
+from catalogue import QUICK, assert_same_bits, draw_all, evaluate, sample, wide
 from jaxinit import initializers
 from jaxinit.initializers import Axes, Fans, compute_fans, einsum_axes
 
-KEY = jax.random.key(5)
+SEED = 5
+KEY = jax.random.key(SEED)
+
+
+def numbers(call: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
+    """Values of one draw, in double precision."""
+    return wide(sample(call, shape, dtype, SEED))
 
 
 def adjoint(matrix: np.ndarray) -> np.ndarray:
@@ -49,34 +56,31 @@ def test_orthogonal_keeps_lengths(dtype):
 
 def test_orthogonal_in_64_bits(x64):
     for dtype in ("float64", "complex128"):
-        for drawn in draw_all(KEY, [(call, (9, 6)) for call in HAAR], dtype):
-            assert_isometry(np.asarray(drawn), 1.0, dtype)
+        for call in HAAR:
+            assert_isometry(numbers(call, (9, 6), dtype), 1.0, dtype)
 
 
 def test_a_large_matrix_of_reflections_keeps_its_tolerance():
     """Rounding grows slower than sqrt(n), for many products of reflections as for QR."""
-    shapes = ((300, 300), (600, 100), (100, 600))
-    for drawn in draw_all(KEY, [(HAAR[1], shape) for shape in shapes]):
-        assert_isometry(wide(drawn), 1.0, "float32")
+    for shape in ((300, 300), (600, 100), (100, 600)):
+        assert_isometry(numbers(HAAR[1], shape), 1.0, "float32")
 
 
 @pytest.mark.parametrize("column_axis", [-1, 0, 1])
 def test_rows_are_all_axes_but_the_columns(column_axis):
-    methods = [
-        f"orthogonal(column_axis={column_axis}, method={m!r})" for m in ("qr", "reflections")
-    ]
-    for drawn in draw_all(KEY, [(call, (4, 3, 5)) for call in methods]):
-        columns = np.moveaxis(wide(drawn), column_axis, -1)
+    for method in ("qr", "reflections"):
+        drawn = numbers(f"orthogonal(column_axis={column_axis}, method={method!r})", (4, 3, 5))
+        columns = np.moveaxis(drawn, column_axis, -1)
         assert_isometry(columns.reshape(-1, columns.shape[-1]), 1.0, "float32")
 
 
 @pytest.mark.parametrize("call", HAAR)
 def test_orthogonal_of_one(call):
     """An n x 1 matrix is a unit vector; a 1 x 1 matrix is a sign, either with probability 1/2."""
-    drawn = wide(evaluate(f"stacked({call})")(KEY, (200, 1, 1))).ravel()
+    drawn = numbers(f"stacked({call})", (200, 1, 1)).ravel()
     assert set(np.abs(drawn)) == {1.0}
     assert abs(drawn.sum()) < 5 * math.sqrt(200)
-    assert np.linalg.norm(wide(evaluate(call)(KEY, (8, 1)))) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(numbers(call, (8, 1))) == pytest.approx(1, abs=1e-6)
 
 
 def reflections_of(monkeypatch, gaussian):
@@ -138,12 +142,12 @@ def test_orthogonal_is_haar(call):
     The trace of 4,000 matrices has a standard error of 1/63: five are 0.08, a twentieth of the
     defect. Q^T Q cannot see it.
     """
-    stack = evaluate(f"stacked({call})")(KEY, (4_000, 8, 8))
-    traces = np.trace(wide(stack), axis1=-2, axis2=-1)
+    stack = numbers(f"stacked({call})", (4_000, 8, 8))
+    traces = np.trace(stack, axis1=-2, axis2=-1)
     assert abs(traces.mean()) < 5 / math.sqrt(traces.size)
     squares = traces**2
     assert abs(squares.mean() - 1) < 5 * squares.std() / math.sqrt(traces.size)
-    assert abs((np.linalg.det(wide(stack)) > 0).mean() - 0.5) < 5 * 0.5 / math.sqrt(traces.size)
+    assert abs((np.linalg.det(stack) > 0).mean() - 0.5) < 5 * 0.5 / math.sqrt(traces.size)
 
 
 @pytest.mark.parametrize("call", HAAR)
@@ -152,7 +156,7 @@ def test_unitary_is_haar(call):
 
     So is that of the determinant, which misses no factor: uniform, by Kolmogorov and Smirnov.
     """
-    stack = wide(evaluate(f"stacked({call})")(KEY, (1_000, 4, 4), "complex64"))
+    stack = numbers(f"stacked({call})", (1_000, 4, 4), "complex64")
     traces = np.trace(stack, axis1=1, axis2=2)
     phases = np.angle(np.linalg.det(stack)) / (2 * np.pi) + 0.5
     assert scipy.stats.kstest(phases, "uniform").pvalue > 1e-4
@@ -169,16 +173,16 @@ def test_scaled_orthogonal_keeps_the_second_moment(shape):
     A narrowing isometry projects: the mean of the outputs' squares has a standard error of
     sqrt(2 / (32 * 500)) = 1.1 %.
     """
-    kernel = wide(evaluate("scaled_orthogonal()")(KEY, shape))
+    kernel = numbers("scaled_orthogonal()", shape)
     x = np.random.default_rng(0).normal(size=(500, shape[0]))
     ratio = ((x @ kernel) ** 2).mean(axis=1) / (x**2).mean(axis=1)
     if shape[1] > shape[0]:
         np.testing.assert_allclose(ratio, 1, rtol=1e-5)
-        plain = wide(evaluate("orthogonal()")(KEY, shape))
+        plain = numbers("orthogonal()", shape)
         np.testing.assert_allclose(kernel, plain * math.sqrt(shape[1] / shape[0]), rtol=1e-6)
     else:
         assert abs(ratio.mean() - 1) < 0.05
-        np.testing.assert_array_equal(kernel, wide(evaluate("orthogonal()")(KEY, shape)))
+        np.testing.assert_array_equal(kernel, numbers("orthogonal()", shape))
 
 
 def test_scaled_orthogonal_counts_along_its_column_axis():
@@ -189,6 +193,7 @@ def test_scaled_orthogonal_counts_along_its_column_axis():
 # Convolutions that are identities and isometries.
 
 
+@functools.partial(jax.jit, static_argnames="groups", compiler_options=QUICK)
 def convolve(x, kernel, groups: int = 1):
     """SAME convolution of channels-last `x` with a Flax-shaped kernel."""
     spatial = "WHD"[: kernel.ndim - 2]
@@ -205,7 +210,7 @@ def convolve(x, kernel, groups: int = 1):
 
 def signal(kernel_shape: tuple[int, ...], channels: int):
     sizes = (2, *(range(5, 5 + len(kernel_shape) - 2)), channels)
-    return jax.random.normal(KEY, sizes)
+    return np.random.default_rng(SEED).standard_normal(sizes, np.float32)
 
 
 SPATIAL = [(3,), (4,), (1,), (3, 3), (2, 5), (4, 4), (3, 3, 3), (2, 3, 4)]
@@ -214,19 +219,19 @@ SPATIAL = [(3,), (4,), (1,), (3, 3), (2, 5), (4, 4), (3, 3, 3), (2, 3, 4)]
 @pytest.mark.parametrize("spatial", SPATIAL, ids=str)
 def test_dirac_is_the_identity(spatial):
     """Bit for bit, at even sizes too: there the padding is one shorter in front."""
-    kernel = evaluate("dirac()")(None, (*spatial, 4, 4))
+    kernel = sample("dirac()", (*spatial, 4, 4))
     x = signal(kernel.shape, 4)
     np.testing.assert_array_equal(convolve(x, kernel), x)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (5, 3)])
 def test_dirac_between_unequal_channels(inputs, outputs):
-    kernel = evaluate("dirac(-0.5)")(None, (3, 3, inputs, outputs))
+    kernel = sample("dirac(-0.5)", (3, 3, inputs, outputs))
     x = signal(kernel.shape, inputs)
-    y = convolve(x, kernel)
+    y = np.asarray(convolve(x, kernel))
     shared = min(inputs, outputs)
     np.testing.assert_array_equal(y[..., :shared], -0.5 * x[..., :shared])
-    assert not np.asarray(y[..., shared:]).any()
+    assert not y[..., shared:].any()
 
 
 @pytest.mark.parametrize(
@@ -234,10 +239,10 @@ def test_dirac_between_unequal_channels(inputs, outputs):
 )
 def test_dirac_in_groups(inputs, outputs, groups):
     """Output j of a group passes input j of the same group, as far as both go."""
-    kernel = evaluate(f"dirac(groups={groups})")(None, (3, inputs // groups, outputs))
+    kernel = sample(f"dirac(groups={groups})", (3, inputs // groups, outputs))
     x = signal(kernel.shape, inputs)
     y = np.asarray(convolve(x, kernel, groups)).reshape(*x.shape[:-1], groups, -1)
-    x = np.asarray(x).reshape(*x.shape[:-1], groups, -1)
+    x = x.reshape(*x.shape[:-1], groups, -1)
     shared = min(x.shape[-1], y.shape[-1])
     np.testing.assert_array_equal(y[..., :shared], x[..., :shared])
     assert not y[..., shared:].any()
@@ -256,16 +261,16 @@ def test_delta_orthogonal_keeps_lengths(inputs, outputs):
 
 def test_delta_orthogonal_onto_fewer_channels():
     """No output is louder than the input, and the map back is the inverse on the outputs."""
-    kernel = evaluate("delta_orthogonal()")(KEY, (3, 6, 3))
-    assert_isometry(wide(kernel)[1], 1.0, "float32")
-    assert not wide(kernel)[[0, 2]].any()
-    other = evaluate("delta_orthogonal(column_axis=-2)")(KEY, (3, 6, 3))
-    assert_isometry(wide(other)[1], 1.0, "float32")
+    calls = ["delta_orthogonal()", "delta_orthogonal(column_axis=-2)"]
+    kernel, other = map(wide, draw_all(KEY, [(call, (3, 6, 3)) for call in calls]))
+    assert_isometry(kernel[1], 1.0, "float32")
+    assert not kernel[[0, 2]].any()
+    assert_isometry(other[1], 1.0, "float32")
 
 
 def test_orthogonal_convolutions_are_no_isometries():
     """Why delta_orthogonal exists: 3 taps of 16 channels reach from 0.01 to 1.9."""
-    kernel = wide(evaluate("orthogonal()")(KEY, (3, 16, 16)))
+    kernel = numbers("orthogonal()", (3, 16, 16))
     frequencies = np.fft.fft(kernel, n=32, axis=0)
     values = np.linalg.svd(frequencies, compute_uv=False)
     assert values.min() < 0.1 and values.max() > 1.5
@@ -292,7 +297,7 @@ def test_sparse_cuts_the_same_number_for_each_unit(shape):
 
 def test_sparse_cuts_different_places_in_each_unit():
     """Each place is cut with the same probability: 1,600 places of 400 units, 5 sigma."""
-    drawn = wide(evaluate("sparse(0.25, 1.0)")(KEY, (40, 400)))
+    drawn = numbers("sparse(0.25, 1.0)", (40, 400))
     places = {tuple(np.flatnonzero(column == 0)) for column in drawn.T}
     assert len(places) == 400
     share = (drawn == 0).mean(axis=1)
@@ -301,7 +306,7 @@ def test_sparse_cuts_different_places_in_each_unit():
 
 def test_sparse_of_a_fraction_that_floats_round_up():
     """0.14 * 50 is 7.000000000000001: 7 zeros, not 8."""
-    drawn = wide(evaluate("sparse(0.14, 1.0)")(KEY, (50, 4)))
+    drawn = numbers("sparse(0.14, 1.0)", (50, 4))
     assert ((drawn == 0).sum(axis=0) == 7).all()
 
 
@@ -338,7 +343,7 @@ def test_stacked_layers_have_the_variance_of_one():
     """
     shape = (12, 64, 64)
     assert evaluate("lecun_normal()").law(shape).std * 8 == pytest.approx(0.289, abs=1e-3)
-    drawn = wide(evaluate("stacked(lecun_normal())")(KEY, shape))
+    drawn = numbers("stacked(lecun_normal())", shape)
     error = math.sqrt((2.37 - 1) / 64**2)
     np.testing.assert_allclose((drawn**2).mean(axis=(1, 2)) * 64, 1, atol=5 * error)
     correlations = np.corrcoef(drawn.reshape(12, -1))
@@ -384,16 +389,16 @@ def test_fused_pieces_of_no_size():
 
 def test_masked():
     mask = np.tri(5, 4)
-    drawn = evaluate("masked(normal(1.0), np.tri(5, 4))")(KEY, (5, 4))
-    whole = evaluate("normal(1.0)")(KEY, (5, 4))
+    calls = ["masked(normal(1.0), np.tri(5, 4))", "masked(normal(1.0), [[1], [0], [1], [0], [1]])"]
+    drawn, column = (sample(call, (5, 4)) for call in calls)
+    whole = sample("normal(1.0)", (5, 4))
     np.testing.assert_array_equal(drawn, np.where(mask, whole, 0))
-    column = evaluate("masked(normal(1.0), [[1], [0], [1], [0], [1]])")(KEY, (5, 4))
     np.testing.assert_array_equal(column, np.where([[1], [0], [1], [0], [1]], whole, 0))
 
 
 def test_scaled():
-    whole = evaluate("normal(1.0)")(KEY, (5, 4))
-    np.testing.assert_array_equal(evaluate("scaled(normal(1.0), -0.5)")(KEY, (5, 4)), -0.5 * whole)
+    whole = np.asarray(sample("normal(1.0)", (5, 4)))
+    np.testing.assert_array_equal(sample("scaled(normal(1.0), -0.5)", (5, 4)), -0.5 * whole)
     # The product is taken before the cast: 1e6 * 1e-3 does not pass through float16's infinity.
     drawn = evaluate("scaled(constant(1e6), 1e-3)")(None, (2,), "float16")
     np.testing.assert_array_equal(drawn, np.full(2, 1000, np.float16))
@@ -495,9 +500,9 @@ def test_fans_count_products(spatial, inputs, outputs, groups, stride, transpose
     With a kernel of ones, the derivative of the sum of all outputs to an input is the number of
     products that it takes part in.
     """
-    kernel = jnp.ones((*spatial, inputs // groups, outputs))
+    kernel = np.ones((*spatial, inputs // groups, outputs), np.float32)
     period = 12
-    x = jnp.ones((1, *(period,) * len(spatial), inputs))
+    x = np.ones((1, *(period,) * len(spatial), inputs), np.float32)
     letters = "WH"[: len(spatial)]
     numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
 
@@ -518,9 +523,14 @@ def test_fans_count_products(spatial, inputs, outputs, groups, stride, transpose
 
     axes = {"transposed_strides": stride} if transposed else {"groups": groups}
     fans = initializers.he_normal(**axes).fans(kernel.shape)
-    assert float(run(x).mean()) == pytest.approx(fans.fan_in, rel=1e-6)
-    per_input = jax.grad(lambda x: run(x).sum())(x)
-    assert float(per_input.mean()) == pytest.approx(fans.fan_out, rel=1e-6)
+
+    def sums(x):
+        y = run(x)
+        return y.sum(), y
+
+    per_input, y = jax.jit(jax.grad(sums, has_aux=True), compiler_options=QUICK)(x)
+    assert wide(y).mean() == pytest.approx(fans.fan_in, rel=1e-6)
+    assert wide(per_input).mean() == pytest.approx(fans.fan_out, rel=1e-6)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -529,11 +539,15 @@ def test_transposed_convolutions_keep_the_second_moment(stride):
 
     Outputs: 64 positions x 32 channels x 20 inputs, correlated within a kernel: 5 % is far.
     """
-    kernel = initializers.lecun_normal(transposed_strides=stride)(KEY, (4, 32, 32))
-    x = jax.random.normal(jax.random.key(1), (20, 64, 32))
-    y = jax.lax.conv_transpose(
-        x, kernel, (stride,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
-    )
+    kernel = sample(f"lecun_normal(transposed_strides={stride})", (4, 32, 32), seed=SEED)
+    x = np.random.default_rng(1).standard_normal((20, 64, 32), np.float32)
+
+    def run(x, kernel):
+        return jax.lax.conv_transpose(
+            x, kernel, (stride,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    y = jax.jit(run, compiler_options=QUICK)(x, kernel)
     inner = wide(y)[:, 8:-8]
     assert (inner**2).mean() == pytest.approx(1, abs=0.08)
 
@@ -587,7 +601,7 @@ def test_einsum_axes(equation, operand, axes):
 
 def test_einsum_axes_keep_the_second_moment():
     """The axes of an attention output projection: without them fan_in is 64 times too large."""
-    kernel = initializers.lecun_normal(*einsum_axes("bthk,hkd->btd"))(KEY, (4, 16, 64))
-    x = jax.random.normal(jax.random.key(1), (8, 32, 4, 16))
-    y = wide(jnp.einsum("bthk,hkd->btd", x, kernel, precision="highest"))
+    kernel = numbers("lecun_normal(*einsum_axes('bthk,hkd->btd'))", (4, 16, 64))
+    x = np.random.default_rng(1).normal(size=(8, 32, 4, 16))
+    y = np.einsum("bthk,hkd->btd", x, kernel)
     assert (y**2).mean() == pytest.approx(1, abs=0.1)

@@ -179,8 +179,10 @@ class Masked(Wrapper):
             return _thinned(law, kept, shape)
         # A pattern such as an identity may meet the mask anywhere: count what is left of it.
         dtype = as_dtype(self.label, complex if is_complex else float, self.kinds)
+        # One program: a dirac, drawn step by step, is twenty to compile.
+        pattern = jax.jit(lambda: self.sample(None, shape, dtype))
         with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
-            return laws.empirical(np.asarray(self.sample(None, shape, dtype)))
+            return laws.empirical(np.asarray(pattern()))
 
     def _flat(self, shape: tuple[int, ...]) -> tuple[Initializer, np.ndarray]:
         """What is masked, below masks of masks, and which of its entries all of them keep."""

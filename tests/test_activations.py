@@ -226,6 +226,11 @@ def test_gated_units():
         ("reglu", "relu"),
     ):
         assert gain(name) == pytest.approx(gain(gate), rel=1e-9)
+        # Either input may be the gate. The mean over the other one is rounding errors alone, whose
+        # digits are not to be looked for.
+        function = act.named(gate).function
+        turned = moments(lambda g, x, f=function: f(g) * x, inputs=2)
+        assert (turned.mean, turned.forward_gain) == pytest.approx((0, gain(name)), rel=1e-9)
     known = moments(lambda x, g: x * jax.nn.relu(g - 0.3), inputs=2)
     second = 1.09 * tail(0.3) - 0.3 * density(0.3)
     assert known.second_moment == pytest.approx(second, rel=1e-9)
@@ -235,6 +240,15 @@ def test_gated_units():
     assert larger.mean == pytest.approx(1 / math.sqrt(math.pi), rel=1e-8)
     assert larger.second_moment == pytest.approx(1, rel=1e-8)
     assert larger.derivative_second_moment == pytest.approx(1, rel=1e-8)
+
+
+def test_waves_that_nobody_could_resolve_are_refused_and_not_waited_for():
+    for function, inputs in (
+        (lambda z: jnp.sin(1e9 * z), 1),
+        (lambda x, g: jnp.sin(1e5 * x * g), 2),
+    ):
+        with pytest.raises(ValueError, match="too many kinks or waves"):
+            moments(function, inputs=inputs)
 
 
 def test_closures_compositions_partials_and_scalar_functions():

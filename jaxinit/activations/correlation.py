@@ -16,7 +16,7 @@ from jaxinit.activations.lengths import (
     settled,
     stability_of,
 )
-from jaxinit.activations.quadrature import integrate, panels, weight
+from jaxinit.activations.quadrature import integrate, largest_row, panels, weight
 
 Array = np.ndarray
 # Half of the mean squared difference of the outputs, and E f'(u) f'(v).
@@ -186,4 +186,6 @@ def _common(function: Function, alpha: float, shift: Array) -> Array:
             edge = (place - moved) / max(alpha, 1e-150)
             parts.append(np.clip(edge, -_REACH, _REACH)[:, None])
     over = panels(np.concatenate(parts, axis=1))
-    return integrate(at, over, tolerance=1e-13, noise=4 * function.noise, shared=True).values
+    return integrate(
+        at, over, tolerance=1e-13, noise=4 * function.noise, against=largest_row
+    ).values

@@ -45,7 +45,7 @@ _DIFFERENCE[1::2] -= [*_GAUSS, *_GAUSS[::-1]]
 # Halvings of a panel: 2**-100 leaves a billionth even of 1 / |z|**0.9.
 _LEVELS = 100
 # Panels at one level; what needs more is noise or waves that no network could train through.
-_MOST_PANELS = 2**17
+MOST_PANELS = 2**17
 _LARGEST_CALL = 2**19
 _DEEP = 1e-9
 # Places that a caller may want to look at again.
@@ -116,16 +116,19 @@ def integrate(
     *,
     tolerance: float = 1e-14,
     noise: float = 0.0,
-    shared: bool = False,
+    against: Callable[[Array], Array] = lambda sizes: sizes,
+    most: int = MOST_PANELS,
 ) -> Integrals:
     """Integrates several functions over each row.
 
     Args:
         evaluate: from points and their rows, both of shape (n,), to values (channels, n).
         over: where.
-        tolerance: error allowed in a panel, as a share of the integral of the absolute value.
+        tolerance: error allowed in a panel, as a share of the size that ``against`` gives.
         noise: relative error of the values themselves, below which no panel is halved.
-        shared: whether the largest row sets the scale of all.
+        against: from the integrals of the absolute values, (channels, rows), to the sizes that
+            errors are measured against.
+        most: panels at one level; a function that needs more is refused.
 
     Raises:
         DivergenceError: when the outermost panels still count, or there is no end to halving.
@@ -140,9 +143,7 @@ def integrate(
         if scale is None or values is None or errors is None:
             values = np.zeros((len(kronrod), over.rows))
             errors = np.zeros_like(values)
-            scale = _by_row(size, row, over.rows)
-            if shared:
-                scale = np.broadcast_to(scale.max(axis=1, keepdims=True), scale.shape)
+            scale = against(_by_row(size, row, over.rows))
             _check_ends(size, scale, over)
         else:  # a spike that no point of the level above had seen
             largest = np.zeros_like(scale)
@@ -159,7 +160,7 @@ def integrate(
         deep += zip(start[last].tolist(), end[last].tolist(), row[last].tolist(), strict=True)
         if done.all():
             break
-        if np.count_nonzero(~done) > _MOST_PANELS:
+        if np.count_nonzero(~done) > most:
             raise DivergenceError("it has too many kinks or waves to be resolved")
         start, middle, half, end, row = (a[~done] for a in (start, middle, half, end, row))
         if len(halved) < _MOST_HALVED:
@@ -210,6 +211,11 @@ def _smallest(deep: list[tuple[float, float, int]]) -> tuple[tuple[float, float,
         else:
             found.append((start, end, row))
     return tuple(found)
+
+
+def largest_row(sizes: Array) -> Array:
+    """The largest row sets the size of all."""
+    return np.broadcast_to(sizes.max(axis=1, keepdims=True), sizes.shape)
 
 
 def weight(z: Array) -> Array:

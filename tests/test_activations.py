@@ -320,6 +320,10 @@ def test_settings_of_the_user_have_no_say(devices):
     assert jnp.ones(()).dtype == jnp.float32
 
 
+def called_back(z):
+    return jax.pure_callback(np.tanh, jax.ShapeDtypeStruct(z.shape, z.dtype), z)
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
@@ -328,7 +332,11 @@ def test_settings_of_the_user_have_no_say(devices):
         (int, TypeError, r"needs an activation as a callable or a name, got <class 'int'>"),
         ("gelo", ValueError, r"needs a name of the catalogue, got 'gelo'. Did you mean gelu"),
         ("xyzzy", ValueError, r"got 'xyzzy'. It has identity, relu, "),
-        ("elu(1e)", ValueError, r"needs one number in 'elu\(1e\)'"),
+        ("elu(1e)", ValueError, r"needs elu with one number, got 'elu\(1e\)'"),
+        ("leaky_relu(0.2", ValueError, r"needs leaky_relu with one number, got 'leaky_relu\(0.2'"),
+        ("leaky_relu(foo)", ValueError, r"got 'leaky_relu\(foo\)'. Write for example leaky_relu\("),
+        ("gelu(2)", ValueError, r"needs gelu without a parameter, got 'gelu\(2\)'. Those with"),
+        (called_back, TypeError, r"that JAX can differentiate, got called_back, .* Write it with"),
         ("torch:tanh", ValueError, r"a number of torch without moments. Use 'tanh'"),
         (jax.nn.softmax, ValueError, r"elementwise function, got softmax, whose outputs depend on"),
         (lambda z: z - z.mean(), ValueError, r"outputs depend on other entries"),

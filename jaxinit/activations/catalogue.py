@@ -109,7 +109,7 @@ _FORMULAS = {
     "elu": "z above 0, {0:g} (e^z - 1) below",
     "celu": "z above 0, {0:g} (e^(z / {0:g}) - 1) below",
 }
-_CALL = re.compile(r"(\w+)\(\s*(?:\w+\s*=\s*)?([-+.\deE]+)\s*\)")
+_CALL = re.compile(r"(\w+)\(\s*(?:\w+\s*=\s*)?(.*?)\s*\)?")
 
 
 def names() -> tuple[str, ...]:
@@ -147,8 +147,8 @@ def named(name: str) -> Entry:
         )
     key = name.strip()
     call = _CALL.fullmatch(key)
-    if call and _ALIASES.get(call[1], call[1]) in _PARAMETERS:
-        return _with_parameter(name, call[1], call[2])
+    if call and _ALIASES.get(call[1], call[1]) in _BY_NAME:
+        return _with_parameter(name, _ALIASES.get(call[1], call[1]), call[2])
     key = key.lower().replace("-", "_").replace(" ", "_")
     key = _ALIASES.get(key, key)
     if key not in _BY_NAME:
@@ -163,11 +163,16 @@ def named(name: str) -> Entry:
 
 
 def _with_parameter(text: str, key: str, number: str) -> Entry:
+    if key not in _PARAMETERS:
+        raise ValueError(
+            f"activations.named needs {key} without a parameter, got {text!r}. "
+            f"Those with one are {', '.join(_PARAMETERS)}; else pass a callable."
+        )
     try:
-        value = float(number)
+        value = float(number if text.rstrip().endswith(")") else "")
     except ValueError:
         raise ValueError(
-            f"activations.named needs one number in {text!r}, got {number!r}. "
+            f"activations.named needs {key} with one number, got {text!r}. "
             f"Write for example {key}(0.2)."
         ) from None
     entry = _BY_NAME[key]

@@ -49,7 +49,7 @@ class Function:
         with _at_the_prompt():
             vector = _vectorised(caller, name, function, inputs)
             self.noise = _noise(vector, inputs)
-            self._compiled = _compile(vector, inputs)
+            self._compiled = _compile(caller, name, vector, inputs)
         self._check_elementwise()
 
     def __call__(self, *arguments: Array, weighed: Array | None = None) -> tuple[Array, Array]:
@@ -252,8 +252,12 @@ def _first_line(error: BaseException) -> str:
     return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
-def _compile(vector: Callable[..., Any], inputs: int) -> Any:
-    """Values and slopes to each input as one program on the host."""
+def _compile(caller: str, name: str, vector: Callable[..., Any], inputs: int) -> Any:
+    """Values and slopes to each input as one program on the host.
+
+    Raises:
+        TypeError: when JAX finds no derivative, as of callbacks.
+    """
     shapes = [jax.ShapeDtypeStruct((_SIZE,), jnp.float64)] * inputs
 
     def forward(*z: Any) -> Any:
@@ -269,9 +273,15 @@ def _compile(vector: Callable[..., Any], inputs: int) -> Any:
         return value, list(pull(jnp.ones_like(value)))
 
     try:
-        return jax.jit(forward).lower(*shapes).compile()
-    except TypeError:  # a custom_vjp has no forward mode
-        return jax.jit(backward).lower(*shapes).compile()
+        try:
+            return jax.jit(forward).lower(*shapes).compile()
+        except TypeError:  # a custom_vjp has no forward mode
+            return jax.jit(backward).lower(*shapes).compile()
+    except Exception as error:
+        raise TypeError(
+            f"{caller} needs a function that JAX can differentiate, got {name}, which raised "
+            f"{type(error).__name__}: {_first_line(error)} Write it with jax.numpy."
+        ) from error
 
 
 def _noise(vector: Callable[..., Any], inputs: int) -> float:

@@ -1,6 +1,6 @@
 """The README's table of first calls, from the numbers that `init_time.py` kept.
 
-python benchmarks/table.py benchmarks/results/init_time-cpu-python3.11.json
+python benchmarks/table.py benchmarks/results/init_time-cpu-python3.*.json
 """
 
 import argparse
@@ -8,6 +8,8 @@ import json
 import pathlib
 from typing import Any
 
+# Below this, what compiling takes outweighs the parameters.
+_LARGE = 2**28
 COLUMNS = ("jit_init", "plan.init", "jax.jit", "eager", "torch")
 
 
@@ -29,29 +31,38 @@ def ratio(ours: dict[str, Any] | None, rival: dict[str, Any] | None) -> str:
     return f"{rival['first']['median'] / ours['first']['median']:.1f} x"
 
 
-def rows(results: dict[str, Any]) -> list[list[str]]:
+def memory(ours: dict[str, Any] | None) -> str:
+    """Growth of the process over the size of the parameters, where these are more than the rest."""
+    if ours is None or ours["nbytes"] < _LARGE:
+        return ""
+    return f"{ours['peak over parameters']:.2f}"
+
+
+def rows(record: dict[str, Any]) -> list[list[str]]:
     """One line of the table for each model."""
     lines = []
-    for name, result in results.items():
+    version = ".".join(record["environment"]["versions"]["jax"].split(".")[:2])
+    for name, result in record["results"].items():
         found = result["contestants"]
         ours = found.get("jit_init")
         lines.append(
-            [name, *(cell(found.get(column)) for column in COLUMNS)]
+            [name, version, *(cell(found.get(column)) for column in COLUMNS)]
             + [ratio(ours, found.get("jax.jit"))]
-            + [f"{ours['peak over parameters']:.2f}" if ours else ""]
+            + [memory(ours)]
         )
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("json", help="what init_time.py wrote")
-    record = json.loads(pathlib.Path(parser.parse_args().json).read_text())
-    headings = ["first call, seconds", *COLUMNS, "jax.jit over jit_init", "memory growth"]
+    parser.add_argument("json", nargs="+", help="what init_time.py wrote")
+    records = [json.loads(pathlib.Path(path).read_text()) for path in parser.parse_args().json]
+    headings = ["first call, seconds", "jax", *COLUMNS, "jax.jit over jit_init", "memory growth"]
     print("| " + " | ".join(headings) + " |")
     print("|---" * len(headings) + "|")
-    for line in rows(record["results"]):
-        print("| " + " | ".join(line) + " |")
+    for record in records:
+        for line in rows(record):
+            print("| " + " | ".join(line) + " |")
 
 
 if __name__ == "__main__":

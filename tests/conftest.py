@@ -20,6 +20,7 @@ import hypothesis
 import jax
 import pytest
 
+from jaxinit.cli import main
 from jaxinit.engine import compile as compiling
 from jaxinit.engine.compile import forget_executables
 
@@ -65,6 +66,20 @@ def programs(monkeypatch):
     forget_executables()
     yield texts
     forget_executables()
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs the command line, 80 columns wide; returns status, standard output and error."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(autouse=True)

@@ -39,17 +39,6 @@ def _eighty_columns(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs the command line; returns status, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        return status, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def refused(run):
     """Runs the command line, which must refuse in one line; returns that line."""
 

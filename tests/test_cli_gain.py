@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 
-from jaxinit.cli import main
-
-
-@pytest.fixture(autouse=True)
-def _eighty_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
 
 @pytest.fixture
-def run(capsys):
-    """Runs the command line; returns status, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(["gain", *arguments])
-        return status, *capsys.readouterr()
-
-    return call
+def run(run):
+    """Runs the command; returns status, standard output and standard error."""
+    return functools.partial(run, "gain")
 
 
 @pytest.mark.parametrize("name", ["gelu", "tanh", "sigmoid", "sign", "swiglu", "torch:selu"])

@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 
-from jaxinit.cli import main
 from jaxinit.reading.records import Role
 from jaxinit.report.collect import collect
 from jaxinit.report.records import Request
@@ -94,11 +93,6 @@ def small():
 """
 
 
-@pytest.fixture(autouse=True)
-def _eighty_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-
 @pytest.fixture
 def models(tmp_path) -> Path:
     path = tmp_path / "models.py"
@@ -118,15 +112,10 @@ def report(models):
 
 
 @pytest.fixture
-def run(models, capsys, monkeypatch):
-    """Runs the command line beside the models; returns status, standard output and error."""
+def run(run, models, monkeypatch):
+    """Runs the command on one of the models; returns status, standard output and error."""
     monkeypatch.chdir(models.parent)
-
-    def call(name: str, *arguments: str) -> tuple[int, str, str]:
-        status = main(["report", f"models.py:{name}", "--no-compare", *arguments])
-        return status, *capsys.readouterr()
-
-    return call
+    return lambda name, *rest: run("report", f"models.py:{name}", "--no-compare", *rest)
 
 
 def kind_of(report, pattern: str):

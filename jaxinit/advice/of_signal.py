@@ -84,7 +84,7 @@ def gain_mismatch(situation: Situation, currents: Currents) -> Iterator[Finding]
     # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch; and in a shallow
     # network most random weights will do.
     deep = walk.steps >= 3
-    low, high = (1 / (4 * (walk.steps + 1)), 16.0) if deep else (1e-4, 100.0)
+    low, high = (1 / (4 * (walk.steps + 1)), 16.0) if deep else (1e-6, 100.0)
     name = situation.activation.name if situation.activation else "linear layers"
     wanted = situation.gain(_chain(situation)[0])
     for what, total in (("signal", walk.forward), ("gradient", walk.backward)):

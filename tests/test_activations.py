@@ -139,6 +139,16 @@ def test_a_steep_step_has_its_slope_seen(steepness, place):
     assert not known.jumps
 
 
+@pytest.mark.parametrize("edge", [0.0, 0.25, 0.5, 1.0, 0.5 + 2**-8, 1.75 + 2**-12, 12.0])
+@pytest.mark.parametrize("distance", [0.0, 3e-4, -7.6e-6, 1e-7, -3e-9])
+def test_a_kink_beside_an_edge_of_the_panels(edge, distance):
+    """No point of the rule is within 0.0022 of a panel from its edge."""
+    k = edge + distance
+    known = moments(lambda z: jax.nn.relu(z + k))
+    assert known.derivative_second_moment == pytest.approx(tail(-k), rel=1e-10)
+    assert known.second_moment == pytest.approx((1 + k * k) * tail(-k) + k * density(k), rel=1e-10)
+
+
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(
     st.lists(st.floats(-4, 4), min_size=1, max_size=3, unique=True),

@@ -138,3 +138,15 @@ def convolutional(norm, depth, activation=jax.nn.relu, width=4):
 
     layer = {"kernel": (3, 3, width, width)} | ({"scale": (width,)} if norm else {})
     return read(fn, {"layers": [layer] * depth, "head": (width, 3)}, struct(2, 6, 6, width))
+
+
+def adapted(layers=2, width=32, rank=4):
+    """Reading of a plain network with low-rank adapters, as in LoRA, and a head."""
+
+    def fn(params, x):
+        for layer in params["layers"]:
+            x = jax.nn.relu(x @ layer["w"] + 2.0 * ((x @ layer["a"]) @ layer["b"]))
+        return x @ params["head"]
+
+    layer = {"w": (width, width), "a": (width, rank), "b": (rank, width)}
+    return read(fn, {"layers": [layer] * layers, "head": (width, 3)}, struct(4, width))

@@ -31,6 +31,7 @@ def moe():
 
 
 ROWS = {
+    "low-rank bypass": (models.adapted, "layers/0/b"),
     "mixture of experts: router": (moe, "router"),
     "embeddings": (models.transformer, "table"),
     "vision transformer, normalised before each branch": (
@@ -144,6 +145,16 @@ def test_fixup_of_sixteen_branches_of_two_maps():
     assert advice["head"].initializer == init.zeros
     # L^(-1/(2m-2)) with L = 16 and m = 2 is 1/4; the gain of ReLU is sqrt 2.
     assert math.isclose(advice["blocks/3/up"].std ** 2 * 16, 2 / 16, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("goal", GUIDES)
+def test_an_adapted_model_starts_as_the_base_model(goal):
+    advice = jaxinit.advise(models.adapted(), goal)
+    assert advice["layers/1/b"].initializer == init.zeros
+    assert advice["layers/1/a"].initializer == init.lecun_normal()
+    assert advice["layers/1/b"].source.startswith("Hu 2021")
+    twin = jaxinit.advise(models.adapted(rank=32), goal)
+    assert twin["layers/1/b"].std > 0
 
 
 def test_the_first_layer_brings_a_critical_pair_to_its_fixed_point():

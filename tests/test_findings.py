@@ -163,6 +163,18 @@ def test_every_check_has_a_case():
     assert {check.__name__.replace("_", "-") for check in CHECKS} == set(CASES)
 
 
+def test_a_low_rank_adapter_is_no_layer_in_series():
+    """Six adapted layers and a head are seven deep and as wide as their kernels."""
+    reading = models.adapted(6, 128)
+    good = (("**/b", init.zeros), ("**/{w,a}", HE), ("**", LECUN))
+    assert not found(reading, *good)
+    both = found(reading, ("**/{a,b}", init.zeros), ("**/w", HE), ("**", LECUN))
+    assert set(both) == {"zero-product"} and len(both["zero-product"].leaves) == 12
+    # Factors as wide as the kernel are no bottleneck: their way is the longest one.
+    series = found(models.adapted(6, 128, rank=128), *good)
+    assert "13 layers" in series["narrow-for-depth"].evidence
+
+
 def test_queries_and_keys_that_are_both_zero_never_move():
     reading = models.transformer(tied=False)
     zero, normal = init.zeros, LECUN
@@ -203,6 +215,7 @@ def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan():
         models.lstm(),
         models.lstm(packed=False),
         models.convolutional(True, 4),
+        models.adapted(8, 512),
     ]
     for reading in readings:
         advice = jaxinit.advise(reading, current=jaxinit.advise(reading).plan())

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from jaxinit.advice import conditions as c
 from jaxinit.advice import recipes as r
 from jaxinit.advice.rows import (
+    BYPASSES,
     ENDS,
     HEAD,
     RECURRENCE,
@@ -217,7 +218,7 @@ PLAIN = (
     ),
 )
 
-TRAIN = (ROUTERS, ENDS, *TRANSFORMERS, *NORMALISED, *RESIDUAL, RECURRENCE, *PLAIN, REST)
+TRAIN = (BYPASSES, ROUTERS, ENDS, *TRANSFORMERS, *NORMALISED, *RESIDUAL, RECURRENCE, *PLAIN, REST)
 # A vision transformer's tables are not those of language, so its row goes before `ENDS`.
 TRAIN = (TRANSFORMERS[0], *TRAIN)
 
@@ -225,6 +226,7 @@ _XAVIER = Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier balances signal and 
 _KAIMING = Entry("kernel", r.scaled(2**0.5), "Kaiming: a rectifier halves the second moment")
 
 CLASSICAL = (
+    BYPASSES,
     Row(
         "deep rectifiers (10 layers or more)",
         c.at_least(10) & (c.RECTIFIED | c.UNSTABLE),
@@ -253,6 +255,7 @@ CLASSICAL = (
 )
 
 MUP = (
+    BYPASSES,
     Row(
         "width will be scaled",
         c.ALWAYS,
@@ -271,6 +274,7 @@ MUP = (
 )
 
 POLICY = (
+    BYPASSES,
     Row(
         "on-policy reinforcement learning",
         c.ALWAYS,

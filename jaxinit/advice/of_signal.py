@@ -34,8 +34,8 @@ class _Walk:
 def _chain(situation: Situation) -> list[Subject]:
     """One kernel for each depth of a plain model, without the head."""
     layers: dict[int, Subject] = {}
-    for subject in situation.maps:
-        if "head" not in subject.parts and subject.use and subject.use.depth:
+    for subject in situation.hidden:
+        if subject.use and subject.use.depth:
             layers.setdefault(subject.use.depth, subject)
     chain = []
     for _, subject in sorted(layers.items()):
@@ -109,7 +109,7 @@ def unstable_gain(situation: Situation, currents: Currents) -> Iterator[Finding]
     """Deep plain networks at the second-moment gain of GELU, SiLU, Mish."""
     if not (c.PLAIN & c.UNSTABLE & c.at_least(9)).holds(situation):
         return
-    known, hidden = situation.moments, [s for s in situation.maps if "head" not in s.parts]
+    known, hidden = situation.moments, situation.hidden
     if known is None or not hidden:
         return
     drawn = [_weight(s, currents[s.path]) for s in hidden if s.path in currents]
@@ -134,7 +134,8 @@ def deep_sigmoid(situation: Situation, currents: Currents) -> Iterator[Finding]:
     ask = c.SIGMOID & c.at_least(5) & ~c.NORMALISED & ~c.RESIDUAL & ~c.RECURRENT & ~c.ATTENTION
     if not ask.holds(situation):
         return
-    met = [s for s in situation.maps if s.activation and s.activation.name == "sigmoid"]
+    plain = [s for s in situation.maps if not s.is_bypass]
+    met = [s for s in plain if s.activation and s.activation.name == "sigmoid"]
     known = situation.moments
     if not met or known is None:
         return
@@ -199,7 +200,7 @@ def residual_growth(situation: Situation, currents: Currents) -> Iterator[Findin
 def _branch_size(situation: Situation, currents: Currents, last: Subject) -> float:
     """Second moment of what a branch adds, for an input of second moment 1; an upper bound."""
     assert last.use is not None
-    own = [s for s in situation.maps if _same_branch(s, last) and s.path in currents]
+    own = [s for s in situation.hidden if _same_branch(s, last) and s.path in currents]
     by_depth: dict[int, list[Subject]] = {}
     for subject in own:
         if "query_key" not in subject.parts[:1] or subject.pieces:

@@ -86,6 +86,16 @@ ROUTERS = Row(
     "Fedus 2021, section 2.4 (scale 0.1)",
 )
 
+BYPASSES = Row(
+    "low-rank bypass",
+    ALWAYS,
+    (
+        Entry("bypass_in", r.scaled(), "gain 1 keeps the input's size in the bypass"),
+        Entry("bypass_out", r.zeros, "the adapted model starts as the base model"),
+    ),
+    "Hu 2021 (LoRA), section 4.1",
+)
+
 RECURRENCE = Row(
     "recurrent",
     RECURRENT,

@@ -59,6 +59,11 @@ class Subject:
         return self.use is not None and self.use.role in MAPS and bool(self.use.fan_in)
 
     @property
+    def is_bypass(self) -> bool:
+        """Whether it is a factor of a low-rank product beside another map."""
+        return self.use is not None and self.use.bypass is not None
+
+    @property
     def activation(self) -> Activation | None:
         """The nonlinearity that its output meets, if any."""
         after = self.use.after if self.use else None
@@ -97,6 +102,11 @@ class Situation:
     def maps(self) -> tuple[Subject, ...]:
         """The subjects that data are contracted with."""
         return tuple(subject for subject in self.subjects if subject.is_map)
+
+    @functools.cached_property
+    def hidden(self) -> tuple[Subject, ...]:
+        """The maps that are neither heads nor run beside another as a low-rank bypass."""
+        return tuple(s for s in self.maps if "head" not in s.parts and not s.is_bypass)
 
     @functools.cached_property
     def depth(self) -> int:
@@ -218,6 +228,8 @@ class Situation:
 
     def _parts(self, parameter: Parameter, uses: Sequence[Use]) -> tuple[str, ...]:
         use = uses[0]
+        if use.bypass is not None:
+            return (f"bypass_{use.bypass}", "kernel")
         after, branch = use.after, use.branch
         parts = []
         if after and after.softmax:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxinit.reading.activation_of import IDENTITY, Activations
 from jaxinit.reading.families import Families, Origin, State
@@ -63,7 +63,9 @@ def follow(graph: Graph, maps: Mapping[int, Hashable], parameters: Iterable[int]
     streams = Streams(found)
     walker = _Walker(found, streams)
     flows = {
-        origin.value: Flow(walker.after(origin), streams.branches.get(origin.index), origin.depth)
+        origin.value: Flow(
+            walker.after(origin), streams.branches.get(origin.index), origin.depth, _beside(origin)
+        )
         for origin in found.origins
         if origin.map is not None or origin.kind == "map"
     }
@@ -199,6 +201,14 @@ def _leads_to_softmax(contraction: Origin) -> bool:
     return False
 
 
+def _beside(origin: Origin) -> Literal["in", "out"] | None:
+    """Which factor of a low-rank bypass a map is, or the map that it is made from."""
+    passed = ("map", "affine")
+    while not origin.counts and origin.kind in passed and len(origin.parents) == 1:
+        origin = origin.parents[0].origin
+    return origin.beside
+
+
 def _is_recurrent(origin: Origin) -> bool:
     """Whether a map reads what a loop over a sequence carries, with no map in between."""
     at = origin
@@ -233,7 +243,8 @@ def _widths(found: Families) -> tuple[int, ...]:
     """Features that the maps on the longest way make, those in scans over layers repeated."""
     if not found.origins:
         return ()
-    deepest = max(found.origins, key=lambda origin: (origin.depth, -origin.index))
+    in_line = [origin for origin in found.origins if _beside(origin) is None] or found.origins
+    deepest = max(in_line, key=lambda origin: (origin.depth, -origin.index))
 
     def walk(at: Origin | None, until: Origin | None) -> list[int]:
         widths: list[int] = []

@@ -18,6 +18,7 @@ from jaxinit.reading.axes import (
     features_of_contraction,
     scope_of,
 )
+from jaxinit.reading.bypass import Bypass, bypass_of
 from jaxinit.reading.families import Families, Kind, Origin, State
 from jaxinit.reading.graph import Graph, Node, straighten
 from jaxinit.reading.meeting import meet
@@ -52,6 +53,7 @@ class _Forward:
         self.constants = self.found.constants
         self.roots: dict[int, int] = {}
         self.pieces = 0
+        self.bypasses: dict[int, Bypass] = {}
         # Carries by the loop and the value it carries back; loops that run over data.
         self.carries: dict[tuple[int, int], Origin] = {}
         self.back: list[tuple[Origin, int]] = []
@@ -285,12 +287,22 @@ class _Forward:
         meeting = meet(node, reads, self.found, self.roots, self.number)
         number = node.outputs[0]
         if meeting.kind is not None:
-            self.origin(meeting.kind, number, meeting.parents, node, detail=meeting.detail)
+            made = self.origin(meeting.kind, number, meeting.parents, node, detail=meeting.detail)
+            self.beside(made)
             return
         changes = dict(meeting.changes)
         if changes.get("piece") == -1:
             changes["piece"] = self.piece()
         self.member(number, meeting.parents[0], **changes)
+
+    def beside(self, made: Origin) -> None:
+        """A low-rank product that is added to a map runs beside it, and is no layer in series."""
+        found = bypass_of(made, self.bypasses, self.found)
+        if found is not None:
+            self.bypasses[made.index] = found
+            made.main, made.longest = found.main, found.main.origin
+            made.depth = made.longest.depth
+            found.inner.beside, found.outer.beside = "in", "out"
 
 
 def _collect_constants(graph: Graph, constants: dict[int, Any]) -> None:

@@ -81,11 +81,14 @@ class Flow:
         branch: the residual branch it lies in, if any.
         depth: maps on the longest way from the model's inputs to here, this one included, layers
             before it counted as a scan repeats them; looking up an embedding counts 0.
+        bypass: of a map in a low-rank bypass of another, as in LoRA, whether it is the first factor
+            or the second.
     """
 
     after: After
     branch: Branch | None
     depth: int
+    bypass: Literal["in", "out"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Use:
         after: what the output meets; None where it was not followed.
         branch: the residual branch it lies in, if any.
         output: number of the value it makes, in the graph of the reading.
+        bypass: ``"in"`` or ``"out"``, the first or second factor of a low-rank product that is
+            added to another map of the same input, as in LoRA; else None.
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
@@ -158,6 +163,7 @@ class Use:
     after: After | None = None
     branch: Branch | None = None
     output: int | None = None
+    bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
 
 

@@ -266,7 +266,9 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
     """Maps on the longest way through a branch."""
     depths: dict[int, int] = {}
     for index, origin in members.items():
-        before = (depths.get(state.origin.index, 0) for state in origin.parents)
+        # What a low-rank bypass adds runs beside the map, and makes no way longer.
+        parents = origin.parents if origin.main is None else [origin.main]
+        before = (depths.get(state.origin.index, 0) for state in parents)
         depths[index] = max(before, default=0) + origin.counts
         if origin.entry is not None and origin.entry.index in depths:
             rounds = origin.entry.length - 1

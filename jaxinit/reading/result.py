@@ -191,6 +191,8 @@ def _remarks(parameter: Parameter, use: Use) -> str:
         remarks.append(f"transposed by {_spell(use.transposed_strides)}")
     if use.slice_output is not None:
         remarks.append("packed")
+    if use.bypass is not None:
+        remarks.append("low-rank bypass")
     if use.role == "unknown" and parameter.why:
         remarks.append(f"stopped by {parameter.why}")
     return ", ".join(remarks)

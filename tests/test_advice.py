@@ -343,6 +343,31 @@ def test_an_audit_implies_the_gain_from_the_true_fan():
     assert json.dumps(worse.to_json(), allow_nan=False)
 
 
+def test_random_keys_and_counters_are_state():
+    """As NNX keeps them in dropout: a key has no numbers to measure, a count is no parameter."""
+
+    def fn(params, x):
+        key = jax.random.fold_in(params["key"], params["count"])
+        return jnp.tanh(x @ params["w"] * jax.random.bernoulli(key, 0.5, (4, 8))) @ params["v"]
+
+    params = {
+        "w": init.lecun_normal()(jax.random.key(0), (8, 8)),
+        "v": init.lecun_normal()(jax.random.key(1), (8, 2)),
+        "key": jax.random.key(2),
+        "count": jnp.zeros((), "uint32"),
+    }
+    found = jaxinit.audit(fn, params, jnp.ones((4, 8)))
+    assert [leaf.path for leaf in found] == ["count", "v", "w"]
+    assert not found.findings
+    advice = jaxinit.advise(found.reading)
+    assert "a counter: kept as it is" in advice["count"].reason
+    assert advice["count"].initializer == init.zeros
+    # Integers that are multiplied are a quantised kernel, and no counter.
+    quantised = {"w": models.struct(8, 8, dtype="int8")}
+    reading = jaxinit.read(lambda p, x: x @ p["w"].astype("float32"), quantised, jnp.ones((4, 8)))
+    assert "integers are not drawn" in jaxinit.advise(reading)["w"].reason
+
+
 def test_audit_needs_values():
     with pytest.raises(TypeError, match="needs arrays with values"):
         jaxinit.audit(lambda p, x: x @ p["w"], {"w": models.struct(3, 2)}, models.struct(4, 3))

@@ -9,7 +9,7 @@ import advice_models as models
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
-from jaxinit.advice.checks_table import CHECKS
+from jaxinit.advice.checks_table import CHECKS, FAULTS
 
 
 def planned(reading, *rules):
@@ -143,8 +143,8 @@ CASES = {
     "narrow-for-depth": (narrow_for_depth, "warning", "20 layers of width 64"),
     "unused": (unused, "warning", "1 parameter has no way"),
     "not-understood": (not_understood, "warning", "stopped at"),
-    "low-precision": (low_precision, "warning", "different values in 4,096 entries"),
-    "nonfinite": (nonfinite, "error", "1 entries are infinite or NaN"),
+    "low-precision": (low_precision, "warning", "127 different values but 0 in 4,059 entries"),
+    "nonfinite": (nonfinite, "error", "1 entry is infinite or NaN"),
 }
 
 
@@ -160,7 +160,7 @@ def test_a_model_triggers_it_and_its_near_twin_does_not(code):
 
 
 def test_every_check_has_a_case():
-    assert {check.__name__.replace("_", "-") for check in CHECKS} == set(CASES)
+    assert {check.__name__.replace("_", "-") for check in (*FAULTS, *CHECKS)} == set(CASES)
 
 
 def test_a_low_rank_adapter_is_no_layer_in_series():
@@ -173,6 +173,51 @@ def test_a_low_rank_adapter_is_no_layer_in_series():
     # Factors as wide as the kernel are no bottleneck: their way is the longest one.
     series = found(models.adapted(6, 128, rank=128), *good)
     assert "13 layers" in series["narrow-for-depth"].evidence
+
+
+def sampled(shape=(128, 128), law="normal", dtype="bfloat16", key=0):
+    values = getattr(jax.random, law)(jax.random.key(key), shape, dtype)
+    return np.asarray(values).astype("float32") * np.float32(0.1)
+
+
+@pytest.mark.parametrize("dtype, count", [("bfloat16", 128), ("float16", 1024)])
+def test_draws_in_16_bits_show_after_the_cast(dtype, count):
+    """Master weights in float32 that were sampled narrow: the tails stay cut."""
+    reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
+    narrow = found(reading, current={"w": sampled(dtype=dtype)})["low-precision"]
+    assert f"{count} different values but 0 in 16,384 entries" in narrow.evidence
+    assert f"sampled in {dtype}" in narrow.evidence
+
+
+def few_values():
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((128, 128)).astype("float32")
+    masked = normal * (rng.random((128, 128)) < 0.01)
+    return {
+        "float32": sampled(dtype="float32"),
+        "uniform float32": sampled(law="uniform", dtype="float32"),
+        "signs": np.sign(normal),
+        "masked": masked,
+        "identity": np.eye(128, dtype="float32"),
+        "a range, repeated": np.tile(np.arange(1, 129, dtype="float32"), (128, 1)),
+        "quantised": np.round(normal * 20) / 20,
+        "few draws": np.pad(sampled((8, 128)), ((0, 120), (0, 0))),
+    }
+
+
+@pytest.mark.parametrize("name", few_values())
+def test_laws_of_few_values_are_no_draws_in_16_bits(name):
+    reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
+    assert "low-precision" not in found(reading, current={"w": few_values()[name]})
+
+
+def test_what_is_not_finite_is_one_finding():
+    reading = models.plain(jax.nn.relu, 4, bias=False)
+    values = planned(reading, ("**", HE)).init(jax.random.key(0))
+    for fault in (np.nan, np.inf):
+        spoilt = values | {"hidden/1/kernel": values["hidden/1/kernel"] * fault}
+        findings = jaxinit.advise(reading, current=spoilt).findings
+        assert [finding.code for finding in findings] == ["nonfinite"]
 
 
 def test_queries_and_keys_that_are_both_zero_never_move():

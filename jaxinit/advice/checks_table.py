@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxinit.advice import of_ends, of_kernels, of_signal
 from jaxinit.advice.findings import Check
 
+# These look at arrays that are not finite; what such an array spoils is no finding of its own.
+FAULTS: tuple[Check, ...] = (of_kernels.nonfinite,)
 CHECKS: tuple[Check, ...] = (
-    of_kernels.nonfinite,
     of_kernels.wrong_fans,
     of_kernels.twins,
     of_kernels.zero_product,

@@ -79,6 +79,8 @@ INTEGERS = Entry(
     "kernel", r.zeros, "integers are not drawn: draw floats and convert them", "the reading"
 )
 
+COUNTERS = Entry("state", r.zeros, "a counter: kept as it is, and 0 in a new model", "the reading")
+
 ROUTERS = Row(
     "mixture of experts: router",
     ALWAYS,

@@ -179,7 +179,8 @@ def _meets(use: Use) -> str:
         met.append(after.activation.name)
     met += [word for word in ("softmax", "gates") if getattr(after, word)]
     if use.branch is not None and use.branch.is_last:
-        met.append(f"sum of {use.branch.count} branches")
+        count = use.branch.count
+        met.append(f"sum of {count} branch{'' if count == 1 else 'es'}")
     return ", ".join(met)
 
 

@@ -53,7 +53,7 @@ def residual(norm, blocks, width=16, activation=jax.nn.relu):
     return read(fn, shapes, struct(4, 8))
 
 
-def transformer(norm="before", layers=1, width=8, tied=True, patches=False):
+def transformer(norm="before", layers=1, width=8, tied=True, patches=False, gated=False):
     """Reading of a small transformer; `norm` is "before", "after" or None."""
 
     def normalise(x):
@@ -65,7 +65,8 @@ def transformer(norm="before", layers=1, width=8, tied=True, patches=False):
         return (scores @ v) @ block["o"]
 
     def feed(block, x):
-        return jax.nn.gelu(x @ block["up"]) @ block["down"]
+        up = x @ block["up"]
+        return (jax.nn.silu(x @ block["gate"]) * up if gated else jax.nn.gelu(up)) @ block["down"]
 
     def fn(params, inputs):
         if patches:
@@ -83,6 +84,7 @@ def transformer(norm="before", layers=1, width=8, tied=True, patches=False):
 
     block = {name: (width, width) for name in "qkvo"}
     block |= {"up": (width, 2 * width), "down": (2 * width, width)}
+    block |= {"gate": (width, 2 * width)} if gated else {}
     shapes = {"blocks": [block] * layers}
     shapes |= {"patch": (2, 2, 3, width)} if patches else {"table": (11, width)}
     shapes |= {} if tied and not patches else {"head": (width, 11)}

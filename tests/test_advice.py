@@ -52,6 +52,7 @@ ROWS = {
     "normalised, no residual sums": (lambda: normalised_plain(), "0"),
     "residual without normalisation": (lambda: models.residual(None, 3), "blocks/0/down"),
     "recurrent": (models.lstm, "wh"),
+    "beside a recurrence": (models.lstm, "wx"),
     "coordinate network of sines": (lambda: models.plain(jnp.sin, 4), "hidden/0/kernel"),
     "self-normalising (SELU)": (lambda: models.plain(jax.nn.selu, 4), "hidden/0/kernel"),
     "plain convolutions with tanh, 30 layers or more": (
@@ -155,6 +156,70 @@ def test_an_adapted_model_starts_as_the_base_model(goal):
     assert advice["layers/1/b"].source.startswith("Hu 2021")
     twin = jaxinit.advise(models.adapted(rank=32), goal)
     assert twin["layers/1/b"].std > 0
+
+
+def gains(reading, goal):
+    """Variance times the fan that the kernel goes by, of every map."""
+    return {
+        p.path.rpartition("/")[2]: round(p.std**2 * reading[p.path].fan_in, 3)
+        for p in jaxinit.advise(reading, goal)
+        if reading[p.path].role in ("kernel", "head")
+    }
+
+
+@pytest.mark.parametrize("goal", ["mup", "classical"])
+def test_gates_and_maps_that_meet_no_activation_have_gain_one(goal):
+    found = gains(models.transformer(layers=6, tied=False, gated=True), goal)
+    assert [found[name] for name in ("q", "k", "v", "up", "gate")] == [1] * 5
+    twin = gains(models.transformer(layers=6, tied=False), goal)
+    assert [twin[name] for name in ("q", "k", "v")] == [1] * 3
+    # GELU is met: a rectifier's gain; behind a normalisation, mup leaves it to the next map.
+    assert twin["up"] == (2 if goal == "classical" else 1)
+    if goal == "classical":
+        assert (twin["o"], twin["down"], twin["head"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("is_normed, down", [(False, 1), (True, 2)])
+def test_a_convolution_that_meets_no_activation_has_gain_one(is_normed, down):
+    def fn(params, x):
+        def conv(x, kernel):
+            layout = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+        def norm(x):
+            return (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
+
+        inner = conv(jax.nn.relu(norm(conv(x, params["up"]))), params["down"])
+        x = conv(x, params["skip"]) + (norm(inner) if is_normed else inner)
+        return jax.nn.relu(x).mean((1, 2)) @ params["head"]
+
+    shapes = {"up": (3, 3, 4, 5), "down": (3, 3, 5, 6), "skip": (1, 1, 4, 6), "head": (6, 3)}
+    reading = models.read(fn, shapes, models.struct(2, 6, 6, 4))
+    variances = {
+        p.path: round(p.std**2 * reading[p.path].fan_out, 3) for p in jaxinit.advise(reading)
+    }
+    assert (variances["up"], variances["down"], variances["skip"]) == (2, down, 1)
+
+
+def test_a_cell_beside_attention_stays_a_cell():
+    def fn(params, x):
+        def step(h, x):
+            h = jnp.tanh(x @ params["wi"] + h @ params["wh"])
+            return h, h
+
+        _, x = jax.lax.scan(step, jnp.zeros(6), x)
+        x = x @ params["mix"]
+        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        q, k, v = (y @ params[name] for name in "qkv")
+        return x + (jax.nn.softmax(q @ k.T) @ v) @ params["o"]
+
+    shapes = dict.fromkeys(("wi", "wh", "mix", *"qkvo"), (6, 6))
+    reading = models.read(fn, shapes, models.struct(5, 6))
+    for goal in ("train", "mup", "policy"):
+        advice = jaxinit.advise(reading, goal)
+        wh = advice["wh"]
+        assert (wh.situation, wh.initializer) == ("recurrent", init.scaled_orthogonal())
+        assert advice["mix"].situation != "recurrent"
 
 
 def test_the_first_layer_brings_a_critical_pair_to_its_fixed_point():

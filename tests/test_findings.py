@@ -114,6 +114,28 @@ def not_understood(right):
     return found(models.read(fn, {"w": (3, 3)}, models.struct(4, 3)))
 
 
+def routed(weigh, straight_through=False):
+    """Experts picked by the largest logit; `weigh` multiplies what they make by its softmax."""
+
+    def fn(params, x):
+        logits = x @ params["router"]
+        pick = jnp.argmax(logits, -1)
+        y = jax.nn.relu(jnp.einsum("bd,bdf->bf", x, params["experts"][pick]))
+        if straight_through:
+            gate = jax.nn.one_hot(pick, 4) - jax.lax.stop_gradient(logits) + logits
+            y = y * gate.sum(-1, keepdims=True)
+        if weigh:
+            y = y * jnp.take_along_axis(jax.nn.softmax(logits), pick[:, None], -1)
+        return y @ params["out"]
+
+    shapes = {"router": (6, 4), "experts": (4, 6, 10), "out": (10, 3)}
+    return models.read(fn, shapes, models.struct(5, 6))
+
+
+def no_gradient(right):
+    return found(routed(weigh=right))
+
+
 def low_precision(right):
     tree = {"w": models.struct(64, 64, dtype="bfloat16")}
     reading = jaxinit.read(lambda p, x: x @ p["w"], tree, models.struct(2, 64, dtype="bfloat16"))
@@ -143,6 +165,7 @@ CASES = {
     "narrow-for-depth": (narrow_for_depth, "warning", "20 layers of width 64"),
     "unused": (unused, "warning", "1 parameter has no way"),
     "not-understood": (not_understood, "warning", "stopped at"),
+    "no-gradient": (no_gradient, "warning", "depend on it through argmax alone"),
     "low-precision": (low_precision, "warning", "127 different values but 0 in 4,059 entries"),
     "nonfinite": (nonfinite, "error", "1 entry is infinite or NaN"),
 }
@@ -218,6 +241,39 @@ def test_what_is_not_finite_is_one_finding():
         spoilt = values | {"hidden/1/kernel": values["hidden/1/kernel"] * fault}
         findings = jaxinit.advise(reading, current=spoilt).findings
         assert [finding.code for finding in findings] == ["nonfinite"]
+
+
+def test_a_hard_router_goes_to_an_index_and_gets_no_made_up_gain():
+    reading = routed(weigh=False)
+    after = reading["router"].uses[0].after
+    assert (after.index, after.activation, after.softmax) == ("argmax", None, False)
+    assert reading.chain.widths == (10, 3)
+    assert "argmax" in str(reading) and "select_n" not in str(reading)
+    assert jaxinit.advise(reading)["router"].initializer == LECUN
+    weighed = routed(weigh=True)
+    assert weighed["router"].uses[0].after.softmax
+    assert jaxinit.advise(weighed)["router"].situation == "mixture of experts: router"
+
+
+def test_gradients_by_another_way_or_of_ones_own_are_gradients():
+    assert "no-gradient" not in found(routed(weigh=False, straight_through=True))
+
+    @jax.custom_vjp
+    def hard(x):
+        return jnp.sign(x)
+
+    hard.defvjp(lambda x: (hard(x), None), lambda _, g: (g,))
+
+    def reading(step):
+        shapes = {"w": (6, 6), "out": (6, 3)}
+        return models.read(lambda p, x: step(x @ p["w"]) @ p["out"], shapes, models.struct(4, 6))
+
+    assert "no-gradient" not in found(reading(hard))
+    assert found(reading(jnp.sign))["no-gradient"].leaves == ("w",)
+    # A policy that returns what it picks is trained by other means.
+    shapes = {"w": (6, 3)}
+    policy = models.read(lambda p, x: jnp.argmax(x @ p["w"], -1), shapes, models.struct(4, 6))
+    assert "no-gradient" not in found(policy)
 
 
 def test_queries_and_keys_that_are_both_zero_never_move():

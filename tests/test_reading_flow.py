@@ -781,3 +781,18 @@ def test_an_adapter_makes_no_residual_branch_longer():
     read = Read(model, tree, shape(4, 6))
     assert (read.branch("w").depth, read.branch("w").is_last) == (2, True)
     assert read.chain.widths == (8, 6)
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_a_condition_that_is_spread_over_positions_is_no_shortcut(spread):
+    """As the time of a diffusion step, added twice; with a row for each position it is one."""
+
+    def model(p, x, t):
+        for layer in p["layers"]:
+            made = t @ layer["t"]
+            x = jnp.tanh(x @ layer["w"] + (made[:, None] if spread else made))
+        return x
+
+    tree = {"layers": [{"w": shape(4, 4), "t": shape(3, 4)}] * 2}
+    read = Read(model, tree, shape(2, 5, 4), shape(2, 3) if spread else shape(2, 5, 3))
+    assert read.chain.streams == (() if spread else (1,))

@@ -21,6 +21,7 @@ CHECKS: tuple[Check, ...] = (
     of_ends.fanless_bias,
     of_ends.forget_gate_bias,
     of_kernels.low_precision,
+    of_kernels.no_gradient,
     of_kernels.unused,
     of_kernels.not_understood,
 )

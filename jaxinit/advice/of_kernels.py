@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from jaxinit.advice.current import Current, Currents
 from jaxinit.advice.findings import Finding
+from jaxinit.advice.gradients import without_gradient
 from jaxinit.advice.situation import Situation, Subject
 from jaxinit.advice.zeros import stuck
 from jaxinit.initializers import Fans, compute_fans
@@ -135,6 +136,22 @@ def unused(situation: Situation, currents: Currents) -> Iterator[Finding]:
         )
 
 
+def no_gradient(situation: Situation, currents: Currents) -> Iterator[Finding]:
+    """Parameters that act on the output only through a choice, such as a router's argmax."""
+    found = without_gradient(situation.reading, situation.wiring)
+    if found:
+        stops = " and ".join(dict.fromkeys(found.values()))
+        yield Finding(
+            "no-gradient",
+            "warning",
+            tuple(found),
+            f"The outputs depend on {'it' if len(found) == 1 else 'them'} through {stops} alone, "
+            "which passes no gradient: whatever is drawn stays as it is.",
+            "Multiply what is chosen by its softmax or sigmoid weight.",
+            "Shazeer 2017, section 2.1; Fedus 2021, section 2.1",
+        )
+
+
 def not_understood(situation: Situation, currents: Currents) -> Iterator[Finding]:
     """Parameters whose use stopped the reading."""
     found = situation.reading.unknown
@@ -155,12 +172,13 @@ def low_precision(situation: Situation, currents: Currents) -> Iterator[Finding]
     found = [(path, c, name) for path, c in currents.items() if (name := _drawn_in(c.counts))]
     if found:
         _, current, name = found[0]
-        drift = f", mean {current.mean / current.std:+.3f} standard deviations"
+        values, entries = len(current.counts), sum(current.counts)
+        drift = f"mean {current.mean / current.std:+.3f} standard deviations"
         yield Finding(
             "low-precision",
             "warning",
             tuple(path for path, *_ in found),
-            f"{len(current.counts)} different values but 0 in {sum(current.counts):,} entries{drift}: "
+            f"{values} different values but 0 in {entries:,} entries, {drift}: "
             f"sampled in {name}, where the tails are missing and the mean is off.",
             "Draw in float32 and cast once, as every initializer of jaxinit does.",
             "measured; NVIDIA-NeMo/Automodel#2450",

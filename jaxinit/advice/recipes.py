@@ -81,8 +81,25 @@ def own_gain(situation: Situation, subject: Subject) -> float:
 
 
 def relu_gain(situation: Situation, subject: Subject) -> float:
-    """sqrt(2 / (1 + a^2)) for the slope a; sqrt 2 for a map that meets no activation."""
-    return situation.gain(subject) if subject.activation is not None else math.sqrt(2)
+    """sqrt(2 / (1 + a^2)) for the slope a, 1 for a map that meets no activation.
+
+    Where several meet, and behind a map whose output is normalised at once, so that the gain sets
+    the gradient alone, it is the sqrt 2 of a rectifier.
+    """
+    after = subject.use.after if subject.use else None
+    if subject.activation is not None:
+        return situation.gain(subject)
+    return 1.0 if subject.is_linear and not (after and after.normalisation) else math.sqrt(2)
+
+
+def behind_norm(situation: Situation, subject: Subject) -> float:
+    """1 for a map whose branch begins with a normalisation, else the gain of its activation.
+
+    A normalised input has unit size already, and the next map answers for the activation.
+    """
+    if subject.branch is not None and subject.branch.has_norm:
+        return 1.0
+    return situation.gain(subject)
 
 
 def linear_gain(situation: Situation, subject: Subject) -> float:

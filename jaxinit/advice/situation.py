@@ -71,6 +71,12 @@ class Subject:
         return None if known is None or known.name == "identity" else known
 
     @property
+    def is_linear(self) -> bool:
+        """Whether its output meets no activation before the next map, sum or output."""
+        after = self.use.after if self.use else None
+        return self.activation is None and not (after and after.several)
+
+    @property
     def branch(self) -> Branch | None:
         """The residual branch it lies in, if any."""
         return self.use.branch if self.use else None
@@ -187,7 +193,12 @@ class Situation:
         return None if self.activation is None else moments_of(self.activation)
 
     def gain(self, subject: Subject) -> float:
-        """Gain that passes a second moment of 1 through the activation behind a map; else 1."""
+        """Gain that passes a second moment of 1 through the activation behind a map; else 1.
+
+        A map that gates another has 1: the activation's factor is one of a product.
+        """
+        if subject.use is not None and subject.use.after and subject.use.after.gates:
+            return 1.0
         known = None if subject.activation is None else moments_of(subject.activation)
         return known.forward_gain if known and known.second_moment else 1.0
 
@@ -203,7 +214,12 @@ class Situation:
             parts = ("tied_embedding", "embedding") if is_tied else (parameter.role, "embedding")
             return Subject(parameter, tuple(dict.fromkeys(parts)), use)
         if maps:
-            return Subject(parameter, self._parts(parameter, maps), use, pieces)
+            made = Subject(parameter, self._parts(parameter, maps), use, pieces)
+            gates = any(each.after and each.after.gates for each in maps)
+            if not (made.is_linear or gates):
+                return made
+            # Before "kernel", for rows whose gain is an activation's.
+            return dataclasses.replace(made, parts=(*made.parts[:-1], "linear", "kernel"))
         if parameter.role == "scale":
             is_last = parameter.path in self._last_scales
             return Subject(parameter, ("last_scale", "scale") if is_last else ("scale",), use)
@@ -232,6 +248,8 @@ class Situation:
             return (f"bypass_{use.bypass}", "kernel")
         after, branch = use.after, use.branch
         parts = []
+        if after and after.index and not (after.softmax or after.activation or after.several):
+            parts.append("index")
         if after and after.softmax:
             routes = self.wiring.comes_to_softmax(_made(use))
             parts.append("router" if routes and not after.is_output else "query_key")

@@ -86,6 +86,7 @@ class _Met:
     softmax: bool = False
     gates: bool = False
     residual: bool = False
+    index: str | None = None
     maps: int = 0
     others: int = 0
 
@@ -113,14 +114,17 @@ class _Walker:
                 if not state.linear and not state.level:
                     met.nonlinear.append(state)
         branch = self.streams.branches.get(origin.index)
+        activation = self.activation(met)
         return After(
-            self.activation(met),
+            activation,
             met.normalisation,
             met.softmax,
             met.gates,
             met.residual or (branch is not None and branch.is_last),
             self.is_output(origin),
             _is_recurrent(origin),
+            met.index,
+            bool(met.nonlinear) and activation is None,
         )
 
     def is_output(self, origin: Origin) -> bool:
@@ -149,6 +153,9 @@ class _Walker:
         """Notes what a value goes into; whether to walk on from there."""
         if state.level and child.kind in ("affine", "sum", "product"):
             # Running statistics, losses and the like: off the way to the next map.
+            return False
+        if child.is_index:
+            met.index = met.index or child.detail
             return False
         if child.kind == "softmax" and state.linear:
             met.softmax = True

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxinit.engine.jaxprs import is_key
 from jaxinit.reading import families as f
 from jaxinit.reading.axes import (
     default_features,
@@ -154,7 +157,10 @@ class _Forward:
 
     def each(self, node: Node, kind: Kind, reads: Sequence[State]) -> None:
         for number in node.outputs:
-            self.origin(kind, number, reads, node, detail=node.primitive)
+            made = self.origin(kind, number, reads, node, detail=node.primitive)
+            if _is_whole(self.avals[number]):
+                # What is picked by an index is no deeper for the map that picked it.
+                made.is_index, made.depth, made.longest = True, 0, None
 
     def map(self, node: Node, reads: Sequence[State]) -> None:
         """A map; or a slice of one's output, which is followed by itself and counts no more."""
@@ -303,6 +309,10 @@ class _Forward:
             made.main, made.longest = found.main, found.main.origin
             made.depth = made.longest.depth
             found.inner.beside, found.outer.beside = "in", "out"
+
+
+def _is_whole(aval: Any) -> bool:
+    return not is_key(aval) and np.issubdtype(aval.dtype, np.integer)
 
 
 def _collect_constants(graph: Graph, constants: dict[int, Any]) -> None:

@@ -60,6 +60,10 @@ class After:
         residual: whether it is added to a stream that goes around it.
         is_output: whether it reaches an output of the model with no other map behind it, and not by
             way of a residual sum or a gate.
+        index: primitive that makes a whole number of it, such as ``"argmax"``: the choice of an
+            expert, through which no gradient passes. None where there is none.
+        several: whether it meets nonlinearities that are not one: more than one way on, or one that
+            differs from entry to entry. Without them and an activation it meets none.
         recurrent: whether the map reads what a loop over a sequence carries from step to step.
     """
 
@@ -70,6 +74,8 @@ class After:
     residual: bool = False
     is_output: bool = False
     recurrent: bool = False
+    index: str | None = None
+    several: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,6 +178,7 @@ def _meets(use: Use) -> str:
     if after.activation is not None and after.activation.name != "identity":
         met.append(after.activation.name)
     met += [word for word in ("softmax", "gates") if getattr(after, word)]
+    met += [after.index] if after.index else []
     if use.branch is not None and use.branch.is_last:
         count = use.branch.count
         met.append(f"sum of {count} branch{'' if count == 1 else 'es'}")

@@ -53,8 +53,13 @@ def residual(norm, blocks, width=16, activation=jax.nn.relu):
     return read(fn, shapes, struct(4, 8))
 
 
-def transformer(norm="before", layers=1, width=8, tied=True, patches=False, gated=False):
-    """Reading of a small transformer; `norm` is "before", "after" or None."""
+def transformer(
+    norm="before", layers=1, width=8, tied=True, patches=False, gated=False, scaled=None
+):
+    """Reading of a small transformer; `norm` is "before", "after" or None.
+
+    `scaled` puts a scale at the end of each branch or, with "norm", a normalisation and its scale.
+    """
 
     def normalise(x):
         return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -78,6 +83,8 @@ def transformer(norm="before", layers=1, width=8, tied=True, patches=False, gate
         for block in params["blocks"]:
             for part in (attend, feed):
                 y = part(block, normalise(x) if norm == "before" else x)
+                y = normalise(y) if scaled == "norm" else y
+                y = y * block["scale"] if scaled else y
                 x = normalise(x + y) if norm == "after" else x + y
         x = normalise(x) if norm == "before" else x
         return x @ (params["table"].T if tied and not patches else params["head"])
@@ -85,6 +92,7 @@ def transformer(norm="before", layers=1, width=8, tied=True, patches=False, gate
     block = {name: (width, width) for name in "qkvo"}
     block |= {"up": (width, 2 * width), "down": (2 * width, width)}
     block |= {"gate": (width, 2 * width)} if gated else {}
+    block |= {"scale": (width,)} if scaled else {}
     shapes = {"blocks": [block] * layers}
     shapes |= {"patch": (2, 2, 3, width)} if patches else {"table": (11, width)}
     shapes |= {} if tied and not patches else {"head": (width, 11)}

@@ -52,6 +52,9 @@ ROWS = {
     "normalised, no residual sums": (lambda: normalised_plain(), "0"),
     "residual without normalisation": (lambda: models.residual(None, 3), "blocks/0/down"),
     "recurrent": (models.lstm, "wh"),
+    "scale at the end of a branch": (
+        lambda: models.transformer(scaled="branch"), "blocks/0/scale",
+    ),
     "beside a recurrence": (models.lstm, "wx"),
     "coordinate network of sines": (lambda: models.plain(jnp.sin, 4), "hidden/0/kernel"),
     "self-normalising (SELU)": (lambda: models.plain(jax.nn.selu, 4), "hidden/0/kernel"),
@@ -220,6 +223,17 @@ def test_a_cell_beside_attention_stays_a_cell():
         wh = advice["wh"]
         assert (wh.situation, wh.initializer) == ("recurrent", init.scaled_orthogonal())
         assert advice["mix"].situation != "recurrent"
+
+
+@pytest.mark.parametrize("layers, value", [(18, 0.1), (24, 1e-5), (25, 1e-6)])
+def test_layer_scale_is_small_and_smaller_in_deep_models(layers, value):
+    advice = jaxinit.advise(models.transformer(layers=layers, scaled="branch"))
+    assert advice["blocks/0/scale"].initializer == init.constant(value)
+
+
+def test_the_scale_of_a_normalisation_that_ends_a_branch_is_no_layer_scale():
+    advice = jaxinit.advise(models.transformer(layers=2, scaled="norm"))
+    assert advice["blocks/0/scale"].initializer == init.ones
 
 
 def test_the_first_layer_brings_a_critical_pair_to_its_fixed_point():

@@ -156,7 +156,11 @@ CASES = {
     "unstable-gain": (unstable_gain, "warning", "deviation of the length grows by 1.144 per layer"),
     "deep-sigmoid": (deep_sigmoid, "error", "multiplied by about 0.045 per layer"),
     "twins": (twins, "error", "Every entry is 0.1"),
-    "residual-growth": (residual_growth, "error", "24 branches each add"),
+    "residual-growth": (
+        residual_growth,
+        "error",
+        "24 branches each add about 2 of the stream's second moment",
+    ),
     "zero-product": (zero_product, "error", "2 kernels are zero that are multiplied"),
     "embedding-scale": (embedding_scale, "warning", "gives logits of 2.83"),
     "head-scale": (head_scale, "warning", "outputs with a standard deviation of 4"),
@@ -274,6 +278,28 @@ def test_gradients_by_another_way_or_of_ones_own_are_gradients():
     shapes = {"w": (6, 3)}
     policy = models.read(lambda p, x: jnp.argmax(x @ p["w"], -1), shapes, models.struct(4, 6))
     assert "no-gradient" not in found(policy)
+
+
+@pytest.mark.parametrize(
+    "std, start", [(0.125, "0.0156"), (1.0, "1")], ids=["small table", "unit table"]
+)
+def test_growth_behind_norms_counts_from_the_table(std, start):
+    """Branches behind a normalisation add the same whatever the stream is."""
+    reading = models.transformer(layers=24, tied=False)
+    rules = ("table", init.normal(std)), ("head", LECUN), ("**", HE)
+    evidence = found(reading, *rules)["residual-growth"].evidence
+    assert f"starts at {start}, as its table does, grows to {start} + 48 x " in evidence
+    assert "of the stream's second moment" not in evidence
+    # A table that is far larger than all that is added does not grow.
+    rules = ("table", init.normal(30.0)), ("head", LECUN), ("**", HE)
+    assert "residual-growth" not in found(reading, *rules)
+
+
+def test_a_layer_scale_keeps_the_stream():
+    reading = models.transformer(layers=24, tied=False, scaled="branch")
+    ends = ("**/scale", init.constant(1.0)), ("**/scale", init.constant(0.1))
+    for end, is_found in zip(ends, (True, False), strict=True):
+        assert ("residual-growth" in found(reading, end, ("table", LECUN), ("**", HE))) == is_found
 
 
 def test_queries_and_keys_that_are_both_zero_never_move():

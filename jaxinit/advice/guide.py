@@ -17,6 +17,7 @@ from jaxinit.advice.rows import (
     BYPASSES,
     ENDS,
     HEAD,
+    LAYER_SCALE,
     RECURRENT,
     REST,
     ROUTERS,
@@ -95,7 +96,11 @@ NORMALISED = (
         (
             Entry("last_scale", r.zeros, "every block starts as the identity"),
             HEAD,
-            Entry("linear", r.scaled(r.relu_gain, "fan_out"), "gain 1, but before a norm"),
+            Entry(
+                "linear",
+                r.scaled(r.relu_gain, "fan_out"),
+                "meets no activation: gain 1, or a rectifier's where a norm sets the size",
+            ),
             Entry("kernel", r.scaled(r.relu_gain, "fan_out"), "keeps gradients through rectifiers"),
         ),
         "He 2015, equation 14; Goyal 2017, section 5.1",
@@ -223,6 +228,7 @@ PLAIN = (
 
 TRAIN = (
     BYPASSES,
+    LAYER_SCALE,
     ROUTERS,
     RECURRENT,
     ENDS,
@@ -244,6 +250,7 @@ _KAIMING = (
 
 CLASSICAL = (
     BYPASSES,
+    LAYER_SCALE,
     Row(
         "deep rectifiers (10 layers or more)",
         c.at_least(10) & (c.RECTIFIED | c.UNSTABLE),
@@ -273,6 +280,7 @@ CLASSICAL = (
 
 MUP = (
     BYPASSES,
+    LAYER_SCALE,
     RECURRENT,
     Row(
         "width will be scaled",
@@ -292,6 +300,7 @@ MUP = (
 
 POLICY = (
     BYPASSES,
+    LAYER_SCALE,
     RECURRENT,
     Row(
         "on-policy reinforcement learning",

@@ -10,6 +10,7 @@ from jaxinit.advice import conditions as c
 from jaxinit.advice.current import Current, Currents
 from jaxinit.advice.findings import Finding
 from jaxinit.advice.situation import Situation, Subject, moments_of
+from jaxinit.advice.streams import stream_start
 
 _RULES = "Use the rules of the advice."
 
@@ -178,20 +179,29 @@ def residual_growth(situation: Situation, currents: Currents) -> Iterator[Findin
     sizes = [_branch_size(situation, currents, subject) for subject in lasts]
     mean, count = sum(sizes) / len(sizes), situation.branches
     leaves = tuple(subject.path for subject in lasts)
-    if situation.norm_first or situation.norms:
-        total, how = 1 + count * mean, f"1 + {count} x {mean:.2g} = {1 + count * mean:.3g}"
-        severity, is_found = "info", total > 9
+    said = f"{count} branches each add" if count > 1 else "1 branch adds"
+    if situation.norms:
+        known = stream_start(situation, currents)
+        start = 1.0 if known is None else known
+        severity, is_found = "info", count * mean > 8 * max(start, 1)
+        said += (
+            f" a second moment of about {mean:.2g}, for inputs of 1 behind a normalisation: a "
+            f"stream that starts at {start:.3g}{'' if known is None else ', as its table does,'} "
+            f"grows to {start:.3g} + {count} x {mean:.2g} = {start + count * mean:.3g}."
+        )
     else:
         bits = count * math.log2(1 + mean)
-        how = f"(1 + {mean:.2g})^{count} = 2^{bits:.0f}"
         severity, is_found = ("error" if bits > 20 else "warning"), bits > 4
+        said += (
+            f" about {mean:.2g} of the stream's second moment, which grows to "
+            f"(1 + {mean:.2g})^{count} = 2^{bits:.0f}."
+        )
     if is_found:
         yield Finding(
             "residual-growth",
             severity,
             leaves,
-            f"{count} branches each add about {mean:.2g} of the stream's second moment, which "
-            f"grows to {how}.",
+            said,
             "Scale the last map of every branch, or start it at zero.",
             "Zhang 2019, section 2; Radford 2019, section 2.3",
         )
@@ -208,6 +218,12 @@ def _branch_size(situation: Situation, currents: Currents, last: Subject) -> flo
     moment = 1.0
     for _, together in sorted(by_depth.items()):
         moment = _together(together, currents, moment)
+    for scale in situation.subjects:
+        if scale.part != "branch_scale" or scale.path not in currents or last.branch is None:
+            continue
+        branches = (use.branch for use in scale.parameter.uses)
+        if any(branch and branch.index == last.branch.index for branch in branches):
+            moment *= currents[scale.path].second_moment
     return moment * _weight(last, currents[last.path])
 
 

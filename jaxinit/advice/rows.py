@@ -102,6 +102,13 @@ BYPASSES = Row(
     "Hu 2021 (LoRA), section 4.1",
 )
 
+LAYER_SCALE = Row(
+    "scale at the end of a branch",
+    conditions.NORMALISED & conditions.RESIDUAL,
+    (Entry("branch_scale", r.layer_scale, "small: every block starts near the identity"),),
+    "Touvron 2021 (CaiT), section 2.1",
+)
+
 # Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
 RECURRENT = Row(
     "recurrent",

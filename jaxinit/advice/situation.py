@@ -222,7 +222,8 @@ class Situation:
             return dataclasses.replace(made, parts=(*made.parts[:-1], "linear", "kernel"))
         if parameter.role == "scale":
             is_last = parameter.path in self._last_scales
-            return Subject(parameter, ("last_scale", "scale") if is_last else ("scale",), use)
+            parts = ("last_scale", "scale") if is_last else ("scale",)
+            return Subject(parameter, ("branch_scale", *parts) if self._ends(use) else parts, use)
         forget = self._forget(parameter)
         parts = (parameter.role,)
         if forget:
@@ -230,6 +231,20 @@ class Situation:
         elif parameter.role == "bias" and self._is_behind_head(use):
             parts = ("head_bias", *parts)
         return Subject(parameter, parts, use, (), forget)
+
+    @functools.cached_property
+    def _mapped(self) -> frozenset[int]:
+        """Values that maps make."""
+        return frozenset(_made(use) for use in self._uses if use.role in MAPS)
+
+    def _ends(self, scale: Use) -> bool:
+        """Whether a scale ends a branch and multiplies what a map makes: no normalisation's."""
+        node = None if scale.output is None else self.wiring.makers.get(scale.output)
+        if not (scale.branch and scale.branch.is_last) or node is None or node.primitive != "mul":
+            return False
+        through = VIEWS | {"add", "add_any", "select_n"}
+        factors = [atom for atom in node.inputs if isinstance(atom, int)]
+        return any(self._mapped & self.wiring.before(factor, through) for factor in factors)
 
     @functools.cached_property
     def _heads(self) -> frozenset[int]:

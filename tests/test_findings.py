@@ -170,7 +170,7 @@ CASES = {
     "unused": (unused, "warning", "1 parameter has no way"),
     "not-understood": (not_understood, "warning", "stopped at"),
     "no-gradient": (no_gradient, "warning", "depend on it through argmax alone"),
-    "low-precision": (low_precision, "warning", "127 different values but 0 in 4,059 entries"),
+    "low-precision": (low_precision, "warning", "127 different values besides 0 in 4,059 entries"),
     "nonfinite": (nonfinite, "error", "1 entry is infinite or NaN"),
 }
 
@@ -212,7 +212,7 @@ def test_draws_in_16_bits_show_after_the_cast(dtype, count):
     """Master weights in float32 that were sampled narrow: the tails stay cut."""
     reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
     narrow = found(reading, current={"w": sampled(dtype=dtype)})["low-precision"]
-    assert f"{count} different values but 0 in 16,384 entries" in narrow.evidence
+    assert f"{count} different values besides 0 in 16,384 entries" in narrow.evidence
     assert f"sampled in {dtype}" in narrow.evidence
 
 

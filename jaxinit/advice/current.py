@@ -33,7 +33,7 @@ class Current:
         initializer: what draws it; None for an array.
         fans: fans that the initializer goes by; None where it knows none.
         nonfinite: entries that are infinite or NaN.
-        counts: of the different values but 0 among the first entries of an array of floats, how
+        counts: of the different values besides 0 among the first entries of an array of floats, how
             often each is there; empty for a plan, and for arrays that are not all here.
     """
 

@@ -178,7 +178,7 @@ def low_precision(situation: Situation, currents: Currents) -> Iterator[Finding]
             "low-precision",
             "warning",
             tuple(path for path, *_ in found),
-            f"{values} different values but 0 in {entries:,} entries, {drift}: "
+            f"{values} different values besides 0 in {entries:,} entries, {drift}: "
             f"sampled in {name}, where the tails are missing and the mean is off.",
             "Draw in float32 and cast once, as every initializer of jaxinit does.",
             "measured; NVIDIA-NeMo/Automodel#2450",

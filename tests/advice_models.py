@@ -53,8 +53,13 @@ def residual(norm, blocks, width=16, activation=jax.nn.relu):
     return read(fn, shapes, struct(4, 8))
 
 
-def transformer(norm="before", layers=1, width=8, tied=True, patches=False):
-    """Reading of a small transformer; `norm` is "before", "after" or None."""
+def transformer(
+    norm="before", layers=1, width=8, tied=True, patches=False, gated=False, scaled=None
+):
+    """Reading of a small transformer; `norm` is "before", "after" or None.
+
+    `scaled` puts a scale at the end of each branch or, with "norm", a normalisation and its scale.
+    """
 
     def normalise(x):
         return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -65,7 +70,8 @@ def transformer(norm="before", layers=1, width=8, tied=True, patches=False):
         return (scores @ v) @ block["o"]
 
     def feed(block, x):
-        return jax.nn.gelu(x @ block["up"]) @ block["down"]
+        up = x @ block["up"]
+        return (jax.nn.silu(x @ block["gate"]) * up if gated else jax.nn.gelu(up)) @ block["down"]
 
     def fn(params, inputs):
         if patches:
@@ -77,12 +83,16 @@ def transformer(norm="before", layers=1, width=8, tied=True, patches=False):
         for block in params["blocks"]:
             for part in (attend, feed):
                 y = part(block, normalise(x) if norm == "before" else x)
+                y = normalise(y) if scaled == "norm" else y
+                y = y * block["scale"] if scaled else y
                 x = normalise(x + y) if norm == "after" else x + y
         x = normalise(x) if norm == "before" else x
         return x @ (params["table"].T if tied and not patches else params["head"])
 
     block = {name: (width, width) for name in "qkvo"}
     block |= {"up": (width, 2 * width), "down": (2 * width, width)}
+    block |= {"gate": (width, 2 * width)} if gated else {}
+    block |= {"scale": (width,)} if scaled else {}
     shapes = {"blocks": [block] * layers}
     shapes |= {"patch": (2, 2, 3, width)} if patches else {"table": (11, width)}
     shapes |= {} if tied and not patches else {"head": (width, 11)}
@@ -138,3 +148,15 @@ def convolutional(norm, depth, activation=jax.nn.relu, width=4):
 
     layer = {"kernel": (3, 3, width, width)} | ({"scale": (width,)} if norm else {})
     return read(fn, {"layers": [layer] * depth, "head": (width, 3)}, struct(2, 6, 6, width))
+
+
+def adapted(layers=2, width=32, rank=4):
+    """Reading of a plain network with low-rank adapters, as in LoRA, and a head."""
+
+    def fn(params, x):
+        for layer in params["layers"]:
+            x = jax.nn.relu(x @ layer["w"] + 2.0 * ((x @ layer["a"]) @ layer["b"]))
+        return x @ params["head"]
+
+    layer = {"w": (width, width), "a": (width, rank), "b": (rank, width)}
+    return read(fn, {"layers": [layer] * layers, "head": (width, 3)}, struct(4, width))

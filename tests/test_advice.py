@@ -31,6 +31,7 @@ def moe():
 
 
 ROWS = {
+    "low-rank bypass": (models.adapted, "layers/0/b"),
     "mixture of experts: router": (moe, "router"),
     "embeddings": (models.transformer, "table"),
     "vision transformer, normalised before each branch": (
@@ -51,6 +52,10 @@ ROWS = {
     "normalised, no residual sums": (lambda: normalised_plain(), "0"),
     "residual without normalisation": (lambda: models.residual(None, 3), "blocks/0/down"),
     "recurrent": (models.lstm, "wh"),
+    "scale at the end of a branch": (
+        lambda: models.transformer(scaled="branch"), "blocks/0/scale",
+    ),
+    "beside a recurrence": (models.lstm, "wx"),
     "coordinate network of sines": (lambda: models.plain(jnp.sin, 4), "hidden/0/kernel"),
     "self-normalising (SELU)": (lambda: models.plain(jax.nn.selu, 4), "hidden/0/kernel"),
     "plain convolutions with tanh, 30 layers or more": (
@@ -144,6 +149,91 @@ def test_fixup_of_sixteen_branches_of_two_maps():
     assert advice["head"].initializer == init.zeros
     # L^(-1/(2m-2)) with L = 16 and m = 2 is 1/4; the gain of ReLU is sqrt 2.
     assert math.isclose(advice["blocks/3/up"].std ** 2 * 16, 2 / 16, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("goal", GUIDES)
+def test_an_adapted_model_starts_as_the_base_model(goal):
+    advice = jaxinit.advise(models.adapted(), goal)
+    assert advice["layers/1/b"].initializer == init.zeros
+    assert advice["layers/1/a"].initializer == init.lecun_normal()
+    assert advice["layers/1/b"].source.startswith("Hu 2021")
+    twin = jaxinit.advise(models.adapted(rank=32), goal)
+    assert twin["layers/1/b"].std > 0
+
+
+def gains(reading, goal):
+    """Variance times the fan that the kernel goes by, of every map."""
+    return {
+        p.path.rpartition("/")[2]: round(p.std**2 * reading[p.path].fan_in, 3)
+        for p in jaxinit.advise(reading, goal)
+        if reading[p.path].role in ("kernel", "head")
+    }
+
+
+@pytest.mark.parametrize("goal", ["mup", "classical"])
+def test_gates_and_maps_that_meet_no_activation_have_gain_one(goal):
+    found = gains(models.transformer(layers=6, tied=False, gated=True), goal)
+    assert [found[name] for name in ("q", "k", "v", "up", "gate")] == [1] * 5
+    twin = gains(models.transformer(layers=6, tied=False), goal)
+    assert [twin[name] for name in ("q", "k", "v")] == [1] * 3
+    # GELU is met: a rectifier's gain; behind a normalisation, mup leaves it to the next map.
+    assert twin["up"] == (2 if goal == "classical" else 1)
+    if goal == "classical":
+        assert (twin["o"], twin["down"], twin["head"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("is_normed, down", [(False, 1), (True, 2)])
+def test_a_convolution_that_meets_no_activation_has_gain_one(is_normed, down):
+    def fn(params, x):
+        def conv(x, kernel):
+            layout = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+        def norm(x):
+            return (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
+
+        inner = conv(jax.nn.relu(norm(conv(x, params["up"]))), params["down"])
+        x = conv(x, params["skip"]) + (norm(inner) if is_normed else inner)
+        return jax.nn.relu(x).mean((1, 2)) @ params["head"]
+
+    shapes = {"up": (3, 3, 4, 5), "down": (3, 3, 5, 6), "skip": (1, 1, 4, 6), "head": (6, 3)}
+    reading = models.read(fn, shapes, models.struct(2, 6, 6, 4))
+    variances = {
+        p.path: round(p.std**2 * reading[p.path].fan_out, 3) for p in jaxinit.advise(reading)
+    }
+    assert (variances["up"], variances["down"], variances["skip"]) == (2, down, 1)
+
+
+def test_a_cell_beside_attention_stays_a_cell():
+    def fn(params, x):
+        def step(h, x):
+            h = jnp.tanh(x @ params["wi"] + h @ params["wh"])
+            return h, h
+
+        _, x = jax.lax.scan(step, jnp.zeros(6), x)
+        x = x @ params["mix"]
+        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        q, k, v = (y @ params[name] for name in "qkv")
+        return x + (jax.nn.softmax(q @ k.T) @ v) @ params["o"]
+
+    shapes = dict.fromkeys(("wi", "wh", "mix", *"qkvo"), (6, 6))
+    reading = models.read(fn, shapes, models.struct(5, 6))
+    for goal in ("train", "mup", "policy"):
+        advice = jaxinit.advise(reading, goal)
+        wh = advice["wh"]
+        assert (wh.situation, wh.initializer) == ("recurrent", init.scaled_orthogonal())
+        assert advice["mix"].situation != "recurrent"
+
+
+@pytest.mark.parametrize("layers, value", [(18, 0.1), (24, 1e-5), (25, 1e-6)])
+def test_layer_scale_is_small_and_smaller_in_deep_models(layers, value):
+    advice = jaxinit.advise(models.transformer(layers=layers, scaled="branch"))
+    assert advice["blocks/0/scale"].initializer == init.constant(value)
+
+
+def test_the_scale_of_a_normalisation_that_ends_a_branch_is_no_layer_scale():
+    advice = jaxinit.advise(models.transformer(layers=2, scaled="norm"))
+    assert advice["blocks/0/scale"].initializer == init.ones
 
 
 def test_the_first_layer_brings_a_critical_pair_to_its_fixed_point():
@@ -330,6 +420,31 @@ def test_an_audit_implies_the_gain_from_the_true_fan():
     for width in (70, 100):
         assert max(map(len, worse.to_text(width).splitlines())) <= width
     assert json.dumps(worse.to_json(), allow_nan=False)
+
+
+def test_random_keys_and_counters_are_state():
+    """As NNX keeps them in dropout: a key has no numbers to measure, a count is no parameter."""
+
+    def fn(params, x):
+        key = jax.random.fold_in(params["key"], params["count"])
+        return jnp.tanh(x @ params["w"] * jax.random.bernoulli(key, 0.5, (4, 8))) @ params["v"]
+
+    params = {
+        "w": init.lecun_normal()(jax.random.key(0), (8, 8)),
+        "v": init.lecun_normal()(jax.random.key(1), (8, 2)),
+        "key": jax.random.key(2),
+        "count": jnp.zeros((), "uint32"),
+    }
+    found = jaxinit.audit(fn, params, jnp.ones((4, 8)))
+    assert [leaf.path for leaf in found] == ["count", "v", "w"]
+    assert not found.findings
+    advice = jaxinit.advise(found.reading)
+    assert "a counter: kept as it is" in advice["count"].reason
+    assert advice["count"].initializer == init.zeros
+    # Integers that are multiplied are a quantised kernel, and no counter.
+    quantised = {"w": models.struct(8, 8, dtype="int8")}
+    reading = jaxinit.read(lambda p, x: x @ p["w"].astype("float32"), quantised, jnp.ones((4, 8)))
+    assert "integers are not drawn" in jaxinit.advise(reading)["w"].reason
 
 
 def test_audit_needs_values():

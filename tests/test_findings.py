@@ -9,7 +9,7 @@ import advice_models as models
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
-from jaxinit.advice.checks_table import CHECKS
+from jaxinit.advice.checks_table import CHECKS, FAULTS
 
 
 def planned(reading, *rules):
@@ -114,6 +114,28 @@ def not_understood(right):
     return found(models.read(fn, {"w": (3, 3)}, models.struct(4, 3)))
 
 
+def routed(weigh, straight_through=False):
+    """Experts picked by the largest logit; `weigh` multiplies what they make by its softmax."""
+
+    def fn(params, x):
+        logits = x @ params["router"]
+        pick = jnp.argmax(logits, -1)
+        y = jax.nn.relu(jnp.einsum("bd,bdf->bf", x, params["experts"][pick]))
+        if straight_through:
+            gate = jax.nn.one_hot(pick, 4) - jax.lax.stop_gradient(logits) + logits
+            y = y * gate.sum(-1, keepdims=True)
+        if weigh:
+            y = y * jnp.take_along_axis(jax.nn.softmax(logits), pick[:, None], -1)
+        return y @ params["out"]
+
+    shapes = {"router": (6, 4), "experts": (4, 6, 10), "out": (10, 3)}
+    return models.read(fn, shapes, models.struct(5, 6))
+
+
+def no_gradient(right):
+    return found(routed(weigh=right))
+
+
 def low_precision(right):
     tree = {"w": models.struct(64, 64, dtype="bfloat16")}
     reading = jaxinit.read(lambda p, x: x @ p["w"], tree, models.struct(2, 64, dtype="bfloat16"))
@@ -134,7 +156,11 @@ CASES = {
     "unstable-gain": (unstable_gain, "warning", "deviation of the length grows by 1.144 per layer"),
     "deep-sigmoid": (deep_sigmoid, "error", "multiplied by about 0.045 per layer"),
     "twins": (twins, "error", "Every entry is 0.1"),
-    "residual-growth": (residual_growth, "error", "24 branches each add"),
+    "residual-growth": (
+        residual_growth,
+        "error",
+        "24 branches each add about 2 of the stream's second moment",
+    ),
     "zero-product": (zero_product, "error", "2 kernels are zero that are multiplied"),
     "embedding-scale": (embedding_scale, "warning", "gives logits of 2.83"),
     "head-scale": (head_scale, "warning", "outputs with a standard deviation of 4"),
@@ -143,8 +169,9 @@ CASES = {
     "narrow-for-depth": (narrow_for_depth, "warning", "20 layers of width 64"),
     "unused": (unused, "warning", "1 parameter has no way"),
     "not-understood": (not_understood, "warning", "stopped at"),
-    "low-precision": (low_precision, "warning", "different values in 4,096 entries"),
-    "nonfinite": (nonfinite, "error", "1 entries are infinite or NaN"),
+    "no-gradient": (no_gradient, "warning", "depend on it through argmax alone"),
+    "low-precision": (low_precision, "warning", "127 different values besides 0 in 4,059 entries"),
+    "nonfinite": (nonfinite, "error", "1 entry is infinite or NaN"),
 }
 
 
@@ -160,7 +187,119 @@ def test_a_model_triggers_it_and_its_near_twin_does_not(code):
 
 
 def test_every_check_has_a_case():
-    assert {check.__name__.replace("_", "-") for check in CHECKS} == set(CASES)
+    assert {check.__name__.replace("_", "-") for check in (*FAULTS, *CHECKS)} == set(CASES)
+
+
+def test_a_low_rank_adapter_is_no_layer_in_series():
+    """Six adapted layers and a head are seven deep and as wide as their kernels."""
+    reading = models.adapted(6, 128)
+    good = (("**/b", init.zeros), ("**/{w,a}", HE), ("**", LECUN))
+    assert not found(reading, *good)
+    both = found(reading, ("**/{a,b}", init.zeros), ("**/w", HE), ("**", LECUN))
+    assert set(both) == {"zero-product"} and len(both["zero-product"].leaves) == 12
+    # Factors as wide as the kernel are no bottleneck: their way is the longest one.
+    series = found(models.adapted(6, 128, rank=128), *good)
+    assert "13 layers" in series["narrow-for-depth"].evidence
+
+
+def sampled(shape=(128, 128), law="normal", dtype="bfloat16", key=0):
+    values = getattr(jax.random, law)(jax.random.key(key), shape, dtype)
+    return np.asarray(values).astype("float32") * np.float32(0.1)
+
+
+@pytest.mark.parametrize("dtype, count", [("bfloat16", 128), ("float16", 1024)])
+def test_draws_in_16_bits_show_after_the_cast(dtype, count):
+    """Master weights in float32 that were sampled narrow: the tails stay cut."""
+    reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
+    narrow = found(reading, current={"w": sampled(dtype=dtype)})["low-precision"]
+    assert f"{count} different values besides 0 in 16,384 entries" in narrow.evidence
+    assert f"sampled in {dtype}" in narrow.evidence
+
+
+def few_values():
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((128, 128)).astype("float32")
+    masked = normal * (rng.random((128, 128)) < 0.01)
+    return {
+        "float32": sampled(dtype="float32"),
+        "uniform float32": sampled(law="uniform", dtype="float32"),
+        "signs": np.sign(normal),
+        "masked": masked,
+        "identity": np.eye(128, dtype="float32"),
+        "a range, repeated": np.tile(np.arange(1, 129, dtype="float32"), (128, 1)),
+        "quantised": np.round(normal * 20) / 20,
+        "few draws": np.pad(sampled((8, 128)), ((0, 120), (0, 0))),
+    }
+
+
+@pytest.mark.parametrize("name", few_values())
+def test_laws_of_few_values_are_no_draws_in_16_bits(name):
+    reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
+    assert "low-precision" not in found(reading, current={"w": few_values()[name]})
+
+
+def test_what_is_not_finite_is_one_finding():
+    reading = models.plain(jax.nn.relu, 4, bias=False)
+    values = planned(reading, ("**", HE)).init(jax.random.key(0))
+    for fault in (np.nan, np.inf):
+        spoilt = values | {"hidden/1/kernel": values["hidden/1/kernel"] * fault}
+        findings = jaxinit.advise(reading, current=spoilt).findings
+        assert [finding.code for finding in findings] == ["nonfinite"]
+
+
+def test_a_hard_router_goes_to_an_index_and_gets_no_made_up_gain():
+    reading = routed(weigh=False)
+    after = reading["router"].uses[0].after
+    assert (after.index, after.activation, after.softmax) == ("argmax", None, False)
+    assert reading.chain.widths == (10, 3)
+    assert "argmax" in str(reading) and "select_n" not in str(reading)
+    assert jaxinit.advise(reading)["router"].initializer == LECUN
+    weighed = routed(weigh=True)
+    assert weighed["router"].uses[0].after.softmax
+    assert jaxinit.advise(weighed)["router"].situation == "mixture of experts: router"
+
+
+def test_gradients_by_another_way_or_of_ones_own_are_gradients():
+    assert "no-gradient" not in found(routed(weigh=False, straight_through=True))
+
+    @jax.custom_vjp
+    def hard(x):
+        return jnp.sign(x)
+
+    hard.defvjp(lambda x: (hard(x), None), lambda _, g: (g,))
+
+    def reading(step):
+        shapes = {"w": (6, 6), "out": (6, 3)}
+        return models.read(lambda p, x: step(x @ p["w"]) @ p["out"], shapes, models.struct(4, 6))
+
+    assert "no-gradient" not in found(reading(hard))
+    assert found(reading(jnp.sign))["no-gradient"].leaves == ("w",)
+    # A policy that returns what it picks is trained by other means.
+    shapes = {"w": (6, 3)}
+    policy = models.read(lambda p, x: jnp.argmax(x @ p["w"], -1), shapes, models.struct(4, 6))
+    assert "no-gradient" not in found(policy)
+
+
+@pytest.mark.parametrize(
+    "std, start", [(0.125, "0.0156"), (1.0, "1")], ids=["small table", "unit table"]
+)
+def test_growth_behind_norms_counts_from_the_table(std, start):
+    """Branches behind a normalisation add the same whatever the stream is."""
+    reading = models.transformer(layers=24, tied=False)
+    rules = ("table", init.normal(std)), ("head", LECUN), ("**", HE)
+    evidence = found(reading, *rules)["residual-growth"].evidence
+    assert f"starts at {start}, as its table does, grows to {start} + 48 x " in evidence
+    assert "of the stream's second moment" not in evidence
+    # A table that is far larger than all that is added does not grow.
+    rules = ("table", init.normal(30.0)), ("head", LECUN), ("**", HE)
+    assert "residual-growth" not in found(reading, *rules)
+
+
+def test_a_layer_scale_keeps_the_stream():
+    reading = models.transformer(layers=24, tied=False, scaled="branch")
+    ends = ("**/scale", init.constant(1.0)), ("**/scale", init.constant(0.1))
+    for end, is_found in zip(ends, (True, False), strict=True):
+        assert ("residual-growth" in found(reading, end, ("table", LECUN), ("**", HE))) == is_found
 
 
 def test_queries_and_keys_that_are_both_zero_never_move():
@@ -203,6 +342,7 @@ def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan():
         models.lstm(),
         models.lstm(packed=False),
         models.convolutional(True, 4),
+        models.adapted(8, 512),
     ]
     for reading in readings:
         advice = jaxinit.advise(reading, current=jaxinit.advise(reading).plan())

@@ -733,3 +733,66 @@ def test_a_large_model_has_as_many_origins_as_its_blocks_take():
     assert five - three == 2 * (three - two) > 0
     large = linen(gpt2_124m(), shape(1, 16, dtype="int32"))
     assert large.chain.streams == (24,) and large.chain.depth == 49
+
+
+# Low-rank bypasses.
+
+
+def low_rank(join, rank=2, n=6):
+    tree = {"w": shape(n, n), "a": shape(n, rank), "b": shape(rank, n), "end": shape(n, 3)}
+    return Read(lambda p, x: jnp.tanh(join(p, x)) @ p["end"], tree, shape(4, n))
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda p, x: x @ p["w"] + (x @ p["a"]) @ p["b"],
+        lambda p, x: 0.5 * ((x @ p["a"]) @ p["b"]) + (x @ p["w"] + 1.0),
+    ],
+)
+def test_a_low_rank_product_beside_a_map_is_no_layer(join):
+    read = low_rank(join)
+    assert read.chain.widths == (6, 3)
+    assert [read.flows[n].bypass for n in ("w", "a", "b", "end")] == [None, "in", "out", None]
+    assert read.flows["end"].depth == 2
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        low_rank(lambda p, x: x @ p["w"] + jnp.tanh(x @ p["a"]) @ p["b"]),
+        low_rank(lambda p, x: x @ p["w"] + (x @ p["a"]) @ p["b"], rank=6),
+        low_rank(lambda p, x: x @ p["w"] + (jnp.sin(x) @ p["a"]) @ p["b"]),
+        low_rank(lambda p, x: x @ p["w"] * ((x @ p["a"]) @ p["b"])),
+    ],
+    ids=["an activation between", "no bottleneck", "another input", "multiplied"],
+)
+def test_near_twins_of_a_low_rank_bypass_are_layers(read):
+    assert read.chain.widths[1:] == (6, 3) and read.flows["end"].depth == 3
+    assert read.flows["a"].bypass is read.flows["b"].bypass is None
+
+
+def test_an_adapter_makes_no_residual_branch_longer():
+    def model(p, x):
+        h = jnp.tanh(x @ p["up"])
+        return x + (h @ p["w"] + (h @ p["a"]) @ p["b"])
+
+    tree = {"up": shape(6, 8), "w": shape(8, 6), "a": shape(8, 2), "b": shape(2, 6)}
+    read = Read(model, tree, shape(4, 6))
+    assert (read.branch("w").depth, read.branch("w").is_last) == (2, True)
+    assert read.chain.widths == (8, 6)
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_a_condition_that_is_spread_over_positions_is_no_shortcut(spread):
+    """As the time of a diffusion step, added twice; with a row for each position it is one."""
+
+    def model(p, x, t):
+        for layer in p["layers"]:
+            made = t @ layer["t"]
+            x = jnp.tanh(x @ layer["w"] + (made[:, None] if spread else made))
+        return x
+
+    tree = {"layers": [{"w": shape(4, 4), "t": shape(3, 4)}] * 2}
+    read = Read(model, tree, shape(2, 5, 4), shape(2, 3) if spread else shape(2, 5, 3))
+    assert read.chain.streams == (() if spread else (1,))

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from jaxinit._table import render_table
-from jaxinit.advice.checks_table import CHECKS
+from jaxinit.advice.checks_table import CHECKS, FAULTS
 from jaxinit.advice.current import Currents, currents_of
 from jaxinit.advice.findings import Finding, run_checks, shortened
 from jaxinit.advice.guide import GUIDES, Goal
 from jaxinit.advice.patterns import rules_for
-from jaxinit.advice.rows import INTEGERS, first_match
+from jaxinit.advice.rows import COUNTERS, INTEGERS, first_match
 from jaxinit.advice.situation import Situation
 from jaxinit.initializers import Initializer, to_config
 from jaxinit.planning import ParamSpec, Plan, plan
@@ -218,7 +218,7 @@ def advise_with(caller: str, reading: Reading, goal: Goal, currents: Currents) -
             "Use 'train' when in doubt."
         )
     situation = Situation(reading)
-    findings = run_checks(CHECKS, situation, currents)
+    findings = run_checks(FAULTS, CHECKS, situation, currents)
     return Advice(reading, goal, prescribe(situation, goal), findings)
 
 
@@ -233,7 +233,7 @@ def prescribe(situation: Situation, goal: Goal) -> tuple[Prescription, ...]:
             continue  # a random key among the variables is no parameter, and no plan takes it
         row, entry = first_match(guide, situation, subject, holding)
         if not jax.numpy.issubdtype(_dtype(parameter.dtype), jax.numpy.inexact):
-            entry = INTEGERS
+            entry = COUNTERS if subject.part in ("state", "unused") else INTEGERS
         found.append(
             Prescription(
                 parameter.path,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxinit.advice import of_ends, of_kernels, of_signal
 from jaxinit.advice.findings import Check
 
+# These look at arrays that are not finite; what such an array spoils is no finding of its own.
+FAULTS: tuple[Check, ...] = (of_kernels.nonfinite,)
 CHECKS: tuple[Check, ...] = (
-    of_kernels.nonfinite,
     of_kernels.wrong_fans,
     of_kernels.twins,
     of_kernels.zero_product,
@@ -20,6 +21,7 @@ CHECKS: tuple[Check, ...] = (
     of_ends.fanless_bias,
     of_ends.forget_gate_bias,
     of_kernels.low_precision,
+    of_kernels.no_gradient,
     of_kernels.unused,
     of_kernels.not_understood,
 )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,9 +15,11 @@ from jaxinit.checks.measuring import Measured, concrete_leaves, measure
 from jaxinit.initializers import Fans, Initializer
 from jaxinit.planning import Plan
 from jaxinit.planning.messages import listing
+from jaxinit.planning.paths import flatten
 from jaxinit.reading.reader import Reading
 
-# Entries looked at to count distinct values: a law in float32 repeats few of so many.
+# Entries looked at to count distinct values: draws in float32 have 2**23 values or more, so of so
+# many about 2**15**2 / 2 / 2**23 = 64 are repeated.
 _SAMPLE = 2**15
 
 
@@ -30,8 +33,8 @@ class Current:
         initializer: what draws it; None for an array.
         fans: fans that the initializer goes by; None where it knows none.
         nonfinite: entries that are infinite or NaN.
-        distinct: different values among the first entries, and how many were looked at; None for
-            a plan.
+        counts: of the different values besides 0 among the first entries of an array of floats, how
+            often each is there; empty for a plan, and for arrays that are not all here.
     """
 
     mean: float
@@ -39,7 +42,7 @@ class Current:
     initializer: Initializer | None = None
     fans: Fans | None = None
     nonfinite: int = 0
-    distinct: tuple[int, int] | None = None
+    counts: tuple[int, ...] = ()
 
     @property
     def second_moment(self) -> float:
@@ -81,7 +84,11 @@ def currents_of(caller: str, reading: Reading, given: Any) -> Currents:
     if found is None:
         found = _of_initializers(reading, given)
     if found is None:
-        found = currents_of_arrays(concrete_leaves(caller, given), measure(given))
+        flat = flatten(caller, given)
+        leaves = zip(flat.paths, flat.leaves, strict=True)
+        # Random keys among the variables are state without numbers that could be measured.
+        kept = {path: leaf for path, leaf in leaves if not _is_key(leaf)}
+        found = currents_of_arrays(concrete_leaves(caller, kept), measure(kept))
     if not any(path in reading for path in found):
         raise ValueError(
             f"{caller} needs the parameters that were read, got the paths "
@@ -128,25 +135,26 @@ def currents_of_arrays(
     """What arrays hold.
 
     Args:
-        arrays: by path; of those of 16 bits the first entries are looked at.
+        arrays: by path; of those of floats the first entries are looked at.
         measured: what was measured of them.
     """
     return {path: _of_array(array, measured[path]) for path, array in arrays.items()}
 
 
 def _of_array(array: Any, measured: Measured) -> Current:
-    distinct = _distinct(array) if _is_narrow(array) else None
     if not measured.n or not measured.finite:
-        return Current(math.nan, math.nan, nonfinite=measured.nonfinite, distinct=distinct)
-    return Current(float(np.real(measured.mean)), measured.std, distinct=distinct)
+        return Current(math.nan, math.nan, nonfinite=measured.nonfinite)
+    counts = _counts(array) if jnp.issubdtype(array.dtype, jnp.floating) else ()
+    return Current(float(np.real(measured.mean)), measured.std, counts=counts)
 
 
-def _is_narrow(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _distinct(array: Any) -> tuple[int, int] | None:
+def _counts(array: Any) -> tuple[int, ...]:
     if getattr(array, "is_fully_addressable", True) is False:
-        return None
-    entries = np.asarray(array.reshape(-1)[:_SAMPLE]).astype(np.float32)
-    return int(np.unique(entries).size), int(entries.size)
+        return ()
+    entries = np.asarray(array.reshape(-1)[:_SAMPLE]).astype(np.float64)
+    _, counts = np.unique(entries[entries != 0], return_counts=True)
+    return tuple(counts.tolist())

@@ -51,13 +51,23 @@ Check: TypeAlias = Callable[[Situation, Currents], Iterable[Finding]]
 
 
 def run_checks(
-    checks: Sequence[Check], situation: Situation, currents: Currents
+    faults: Sequence[Check], checks: Sequence[Check], situation: Situation, currents: Currents
 ) -> tuple[Finding, ...]:
-    """All findings, the most severe first."""
+    """All findings, the most severe first.
+
+    Args:
+        faults: checks for arrays that hold infinities or NaN.
+        checks: all others, which are shown only sound arrays: one fault is one finding.
+        situation: facts of the model.
+        currents: the current initialization.
+    """
+    sound = {path: current for path, current in currents.items() if not current.nonfinite}
 
     def found() -> Iterator[Finding]:
-        for check in checks:
+        for check in faults:
             yield from check(situation, currents)
+        for check in checks:
+            yield from check(situation, sound)
 
     return tuple(sorted(found(), key=lambda each: -SEVERITIES.index(each.severity)))
 

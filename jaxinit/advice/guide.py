@@ -13,9 +13,12 @@ from typing import Literal, TypeAlias
 from jaxinit.advice import conditions as c
 from jaxinit.advice import recipes as r
 from jaxinit.advice.rows import (
+    BESIDE_RECURRENT,
+    BYPASSES,
     ENDS,
     HEAD,
-    RECURRENCE,
+    LAYER_SCALE,
+    RECURRENT,
     REST,
     ROUTERS,
     ZERO_BIAS,
@@ -93,6 +96,11 @@ NORMALISED = (
         (
             Entry("last_scale", r.zeros, "every block starts as the identity"),
             HEAD,
+            Entry(
+                "linear",
+                r.scaled(r.relu_gain, "fan_out"),
+                "meets no activation: gain 1, or a rectifier's where a norm sets the size",
+            ),
             Entry("kernel", r.scaled(r.relu_gain, "fan_out"), "keeps gradients through rectifiers"),
         ),
         "He 2015, equation 14; Goyal 2017, section 5.1",
@@ -176,6 +184,7 @@ PLAIN = (
         c.PLAIN & c.RECTIFIED,
         (
             HEAD,
+            Entry("linear", r.scaled(), "it meets no rectifier: gain 1"),
             Entry("kernel", r.scaled(r.relu_gain), "a rectifier halves the second moment: 2/n"),
         ),
         "He 2015, equations 10 and 15; Hanin 2018, theorem 5",
@@ -217,18 +226,35 @@ PLAIN = (
     ),
 )
 
-TRAIN = (ROUTERS, ENDS, *TRANSFORMERS, *NORMALISED, *RESIDUAL, RECURRENCE, *PLAIN, REST)
+TRAIN = (
+    BYPASSES,
+    LAYER_SCALE,
+    ROUTERS,
+    RECURRENT,
+    ENDS,
+    *TRANSFORMERS,
+    *NORMALISED,
+    *RESIDUAL,
+    BESIDE_RECURRENT,
+    *PLAIN,
+    REST,
+)
 # A vision transformer's tables are not those of language, so its row goes before `ENDS`.
 TRAIN = (TRANSFORMERS[0], *TRAIN)
 
 _XAVIER = Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier balances signal and gradient")
-_KAIMING = Entry("kernel", r.scaled(2**0.5), "Kaiming: a rectifier halves the second moment")
+_KAIMING = (
+    Entry("linear", r.scaled(), "it meets no rectifier, or gates: gain 1"),
+    Entry("kernel", r.scaled(2**0.5), "Kaiming: a rectifier halves the second moment"),
+)
 
 CLASSICAL = (
+    BYPASSES,
+    LAYER_SCALE,
     Row(
         "deep rectifiers (10 layers or more)",
         c.at_least(10) & (c.RECTIFIED | c.UNSTABLE),
-        (_KAIMING, ZERO_BIAS),
+        (*_KAIMING, ZERO_BIAS),
         "He 2015, equation 10",
     ),
     Row(
@@ -246,13 +272,16 @@ CLASSICAL = (
         ),
         "LeCun 1998, section 4.6",
     ),
-    Row("5 to 9 rectifiers", c.RECTIFIED | c.UNSTABLE, (_KAIMING,), "He 2015, equation 10"),
+    Row("5 to 9 rectifiers", c.RECTIFIED | c.UNSTABLE, _KAIMING, "He 2015, equation 10"),
     Row("5 to 9 other layers", c.ALWAYS, (_XAVIER,), "Glorot 2010, equation 12"),
     ENDS,
     REST,
 )
 
 MUP = (
+    BYPASSES,
+    LAYER_SCALE,
+    RECURRENT,
     Row(
         "width will be scaled",
         c.ALWAYS,
@@ -262,15 +291,17 @@ MUP = (
             Entry("head", r.zeros, "a zero readout starts the same at all widths"),
             Entry("query_key", r.scaled(), "1/fan_in; divide scores by d, not sqrt d"),
             Entry("residual_output", r.scaled(r.per_branch), "1/fan_in, and the depth beside it"),
-            Entry("kernel", r.scaled(r.own_gain), "1/fan_in; scale Adam's rate with 1/fan_in"),
+            Entry("kernel", r.scaled(r.behind_norm), "1/fan_in; scale Adam's rate with 1/fan_in"),
         ),
         "Yang 2022, table 8 and appendix D",
     ),
-    RECURRENCE,
     REST,
 )
 
 POLICY = (
+    BYPASSES,
+    LAYER_SCALE,
+    RECURRENT,
     Row(
         "on-policy reinforcement learning",
         c.ALWAYS,
@@ -281,7 +312,6 @@ POLICY = (
         ),
         "Andrychowicz 2020, section 3.2; Engstrom 2020",
     ),
-    RECURRENCE,
     ENDS,
     REST,
 )

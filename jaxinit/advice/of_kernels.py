@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxinit.advice.current import Current, Currents
 from jaxinit.advice.findings import Finding
+from jaxinit.advice.gradients import without_gradient
 from jaxinit.advice.situation import Situation, Subject
 from jaxinit.advice.zeros import stuck
 from jaxinit.initializers import Fans, compute_fans
 from jaxinit.reading.compare import compare_fans
 
-_NARROW = {"bfloat16": 160, "float16": 1100}
+# Different values in a draw of many entries, measured for the laws of JAX: uniform numbers of so
+# many bits, 7 in bfloat16 (127 or 128) and 10 in float16 (998 to 1024), pushed through a quantile
+# function and scaled. Fewer are codes, signs or constants, and float32 has 2**23.
+_NARROW = {"bfloat16": (100, 160), "float16": (900, 1100)}
 
 
 def wrong_fans(situation: Situation, currents: Currents) -> Iterator[Finding]:
@@ -132,6 +136,22 @@ def unused(situation: Situation, currents: Currents) -> Iterator[Finding]:
         )
 
 
+def no_gradient(situation: Situation, currents: Currents) -> Iterator[Finding]:
+    """Parameters that act on the output only through a choice, such as a router's argmax."""
+    found = without_gradient(situation.reading, situation.wiring)
+    if found:
+        stops = " and ".join(dict.fromkeys(found.values()))
+        yield Finding(
+            "no-gradient",
+            "warning",
+            tuple(found),
+            f"The outputs depend on {'it' if len(found) == 1 else 'them'} through {stops} alone, "
+            "which passes no gradient: whatever is drawn stays as it is.",
+            "Multiply what is chosen by its softmax or sigmoid weight.",
+            "Shazeer 2017, section 2.1; Fedus 2021, section 2.1",
+        )
+
+
 def not_understood(situation: Situation, currents: Currents) -> Iterator[Finding]:
     """Parameters whose use stopped the reading."""
     found = situation.reading.unknown
@@ -148,38 +168,50 @@ def not_understood(situation: Situation, currents: Currents) -> Iterator[Finding
 
 
 def low_precision(situation: Situation, currents: Currents) -> Iterator[Finding]:
-    """Arrays of 16 bits with as few values as a draw in 16 bits has."""
-    found = []
-    for path, current in currents.items():
-        limit = _NARROW.get(situation.reading[path].dtype)
-        if limit is None or current.distinct is None or current.is_constant:
-            continue
-        distinct, entries = current.distinct
-        if distinct <= limit and entries >= 16 * limit:
-            found.append((path, current, distinct, entries))
+    """Arrays with as few values as a draw in 16 bits has, whatever their dtype is now."""
+    found = [(path, c, name) for path, c in currents.items() if (name := _drawn_in(c.counts))]
     if found:
-        _, current, distinct, entries = found[0]
-        drift = f", mean {current.mean / current.std:+.3f} standard deviations"
+        _, current, name = found[0]
+        values, entries = len(current.counts), sum(current.counts)
+        drift = f"mean {current.mean / current.std:+.3f} standard deviations"
         yield Finding(
             "low-precision",
             "warning",
             tuple(path for path, *_ in found),
-            f"{distinct} different values in {entries:,} entries{drift}: sampled in 16 bits, "
-            "where the tails are missing and the mean is off.",
+            f"{values} different values besides 0 in {entries:,} entries, {drift}: "
+            f"sampled in {name}, where the tails are missing and the mean is off.",
             "Draw in float32 and cast once, as every initializer of jaxinit does.",
             "measured; NVIDIA-NeMo/Automodel#2450",
         )
+
+
+def _drawn_in(counts: Sequence[int]) -> str | None:
+    """The dtype of 16 bits in which an array was drawn, by how often each value is there.
+
+    Draws take equally likely values, so that the counts scatter like their root. Tables that
+    repeat a range have equal counts, quantised weights a bell of them.
+    """
+    values, entries = len(counts), sum(counts)
+    for name, (least, most) in _NARROW.items():
+        if least <= values <= most and entries >= 16 * values:
+            each = entries / values
+            # Mean 1; its standard deviation sqrt(2 / values) is 0.14 for 100 values and less for
+            # more, so 0.3 is 5 sigma below. Above, 4 leaves room for values that rounding merged.
+            scatter = sum((count - each) ** 2 for count in counts) / each / values
+            return name if 0.3 < scatter < 4 else None
+    return None
 
 
 def nonfinite(situation: Situation, currents: Currents) -> Iterator[Finding]:
     """Arrays that hold infinities or NaN."""
     found = [(path, c.nonfinite) for path, c in currents.items() if c.nonfinite]
     if found:
+        count = sum(number for _, number in found)
         yield Finding(
             "nonfinite",
             "error",
             tuple(path for path, _ in found),
-            f"{sum(count for _, count in found):,} entries are infinite or NaN.",
+            f"{count:,} {'entry is' if count == 1 else 'entries are'} infinite or NaN.",
             "Draw them again, or load a sound checkpoint.",
             "the measurement",
         )

@@ -10,6 +10,7 @@ from jaxinit.advice import conditions as c
 from jaxinit.advice.current import Current, Currents
 from jaxinit.advice.findings import Finding
 from jaxinit.advice.situation import Situation, Subject, moments_of
+from jaxinit.advice.streams import stream_start
 
 _RULES = "Use the rules of the advice."
 
@@ -34,8 +35,8 @@ class _Walk:
 def _chain(situation: Situation) -> list[Subject]:
     """One kernel for each depth of a plain model, without the head."""
     layers: dict[int, Subject] = {}
-    for subject in situation.maps:
-        if "head" not in subject.parts and subject.use and subject.use.depth:
+    for subject in situation.hidden:
+        if subject.use and subject.use.depth:
             layers.setdefault(subject.use.depth, subject)
     chain = []
     for _, subject in sorted(layers.items()):
@@ -109,7 +110,7 @@ def unstable_gain(situation: Situation, currents: Currents) -> Iterator[Finding]
     """Deep plain networks at the second-moment gain of GELU, SiLU, Mish."""
     if not (c.PLAIN & c.UNSTABLE & c.at_least(9)).holds(situation):
         return
-    known, hidden = situation.moments, [s for s in situation.maps if "head" not in s.parts]
+    known, hidden = situation.moments, situation.hidden
     if known is None or not hidden:
         return
     drawn = [_weight(s, currents[s.path]) for s in hidden if s.path in currents]
@@ -134,7 +135,8 @@ def deep_sigmoid(situation: Situation, currents: Currents) -> Iterator[Finding]:
     ask = c.SIGMOID & c.at_least(5) & ~c.NORMALISED & ~c.RESIDUAL & ~c.RECURRENT & ~c.ATTENTION
     if not ask.holds(situation):
         return
-    met = [s for s in situation.maps if s.activation and s.activation.name == "sigmoid"]
+    plain = [s for s in situation.maps if not s.is_bypass]
+    met = [s for s in plain if s.activation and s.activation.name == "sigmoid"]
     known = situation.moments
     if not met or known is None:
         return
@@ -177,20 +179,29 @@ def residual_growth(situation: Situation, currents: Currents) -> Iterator[Findin
     sizes = [_branch_size(situation, currents, subject) for subject in lasts]
     mean, count = sum(sizes) / len(sizes), situation.branches
     leaves = tuple(subject.path for subject in lasts)
-    if situation.norm_first or situation.norms:
-        total, how = 1 + count * mean, f"1 + {count} x {mean:.2g} = {1 + count * mean:.3g}"
-        severity, is_found = "info", total > 9
+    said = f"{count} branches each add" if count > 1 else "1 branch adds"
+    if situation.norms:
+        known = stream_start(situation, currents)
+        start = 1.0 if known is None else known
+        severity, is_found = "info", count * mean > 8 * max(start, 1)
+        said += (
+            f" a second moment of about {mean:.2g}, for inputs of 1 behind a normalisation: a "
+            f"stream that starts at {start:.3g}{'' if known is None else ', as its table does,'} "
+            f"grows to {start:.3g} + {count} x {mean:.2g} = {start + count * mean:.3g}."
+        )
     else:
         bits = count * math.log2(1 + mean)
-        how = f"(1 + {mean:.2g})^{count} = 2^{bits:.0f}"
         severity, is_found = ("error" if bits > 20 else "warning"), bits > 4
+        said += (
+            f" about {mean:.2g} of the stream's second moment, which grows to "
+            f"(1 + {mean:.2g})^{count} = 2^{bits:.0f}."
+        )
     if is_found:
         yield Finding(
             "residual-growth",
             severity,
             leaves,
-            f"{count} branches each add about {mean:.2g} of the stream's second moment, which "
-            f"grows to {how}.",
+            said,
             "Scale the last map of every branch, or start it at zero.",
             "Zhang 2019, section 2; Radford 2019, section 2.3",
         )
@@ -199,7 +210,7 @@ def residual_growth(situation: Situation, currents: Currents) -> Iterator[Findin
 def _branch_size(situation: Situation, currents: Currents, last: Subject) -> float:
     """Second moment of what a branch adds, for an input of second moment 1; an upper bound."""
     assert last.use is not None
-    own = [s for s in situation.maps if _same_branch(s, last) and s.path in currents]
+    own = [s for s in situation.hidden if _same_branch(s, last) and s.path in currents]
     by_depth: dict[int, list[Subject]] = {}
     for subject in own:
         if "query_key" not in subject.parts[:1] or subject.pieces:
@@ -207,6 +218,12 @@ def _branch_size(situation: Situation, currents: Currents, last: Subject) -> flo
     moment = 1.0
     for _, together in sorted(by_depth.items()):
         moment = _together(together, currents, moment)
+    for scale in situation.subjects:
+        if scale.part != "branch_scale" or scale.path not in currents or last.branch is None:
+            continue
+        branches = (use.branch for use in scale.parameter.uses)
+        if any(branch and branch.index == last.branch.index for branch in branches):
+            moment *= currents[scale.path].second_moment
     return moment * _weight(last, currents[last.path])
 
 

@@ -17,7 +17,7 @@ from jaxinit import activations
 from jaxinit.activations import Critical, NotCriticalError
 from jaxinit.advice.fitting import Distribution, Mode, at_fans, at_true_fans, by_fans, isometric
 from jaxinit.advice.situation import Situation, Subject
-from jaxinit.initializers import Initializer, fused, lecun_normal, normal, uniform
+from jaxinit.initializers import Initializer, constant, fused, lecun_normal, normal, uniform
 from jaxinit.initializers import ones as ones_value
 from jaxinit.initializers import zeros as zeros_value
 
@@ -81,8 +81,25 @@ def own_gain(situation: Situation, subject: Subject) -> float:
 
 
 def relu_gain(situation: Situation, subject: Subject) -> float:
-    """sqrt(2 / (1 + a^2)) for the slope a; sqrt 2 for a map that meets no activation."""
-    return situation.gain(subject) if subject.activation is not None else math.sqrt(2)
+    """sqrt(2 / (1 + a^2)) for the slope a, 1 for a map that meets no activation.
+
+    Where several meet, and behind a map whose output is normalised at once, so that the gain sets
+    the gradient alone, it is the sqrt 2 of a rectifier.
+    """
+    after = subject.use.after if subject.use else None
+    if subject.activation is not None:
+        return situation.gain(subject)
+    return 1.0 if subject.is_linear and not (after and after.normalisation) else math.sqrt(2)
+
+
+def behind_norm(situation: Situation, subject: Subject) -> float:
+    """1 for a map whose branch begins with a normalisation, else the gain of its activation.
+
+    A normalised input has unit size already, and the next map answers for the activation.
+    """
+    if subject.branch is not None and subject.branch.has_norm:
+        return 1.0
+    return situation.gain(subject)
 
 
 def linear_gain(situation: Situation, subject: Subject) -> float:
@@ -132,6 +149,13 @@ def half_of_embedding(situation: Situation, subject: Subject) -> float:
     """Half of what the token embedding starts from, as in the code released with GPT-2."""
     tied = any("tied_embedding" in other.parts for other in situation.subjects)
     return 0.5 * (inverse_sqrt_width(situation, subject) if tied else 1.0)
+
+
+def layer_scale(situation: Situation, subject: Subject) -> Initializer:
+    """0.1 up to 18 layers, 1e-5 up to 24 and 1e-6 beyond; a transformer's have two branches."""
+    branches = subject.branch.count if subject.branch else situation.branches
+    layers = branches / 2 if situation.has_attention else branches
+    return constant(0.1 if layers <= 18 else 1e-5 if layers <= 24 else 1e-6)
 
 
 def critical_pair(situation: Situation) -> Critical | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from jaxinit.advice import conditions
 from jaxinit.advice import recipes as r
-from jaxinit.advice.conditions import ALWAYS, RECURRENT, Condition
+from jaxinit.advice.conditions import ALWAYS, Condition
 from jaxinit.advice.recipes import Recipe
 from jaxinit.advice.situation import Situation, Subject
 
@@ -79,16 +80,39 @@ INTEGERS = Entry(
     "kernel", r.zeros, "integers are not drawn: draw floats and convert them", "the reading"
 )
 
+COUNTERS = Entry("state", r.zeros, "a counter: kept as it is, and 0 in a new model", "the reading")
+
 ROUTERS = Row(
     "mixture of experts: router",
     ALWAYS,
-    (Entry("router", r.scaled(0.1**0.5), "small logits spread tokens over all experts at first"),),
+    (
+        Entry("router", r.scaled(0.1**0.5), "small logits spread tokens over all experts at first"),
+        Entry("index", r.scaled(), "the largest is the same at any scale: gain 1", "the reading"),
+    ),
     "Fedus 2021, section 2.4 (scale 0.1)",
 )
 
-RECURRENCE = Row(
+BYPASSES = Row(
+    "low-rank bypass",
+    ALWAYS,
+    (
+        Entry("bypass_in", r.scaled(), "gain 1 keeps the input's size in the bypass"),
+        Entry("bypass_out", r.zeros, "the adapted model starts as the base model"),
+    ),
+    "Hu 2021 (LoRA), section 4.1",
+)
+
+LAYER_SCALE = Row(
+    "scale at the end of a branch",
+    conditions.NORMALISED & conditions.RESIDUAL,
+    (Entry("branch_scale", r.layer_scale, "small: every block starts near the identity"),),
+    "Touvron 2021 (CaiT), section 2.1",
+)
+
+# Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
+RECURRENT = Row(
     "recurrent",
-    RECURRENT,
+    conditions.RECURRENT,
     (
         Entry("recurrent", r.orthogonal(), "keeps the length of the state over many steps"),
         Entry(
@@ -97,10 +121,15 @@ RECURRENCE = Row(
             "an open forget gate lets gradients reach far back",
             "Jozefowicz 2015, section 2.2",
         ),
-        HEAD,
-        Entry("kernel", r.scaled(), "keeps the second moment of the input"),
     ),
-    "Saxe 2013, section 3; LeCun 1998, section 4.6",
+    "Saxe 2013, section 3",
+)
+
+BESIDE_RECURRENT = Row(
+    "beside a recurrence",
+    conditions.RECURRENT,
+    (HEAD, Entry("kernel", r.scaled(), "keeps the second moment of the input")),
+    "LeCun 1998, section 4.6",
 )
 
 ENDS = Row(

@@ -59,11 +59,22 @@ class Subject:
         return self.use is not None and self.use.role in MAPS and bool(self.use.fan_in)
 
     @property
+    def is_bypass(self) -> bool:
+        """Whether it is a factor of a low-rank product beside another map."""
+        return self.use is not None and self.use.bypass is not None
+
+    @property
     def activation(self) -> Activation | None:
         """The nonlinearity that its output meets, if any."""
         after = self.use.after if self.use else None
         known = after.activation if after else None
         return None if known is None or known.name == "identity" else known
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether its output meets no activation before the next map, sum or output."""
+        after = self.use.after if self.use else None
+        return self.activation is None and not (after and after.several)
 
     @property
     def branch(self) -> Branch | None:
@@ -97,6 +108,11 @@ class Situation:
     def maps(self) -> tuple[Subject, ...]:
         """The subjects that data are contracted with."""
         return tuple(subject for subject in self.subjects if subject.is_map)
+
+    @functools.cached_property
+    def hidden(self) -> tuple[Subject, ...]:
+        """The maps that are neither heads nor run beside another as a low-rank bypass."""
+        return tuple(s for s in self.maps if "head" not in s.parts and not s.is_bypass)
 
     @functools.cached_property
     def depth(self) -> int:
@@ -177,7 +193,12 @@ class Situation:
         return None if self.activation is None else moments_of(self.activation)
 
     def gain(self, subject: Subject) -> float:
-        """Gain that passes a second moment of 1 through the activation behind a map; else 1."""
+        """Gain that passes a second moment of 1 through the activation behind a map; else 1.
+
+        A map that gates another has 1: the activation's factor is one of a product.
+        """
+        if subject.use is not None and subject.use.after and subject.use.after.gates:
+            return 1.0
         known = None if subject.activation is None else moments_of(subject.activation)
         return known.forward_gain if known and known.second_moment else 1.0
 
@@ -193,10 +214,16 @@ class Situation:
             parts = ("tied_embedding", "embedding") if is_tied else (parameter.role, "embedding")
             return Subject(parameter, tuple(dict.fromkeys(parts)), use)
         if maps:
-            return Subject(parameter, self._parts(parameter, maps), use, pieces)
+            made = Subject(parameter, self._parts(parameter, maps), use, pieces)
+            gates = any(each.after and each.after.gates for each in maps)
+            if not (made.is_linear or gates):
+                return made
+            # Before "kernel", for rows whose gain is an activation's.
+            return dataclasses.replace(made, parts=(*made.parts[:-1], "linear", "kernel"))
         if parameter.role == "scale":
             is_last = parameter.path in self._last_scales
-            return Subject(parameter, ("last_scale", "scale") if is_last else ("scale",), use)
+            parts = ("last_scale", "scale") if is_last else ("scale",)
+            return Subject(parameter, ("branch_scale", *parts) if self._ends(use) else parts, use)
         forget = self._forget(parameter)
         parts = (parameter.role,)
         if forget:
@@ -204,6 +231,20 @@ class Situation:
         elif parameter.role == "bias" and self._is_behind_head(use):
             parts = ("head_bias", *parts)
         return Subject(parameter, parts, use, (), forget)
+
+    @functools.cached_property
+    def _mapped(self) -> frozenset[int]:
+        """Values that maps make."""
+        return frozenset(_made(use) for use in self._uses if use.role in MAPS)
+
+    def _ends(self, scale: Use) -> bool:
+        """Whether a scale ends a branch and multiplies what a map makes: no normalisation's."""
+        node = None if scale.output is None else self.wiring.makers.get(scale.output)
+        if not (scale.branch and scale.branch.is_last) or node is None or node.primitive != "mul":
+            return False
+        through = VIEWS | {"add", "add_any", "select_n"}
+        factors = [atom for atom in node.inputs if isinstance(atom, int)]
+        return any(self._mapped & self.wiring.before(factor, through) for factor in factors)
 
     @functools.cached_property
     def _heads(self) -> frozenset[int]:
@@ -218,8 +259,12 @@ class Situation:
 
     def _parts(self, parameter: Parameter, uses: Sequence[Use]) -> tuple[str, ...]:
         use = uses[0]
+        if use.bypass is not None:
+            return (f"bypass_{use.bypass}", "kernel")
         after, branch = use.after, use.branch
         parts = []
+        if after and after.index and not (after.softmax or after.activation or after.several):
+            parts.append("index")
         if after and after.softmax:
             routes = self.wiring.comes_to_softmax(_made(use))
             parts.append("router" if routes and not after.is_output else "query_key")

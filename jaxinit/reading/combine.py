@@ -90,7 +90,12 @@ def _followed(use: Use, found: Following, readers: Mapping[int, Sequence[Node]])
     is_head = use.role == "kernel" and flow.after.is_output
     role = "head" if is_head else use.role
     return dataclasses.replace(
-        use, role=role, after=flow.after, branch=flow.branch, depth=flow.depth
+        use,
+        role=role,
+        after=flow.after,
+        branch=flow.branch,
+        depth=flow.depth,
+        bypass=flow.bypass,
     )
 
 

@@ -25,8 +25,8 @@ class FanDifference:
         path: canonical path.
         implied: fans that the initializer goes by.
         true: fans that were read.
-        factor: variance that is drawn over variance with the true fans; 1 where the mode of the
-            initializer does not look at the fan that is wrong, None where its law has no mode.
+        factor: variance that is drawn over variance with the true fans; None where its law has no
+            mode.
     """
 
     path: str
@@ -62,7 +62,8 @@ def compare_fans(
             it lacks or holds None for are left out.
 
     Returns:
-        A record for every kernel whose fans differ, in the order of the tree. A kernel that is
+        A record for every kernel whose fans differ, in the order of the tree, but for those whose
+        mode does not look at the fan that is wrong: they draw the right variance. A kernel that is
         used several times counts by its first use.
 
     Raises:
@@ -107,7 +108,9 @@ def _differences(
         implied = initializer.fans(parameter.shape)
         if implied is None or _agree(implied, true):
             continue
-        yield FanDifference(parameter.path, implied, true, _factor(initializer, implied, true))
+        factor = _factor(initializer, implied, true)
+        if factor is None or not math.isclose(factor, 1):
+            yield FanDifference(parameter.path, implied, true, factor)
 
 
 def _true_fans(parameter: Parameter) -> Fans | None:

@@ -84,7 +84,10 @@ class Origin:
         depth: maps on the longest way from the inputs to it.
         longest: parent on that way.
         entry: of an exit from a scan over layers, the carry it left by.
+        is_index: whether it holds whole numbers, as ``argmax`` makes them: no signal goes through.
         has_map: whether a map lies before it, or before it in an earlier round.
+        beside: of a map in a low-rank bypass, ``"in"`` or ``"out"``: its first or second factor.
+        main: of a sum with a low-rank bypass, the side that is not the bypass.
     """
 
     index: int
@@ -103,6 +106,9 @@ class Origin:
     longest: Origin | None = None
     entry: Origin | None = None
     has_map: bool = False
+    is_index: bool = False
+    beside: Literal["in", "out"] | None = None
+    main: State | None = None
 
 
 @dataclasses.dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxinit.reading.activation_of import IDENTITY, Activations
 from jaxinit.reading.families import Families, Origin, State
@@ -63,7 +63,9 @@ def follow(graph: Graph, maps: Mapping[int, Hashable], parameters: Iterable[int]
     streams = Streams(found)
     walker = _Walker(found, streams)
     flows = {
-        origin.value: Flow(walker.after(origin), streams.branches.get(origin.index), origin.depth)
+        origin.value: Flow(
+            walker.after(origin), streams.branches.get(origin.index), origin.depth, _beside(origin)
+        )
         for origin in found.origins
         if origin.map is not None or origin.kind == "map"
     }
@@ -84,6 +86,7 @@ class _Met:
     softmax: bool = False
     gates: bool = False
     residual: bool = False
+    index: str | None = None
     maps: int = 0
     others: int = 0
 
@@ -111,14 +114,17 @@ class _Walker:
                 if not state.linear and not state.level:
                     met.nonlinear.append(state)
         branch = self.streams.branches.get(origin.index)
+        activation = self.activation(met)
         return After(
-            self.activation(met),
+            activation,
             met.normalisation,
             met.softmax,
             met.gates,
             met.residual or (branch is not None and branch.is_last),
             self.is_output(origin),
             _is_recurrent(origin),
+            met.index,
+            bool(met.nonlinear) and activation is None,
         )
 
     def is_output(self, origin: Origin) -> bool:
@@ -147,6 +153,9 @@ class _Walker:
         """Notes what a value goes into; whether to walk on from there."""
         if state.level and child.kind in ("affine", "sum", "product"):
             # Running statistics, losses and the like: off the way to the next map.
+            return False
+        if child.is_index:
+            met.index = met.index or child.detail
             return False
         if child.kind == "softmax" and state.linear:
             met.softmax = True
@@ -199,6 +208,14 @@ def _leads_to_softmax(contraction: Origin) -> bool:
     return False
 
 
+def _beside(origin: Origin) -> Literal["in", "out"] | None:
+    """Which factor of a low-rank bypass a map is, or the map that it is made from."""
+    passed = ("map", "affine")
+    while not origin.counts and origin.kind in passed and len(origin.parents) == 1:
+        origin = origin.parents[0].origin
+    return origin.beside
+
+
 def _is_recurrent(origin: Origin) -> bool:
     """Whether a map reads what a loop over a sequence carries, with no map in between."""
     at = origin
@@ -233,7 +250,8 @@ def _widths(found: Families) -> tuple[int, ...]:
     """Features that the maps on the longest way make, those in scans over layers repeated."""
     if not found.origins:
         return ()
-    deepest = max(found.origins, key=lambda origin: (origin.depth, -origin.index))
+    in_line = [origin for origin in found.origins if _beside(origin) is None] or found.origins
+    deepest = max(in_line, key=lambda origin: (origin.depth, -origin.index))
 
     def walk(at: Origin | None, until: Origin | None) -> list[int]:
         widths: list[int] = []

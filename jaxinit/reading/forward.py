@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxinit.engine.jaxprs import is_key
 from jaxinit.reading import families as f
 from jaxinit.reading.axes import (
     default_features,
@@ -18,6 +21,7 @@ from jaxinit.reading.axes import (
     features_of_contraction,
     scope_of,
 )
+from jaxinit.reading.bypass import Bypass, bypass_of
 from jaxinit.reading.families import Families, Kind, Origin, State
 from jaxinit.reading.graph import Graph, Node, straighten
 from jaxinit.reading.meeting import meet
@@ -52,6 +56,7 @@ class _Forward:
         self.constants = self.found.constants
         self.roots: dict[int, int] = {}
         self.pieces = 0
+        self.bypasses: dict[int, Bypass] = {}
         # Carries by the loop and the value it carries back; loops that run over data.
         self.carries: dict[tuple[int, int], Origin] = {}
         self.back: list[tuple[Origin, int]] = []
@@ -152,7 +157,10 @@ class _Forward:
 
     def each(self, node: Node, kind: Kind, reads: Sequence[State]) -> None:
         for number in node.outputs:
-            self.origin(kind, number, reads, node, detail=node.primitive)
+            made = self.origin(kind, number, reads, node, detail=node.primitive)
+            if _is_whole(self.avals[number]):
+                # What is picked by an index is no deeper for the map that picked it.
+                made.is_index, made.depth, made.longest = True, 0, None
 
     def map(self, node: Node, reads: Sequence[State]) -> None:
         """A map; or a slice of one's output, which is followed by itself and counts no more."""
@@ -285,12 +293,26 @@ class _Forward:
         meeting = meet(node, reads, self.found, self.roots, self.number)
         number = node.outputs[0]
         if meeting.kind is not None:
-            self.origin(meeting.kind, number, meeting.parents, node, detail=meeting.detail)
+            made = self.origin(meeting.kind, number, meeting.parents, node, detail=meeting.detail)
+            self.beside(made)
             return
         changes = dict(meeting.changes)
         if changes.get("piece") == -1:
             changes["piece"] = self.piece()
         self.member(number, meeting.parents[0], **changes)
+
+    def beside(self, made: Origin) -> None:
+        """A low-rank product that is added to a map runs beside it, and is no layer in series."""
+        found = bypass_of(made, self.bypasses, self.found)
+        if found is not None:
+            self.bypasses[made.index] = found
+            made.main, made.longest = found.main, found.main.origin
+            made.depth = made.longest.depth
+            found.inner.beside, found.outer.beside = "in", "out"
+
+
+def _is_whole(aval: Any) -> bool:
+    return not is_key(aval) and np.issubdtype(aval.dtype, np.integer)
 
 
 def _collect_constants(graph: Graph, constants: dict[int, Any]) -> None:

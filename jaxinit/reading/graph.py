@@ -18,6 +18,7 @@ from jaxinit.engine.jaxprs import constants_of, live_equations, opened, scan_of
 
 # A value by its number, or a `jax.extend.core.Literal`.
 Atom: TypeAlias = Any
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +59,7 @@ class Node:
             of a branch with all inputs but the first.
         calls: names of the functions it was called through, outermost first, such as
             ``("silu", "logistic")``.
+        custom: whether one of them has a gradient of its own, as `jax.custom_vjp` gives it.
         times: how often it runs in one pass; None where data decide.
         equation: the equation it was made from; None for the nodes that `straighten` adds.
     """
@@ -70,6 +72,7 @@ class Node:
     calls: tuple[str, ...] = ()
     times: int | None = 1
     equation: Any = None
+    custom: bool = False
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Graph, Any]:
@@ -126,7 +129,10 @@ class _Builder:
             inner = opened(equation)
             if inner is not None:
                 within = (*calls, name) if (name := _name_of(equation)) else calls
+                start = len(nodes)
                 results = self._add(inner, inputs, used, within, times, constants, nodes)
+                if equation.primitive.name in _CUSTOM:
+                    nodes[start:] = [dataclasses.replace(n, custom=True) for n in nodes[start:]]
                 pairs = zip(equation.outvars, results, strict=True)
                 numbers.update((variable, atom) for variable, atom in pairs if atom is not None)
                 continue

@@ -60,6 +60,10 @@ class After:
         residual: whether it is added to a stream that goes around it.
         is_output: whether it reaches an output of the model with no other map behind it, and not by
             way of a residual sum or a gate.
+        index: primitive that makes a whole number of it, such as ``"argmax"``: the choice of an
+            expert, through which no gradient passes. None where there is none.
+        several: whether it meets nonlinearities that are not one: more than one way on, or one that
+            differs from entry to entry. Without them and an activation it meets none.
         recurrent: whether the map reads what a loop over a sequence carries from step to step.
     """
 
@@ -70,6 +74,8 @@ class After:
     residual: bool = False
     is_output: bool = False
     recurrent: bool = False
+    index: str | None = None
+    several: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +87,14 @@ class Flow:
         branch: the residual branch it lies in, if any.
         depth: maps on the longest way from the model's inputs to here, this one included, layers
             before it counted as a scan repeats them; looking up an embedding counts 0.
+        bypass: of a map in a low-rank bypass of another, as in LoRA, whether it is the first factor
+            or the second.
     """
 
     after: After
     branch: Branch | None
     depth: int
+    bypass: Literal["in", "out"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +147,8 @@ class Use:
         after: what the output meets; None where it was not followed.
         branch: the residual branch it lies in, if any.
         output: number of the value it makes, in the graph of the reading.
+        bypass: ``"in"`` or ``"out"``, the first or second factor of a low-rank product that is
+            added to another map of the same input, as in LoRA; else None.
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
@@ -158,6 +169,7 @@ class Use:
     after: After | None = None
     branch: Branch | None = None
     output: int | None = None
+    bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
 
 

@@ -69,6 +69,7 @@ class Streams:
     def __init__(self, found: Families) -> None:
         self.sums: dict[int, Sum] = {}
         self.branches: dict[int, Branch] = {}
+        self._producers = found.producers
         self._recurrent = _recurrent_state(found.origins)
         for origin in found.origins:
             if origin.kind == "sum" and origin.detail != "sub" and len(origin.parents) == 2:
@@ -92,6 +93,8 @@ class Streams:
         near, far = (0, 1) if maps[0] < maps[1] else (1, 0)
         stream, branch = origin.parents[near], origin.parents[far]
         projected = maps[near] == 1 and maps[far] > 1 and _is_projection(stream, branch, ancestor)
+        # What is spread over positions conditions them, as the time of a diffusion step does.
+        projected = projected and not self._is_smaller(stream.origin, origin)
         if maps[near] == maps[far] or (maps[near] and not projected):
             return None
         if stream.origin.index in self._recurrent:
@@ -103,6 +106,12 @@ class Streams:
         made.has_norm = _begins_with_norm(ancestor, members)
         self._follow_stream(made)
         return made
+
+    def _is_smaller(self, one: Origin, other: Origin) -> bool:
+        """Whether a value has fewer entries than another, where both sizes are known."""
+        makers = [self._producers.get(origin.value) for origin in (one, other)]
+        sizes = [m.equation.outvars[0].aval.size for m in makers if m is not None and m.equation]
+        return len(sizes) == 2 and sizes[0] < sizes[1]
 
     def _follow_stream(self, made: Sum) -> None:
         """Walks back along the stream to the sum before, or to its beginning."""
@@ -266,8 +275,10 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
     """Maps on the longest way through a branch."""
     depths: dict[int, int] = {}
     for index, origin in members.items():
-        before = (depths.get(state.origin.index, 0) for state in origin.parents)
-        depths[index] = max(before, default=0) + origin.counts
+        # What a low-rank bypass adds runs beside the map, and makes no way longer.
+        parents = origin.parents if origin.main is None else [origin.main]
+        before = (depths.get(state.origin.index, 0) for state in parents)
+        depths[index] = 0 if origin.is_index else max(before, default=0) + origin.counts
         if origin.entry is not None and origin.entry.index in depths:
             rounds = origin.entry.length - 1
             depths[index] += max(0, rounds * (depths[index] - depths[origin.entry.index]))

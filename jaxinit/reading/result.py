@@ -178,8 +178,10 @@ def _meets(use: Use) -> str:
     if after.activation is not None and after.activation.name != "identity":
         met.append(after.activation.name)
     met += [word for word in ("softmax", "gates") if getattr(after, word)]
+    met += [after.index] if after.index else []
     if use.branch is not None and use.branch.is_last:
-        met.append(f"sum of {use.branch.count} branches")
+        count = use.branch.count
+        met.append(f"sum of {count} branch{'' if count == 1 else 'es'}")
     return ", ".join(met)
 
 
@@ -191,6 +193,8 @@ def _remarks(parameter: Parameter, use: Use) -> str:
         remarks.append(f"transposed by {_spell(use.transposed_strides)}")
     if use.slice_output is not None:
         remarks.append("packed")
+    if use.bypass is not None:
+        remarks.append("low-rank bypass")
     if use.role == "unknown" and parameter.why:
         remarks.append(f"stopped by {parameter.why}")
     return ", ".join(remarks)

@@ -404,6 +404,92 @@ def test_a_slice_of_a_stack_is_one_round(pick):
     assert [m.backward[1] for m in found.maps] == pytest.approx([1 / 4, 1 / 2, 1], rel=1e-4)
 
 
+# Copies along positions.
+
+
+def conditioned(combine, then=lambda h: h):
+    """Backward of a map whose output is copied to 16 positions, predicted and measured."""
+    shapes = {name: array(64, 64) for name in "atb"}
+
+    def apply(p, x, t):
+        return then(combine(x @ p["a"], (t @ p["t"])[:, None])) @ p["b"]
+
+    reading = jaxinit.read(apply, shapes, array(4, 16, 64), array(4, 64))
+    plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
+    return predict(reading, plan, measure=True, draws=4)
+
+
+@pytest.mark.parametrize(
+    ("combine", "then", "low", "high"),
+    [
+        (lambda h, t: h + t, lambda h: h, 16, 16),
+        (lambda h, t: h + jnp.broadcast_to(t, h.shape), lambda h: h, 16, 16),
+        (lambda h, t: h * (1 + t), lambda h: h, 16, 16),
+        # A mean gives all positions one gradient, of (1 / 16)**2.
+        (lambda h, t: h + t, lambda h: h.mean(1), 1, 1),
+        # The factor h is another at every position.
+        (lambda h, t: h * (1 + t), lambda h: h.mean(1), 1 / 16, 1 / 16),
+        # relu' of positions that are correlated by 1/2 are both 1 one time in three.
+        (lambda h, t: jax.nn.relu(h + t), lambda h: h.mean(1), 11 / 32, 11 / 32),
+    ],
+    ids=["sum", "broadcast", "film", "mean", "film-mean", "relu-mean"],
+)
+def test_gradients_of_copies_add_up(combine, then, low, high):
+    """n for independent gradients, n**2 for one that all copies share."""
+    found = conditioned(combine, then)
+    # What a step has beyond the 24th order counts as alike: 4 %.
+    assert found["t"][0].backward == pytest.approx((low, high), rel=5e-2)
+    check(found, 1.3)
+
+
+def test_what_copies_share_is_not_averaged_away():
+    """Of the mean over 16 positions of h + t, t is the larger part: between 2/16 and 17/16."""
+    found = conditioned(lambda h, t: h + t, lambda h: h.mean(1))["b"][0]
+    assert found.forward == pytest.approx((2 / 16, 17 / 16), rel=1e-3)
+    assert found.measured_forward == pytest.approx(17 / 16, rel=0.2)
+    # A near twin: another number at every position.
+    laws = {"a": ((64, 64), 0.0, 1 / 64), "b": ((64, 64), 0.0, 1 / 64)}
+    twin = predicted(lambda p, x: (x @ p["a"]).mean(1) @ p["b"], laws, array(4, 16, 64))
+    assert twin["b"][0].forward == pytest.approx((1 / 16, 1 / 16), rel=1e-3)
+
+
+def test_a_mean_over_positions_takes_what_copies_add_up():
+    """Normalised over positions alone nothing of it is left, with 4 units beside about 3/4."""
+
+    def normalised(axes):
+        def norm(h):
+            h = h.reshape(4, 16, 16, 4)
+            h = h - h.mean(axes, keepdims=True)
+            h = h * jax.lax.rsqrt(jnp.mean(h * h, axes, keepdims=True))
+            return h.reshape(4, 16, 64)
+
+        return conditioned(lambda h, t: h + t, norm)["t"][0]
+
+    alone, group = normalised(1), normalised((1, 3))
+    assert alone.backward[0] == pytest.approx(0.0, abs=1e-9) and alone.measured_backward < 1e-6
+    assert 0.2 * group.backward[1] < group.backward[0] < group.measured_backward * 1.2
+    assert group.measured_backward < 1.2 * group.backward[1]
+
+
+def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
+    shapes = {
+        "a": array(64, 64),
+        "p": array(64, 64),
+        "positions": array(16, 64),
+        "b": array(64, 64),
+    }
+
+    def apply(p, x):
+        return (x @ p["a"] + (p["positions"] @ p["p"])[None]) @ p["b"]
+
+    reading = jaxinit.read(apply, shapes, array(4, 16, 64))
+    rules = [("positions", init.normal(1.0)), ("*", init.lecun_normal())]
+    found = predict(reading, jaxinit.plan(shapes, rules), measure=True, draws=2)
+    table = next(m for m in found.maps if "positions" in m.path)
+    assert table.backward == pytest.approx((4.0, 4.0), rel=1e-3)
+    check(found, 1.3)
+
+
 # Measured beside predicted.
 
 

@@ -64,6 +64,7 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
     facts = _facts(node, operands, prepared)
     features = features_of(prepared, aval.shape)
     features = _summed(features, operands) if name in _SUMS else features
+    prepared = [_copied_to(world, x, aval.shape) for x in prepared]
     joint = _joint(prepared)
     if len(joint) > 2 and name in _SUMS:
         crowded = _crowded_sum(world, name, prepared, aval.shape, features)
@@ -77,6 +78,15 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
     result = _run(world, node, prepared, joint, aval.shape, features, facts)
     # A sum is one number again; a product keeps its factors, for what they meet next.
     return world.compressed(result) if name in _SUMS else result
+
+
+def _copied_to(world: World, field: Field, shape: Sequence[int]) -> Field:
+    """An operand of full shape: where it is copied, its gradients add up."""
+    if field.shape == tuple(shape) or len(field.shape) != len(shape):
+        return field
+    if not field.sources and field.mean.any():
+        return field
+    return world.copies(field, shape, range(len(shape)))
 
 
 def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[int]:

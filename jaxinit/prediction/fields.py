@@ -46,6 +46,7 @@ class Tag:
         count: entries summed over.
         axes: axes summed over.
         units: whether these are all axes of independent units.
+        among: how many of the terms of one sum are units of one position.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Tag:
     count: int = 1
     axes: tuple[int, ...] = ()
     units: bool = False
+    among: int = 1
 
     @property
     def is_mean(self) -> bool:
@@ -155,6 +157,11 @@ class Link:
         shares: whether all positions get the same gradient, as those of a mean over them do.
         profile: of a slice along positions, how much of the gradient each position gets, 1 in mean.
         stacked: whether it leads to one of several values that lie side by side along positions.
+        axes: for each axis of the field that it leads to, the axis here, None where there is none;
+            all are the same by default, if the shapes are.
+        copied: axes here along which one entry there was copied: its gradients add up.
+        removed: where a mean over positions is subtracted, which share of the sum of independent
+            gradients over these positions goes with it, and their axes, None where unknown.
     """
 
     to: int
@@ -165,6 +172,9 @@ class Link:
     shares: bool = False
     profile: np.ndarray | None = None
     stacked: bool = False
+    axes: tuple[int | None, ...] | None = None
+    copied: tuple[int, ...] = ()
+    removed: tuple[float, tuple[int, ...] | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,6 +211,8 @@ class World:
         self.stacks: dict[int, tuple[int, tuple[Field | Known, ...]]] = {}
         self.made: dict[int, Made] = {}
         self._compressed: dict[int, Field] = {}
+        # Sources of values that were copied along positions.
+        self.copied: set[int] = set()
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
         """A standard normal number, independent of all others unless it has roots."""
@@ -257,10 +269,18 @@ class World:
         return self.normal(0.0, 1.0, shape, features, links, lost=why, **facts)
 
     def view(
-        self, field: Field, shape: Sequence[int], features: Sequence[int], gain: float = 1.0
+        self,
+        field: Field,
+        shape: Sequence[int],
+        features: Sequence[int],
+        axes: Sequence[int | None] | None = None,
+        copied: Sequence[int] = (),
     ) -> Field:
-        """The same entries in another shape, each as often as ``gain`` says."""
-        link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
+        """The same entries in another shape; ``axes`` and ``copied`` as in `Link`."""
+        axes = axes_kept(field.shape, shape) if axes is None else axes
+        link = Link(
+            field.number, slope=np.ones(tables.ROWS), axes=tuple(axes), copied=tuple(copied)
+        )
         kept = {
             name: getattr(field, name)
             for name in (
@@ -275,6 +295,26 @@ class World:
             )
         }
         return self.field(field.table, field.sources, shape, features, [link], **kept)
+
+    def copies(self, field: Field, shape: Sequence[int], places: Sequence[int]) -> Field:
+        """A field whose entries are copied along the axes of a shape that it lacks.
+
+        Args:
+            field: what is copied.
+            shape: shape of the result.
+            places: for each axis of the field its axis in the result.
+        """
+        features = [0] * len(shape)
+        for axis, place in enumerate(places):
+            features[place] = field.features[axis]
+        same = {place for axis, place in enumerate(places) if field.shape[axis] == shape[place]}
+        copied = [axis for axis, n in enumerate(shape) if n > 1 and axis not in same]
+        if copied:
+            self.copied.update(field.sources)
+            for source in field.sources:
+                # Copies are the same number, entries of other samples are not.
+                self.correlations[source] = np.array([self.correlations[source][0], 1.0])
+        return self.view(field, shape, features, tuple(places), copied)
 
     def again(self, field: Field, table: np.ndarray, links: Sequence[Link], **facts: Any) -> Field:
         """The same entries, with another table or other facts."""
@@ -326,6 +366,21 @@ class World:
                 table, (source,), field.shape, field.features, [link], **kept
             )
         return self._compressed[field.number]
+
+
+def axes_kept(old: Sequence[int], new: Sequence[int]) -> tuple[int | None, ...]:
+    """For each axis of an old shape the axis of the new one that holds the same entries, or None.
+
+    Args:
+        old: shape before a reshape.
+        new: shape after it.
+    """
+    found: list[int | None] = []
+    for axis, length in enumerate(old):
+        before = math.prod(old[:axis])
+        same = (j for j, n in enumerate(new) if n == length and math.prod(new[:j]) == before)
+        found.append(next(same, None))
+    return tuple(found)
 
 
 def both(gain: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxinit.prediction import tables
 from jaxinit.prediction.fields import Field, Link, World
+from jaxinit.prediction.polynomials import again_elsewhere, coupled
 
 _UNKNOWN = np.array([0.0, np.inf])
 
@@ -57,7 +58,15 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
         common, along = sweep.in_common(world, slopes, squares, total)
         sweep.totals[field.number] = total
         profile = _joined([(float(np.max(squares[d])), sweep.profiles[d]) for d in squares])
+        entering = (
+            sweep.entering(slopes, (common, along), profile)
+            if any(link.of is not None for link in links)
+            else []
+        )
         for link in links:
+            if link.of is not None:
+                sweep.through(world, field, link, entering)
+                continue
             target = world.tape[link.to][0]
             if link.stacked:
                 low, high = _ends(profile, field.size / max(target.size, 1))
@@ -129,6 +138,45 @@ class _Sweep:
     def add(self, number: int, draw: int, slope: _Slope) -> None:
         slopes = self.waiting.setdefault(number, {})
         slopes[draw] = _added(slopes[draw], slope) if draw in slopes else slope
+
+    def entering(
+        self,
+        slopes: dict[int, _Slope],
+        shared: tuple[np.ndarray, frozenset[int] | None],
+        profile: np.ndarray,
+    ) -> list[tuple[int, _Slope]]:
+        """A gradient as draws of their own: for each set of sources one, its slopes squared."""
+        groups: dict[tuple[int, ...], np.ndarray] = {}
+        for slope in slopes.values():
+            own = groups.get(slope.sources, np.zeros((tables.ROWS, 2)))
+            if slope.sources:
+                own = own.reshape(*own.shape, *[1] * (slope.table.ndim - own.ndim))
+            groups[slope.sources] = own + slope.table**2
+        common, along = shared
+        return [
+            (self.draw(common, profile), _Slope(square, sources, along))
+            for sources, square in groups.items()
+        ]
+
+    def through(
+        self, world: World, field: Field, link: Link, entering: list[tuple[int, _Slope]]
+    ) -> None:
+        """Through a polynomial. In rounds of one loop gates may stay open, or shut."""
+        assert link.slope is not None and link.of is not None
+        target = world.tape[link.to][0]
+        for draw, squares in entering:
+            moved = _moved(squares.along, link, field, target)
+            mean = _mean_of(squares.table)
+            if field.lost or target.lost:
+                self.add(link.to, draw, _Slope(np.sqrt(mean * _UNKNOWN), (), moved))
+                continue
+            if link.of and squares.sources and np.all(np.isfinite(mean)):
+                if again_elsewhere(world, squares.sources, link.of):
+                    table = coupled(squares.table, link.slope)
+                    self.add(link.to, draw, _Slope(table, link.of, moved))
+                    continue
+            scalar = np.sqrt(mean).reshape(*mean.shape, *[1] * len(link.of))
+            self.add(link.to, draw, _Slope(scalar * _two(link.slope), link.of, moved))
 
     def follow(
         self,
@@ -286,7 +334,10 @@ def _two(table: np.ndarray) -> np.ndarray:
 
 
 def _mean_square(slope: _Slope) -> np.ndarray:
-    square = slope.table**2
+    return _mean_of(slope.table**2)
+
+
+def _mean_of(square: np.ndarray) -> np.ndarray:
     while square.ndim > 2:
         # A table without some source has one node along it.
         square = square[..., 0] if square.shape[-1] == 1 else (square * tables.weights()).sum(-1)

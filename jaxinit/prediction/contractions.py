@@ -106,9 +106,12 @@ def _sum_of_products(
         links.append(Link(x.number, gain=both(terms * y.second), pooled=pooled, axes=axes))
     label = f"{a.label} {b.label}" if a.label and b.label else None
     lost = a.lost or b.lost
-    return world.normal(
+    found = world.normal(
         mean, variance, shape, features, links, correlation, roots, lost=lost, label=label
     )
+    for source in found.sources if roots is None else ():
+        world.calls[source] = frozenset((x.label, found.number) for x in (a, b) if x.label)
+    return found
 
 
 def _attention(

@@ -162,6 +162,7 @@ class Link:
         copied: axes here along which one entry there was copied: its gradients add up.
         removed: where a mean over positions is subtracted, which share of the sum of independent
             gradients over these positions goes with it, and their axes, None where unknown.
+        of: the sources that ``slope`` is a table of, where these are not those of the field.
     """
 
     to: int
@@ -175,6 +176,7 @@ class Link:
     axes: tuple[int | None, ...] | None = None
     copied: tuple[int, ...] = ()
     removed: tuple[float, tuple[int, ...] | None] | None = None
+    of: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -213,6 +215,9 @@ class World:
         self._compressed: dict[int, Field] = {}
         # Sources of values that were copied along positions.
         self.copied: set[int] = set()
+        # What sums and products were made of, and the maps that roots are of.
+        self.combined: dict[int, tuple[str, tuple[Field, Field]]] = {}
+        self.calls: dict[int, frozenset[tuple[str, int]]] = {}
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
         """A standard normal number, independent of all others unless it has roots."""
@@ -338,6 +343,9 @@ class World:
             self.source(self.correlations[s], None if independent else self.roots[s])
             for s in field.sources
         ]
+        for new, old in zip(sources, field.sources, strict=True):
+            made_of = (self.calls.get(root, frozenset()) for root in self.roots[old])
+            self.calls.setdefault(new, frozenset().union(*made_of))
         links = [Link(field.number, gain=both(gain), profile=profile)]
         facts = {"label": field.label, "lost": field.lost, **facts}
         return self.field(field.table, sources, shape, features, links, **facts)

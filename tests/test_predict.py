@@ -361,6 +361,56 @@ def test_gradients_of_the_last_round_go_there_and_back_through_time(cell):
     assert last / first > 2 * even / near
 
 
+def gru(p, h, x):
+    """A gated cell written by hand; Equinox writes the last line like this, Flax multiplied out."""
+    a, b = jnp.split(x @ p["w"], 3, -1), jnp.split(h @ p["u"], 3, -1)
+    r, z = jax.nn.sigmoid(a[0] + b[0]), jax.nn.sigmoid(a[1] + b[1])
+    n = jnp.tanh(a[2] + r * b[2])
+    return n + z * (h - n)
+
+
+def gru_multiplied_out(p, h, x):
+    a, b = jnp.split(x @ p["w"], 3, -1), jnp.split(h @ p["u"], 3, -1)
+    r, z = jax.nn.sigmoid(a[0] + b[0]), jax.nn.sigmoid(a[1] + b[1])
+    return (1 - z) * jnp.tanh(a[2] + r * b[2]) + z * h
+
+
+def rounds(cell, length, apart=False, **options):
+    """Prediction of so many rounds of a cell, with the same weights or weights apart."""
+    names = [f"{k}{i}" for i in range(length) for k in "wu"] if apart else ["w", "u"]
+    shapes = {name: array(64, 192) for name in names} | {"o": array(64, 8)}
+
+    def apply(p, x):
+        h = jnp.zeros((x.shape[0], 64))
+        for i in range(length):
+            own = {k: p[f"{k}{i}"] for k in "wu"} if apart else p
+            h = cell(own, h, x[:, i])
+        return h @ p["o"]
+
+    reading = jaxinit.read(apply, shapes, array(8, length, 64))
+    return predict(reading, jaxinit.plan(shapes, [("*", init.lecun_normal())]), **options)
+
+
+def test_a_gate_between_a_state_and_what_is_new_is_exact():
+    """n + z (h - n) and (1 - z) n + z h are the same, and so are their predictions."""
+    one, other = (rounds(cell, 3, apart=True) for cell in (gru, gru_multiplied_out))
+    for a, b in zip(one.maps, other.maps, strict=True):
+        assert a.forward == pytest.approx(b.forward, rel=1e-6) and a.forward[0] == a.forward[1]
+        assert a.backward == pytest.approx(b.backward, rel=1e-6)
+        assert a.backward[1] == pytest.approx(a.backward[0], rel=1e-6)
+    measured = rounds(gru, 3, apart=True, measure=True, draws=4)
+    check(measured, stray(3, 64, 4))
+
+
+@pytest.mark.parametrize("cell", [gru, gru_multiplied_out])
+def test_gates_of_the_same_weights_may_stay_open(cell):
+    """Between independent rounds and one gate in all: both sides of what is measured."""
+    found = rounds(cell, 8, measure=True, draws=4)
+    check(found, 1.4)
+    last, first = found["w"][-1].backward, found["w"][0].backward
+    assert last[0] == pytest.approx(last[1]) and 10 < first[1] / first[0] < 1000
+
+
 def test_a_round_that_cannot_be_told_apart_is_an_interval():
     """A normalisation lies between the rounds and the slice of one: each may get all, or none."""
     x = array(8, 4, 64)
@@ -488,6 +538,56 @@ def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
     table = next(m for m in found.maps if "positions" in m.path)
     assert table.backward == pytest.approx((4.0, 4.0), rel=1e-3)
     check(found, 1.3)
+
+
+# Integers of the data.
+
+
+def test_kernels_that_an_index_chooses_are_maps():
+    laws = {
+        "router": ((64, 4), 0.0, 1 / 64),
+        "wi": ((4, 64, 96), 0.0, 2 / 64),
+        "wo": ((4, 96, 64), 0.0, 1 / 96),
+    }
+
+    def apply(p, x):
+        index = jnp.argmax(x @ p["router"], -1)
+        h = jax.nn.relu(jnp.einsum("btd,btdf->btf", x, p["wi"][index]))
+        return jnp.einsum("btf,btfd->btd", h, p["wo"][index])
+
+    found = predicted(apply, laws, array(2, 8, 64))
+    assert [m.path for m in found.maps] == ["router", "wi", "wo"]
+    assert [m.forward[0] for m in found.maps] == pytest.approx([1, 2, 1], rel=1e-3)
+    assert found["wi"][0].backward == pytest.approx((64 / 96 / 2,) * 2, rel=1e-3)
+    assert found["router"][0].backward == (0.0, 0.0)
+
+
+def test_rows_that_an_index_chooses_are_data():
+    """A near twin: nothing is left of a row but positions, or the other side is a row as well."""
+    laws = {"table": ((100, 64), 0.0, 1.0), "a": ((64, 64), 0.0, 1 / 64)}
+
+    def apply(p, i, j):
+        rows, query = p["table"][i] @ p["a"], p["table"][j]
+        return jnp.einsum("btd,bd->bt", rows, query) + jnp.einsum(
+            "bd,btd->bt", query, p["table"][i]
+        )
+
+    ids = array(4, 16, dtype=jnp.int32), array(4, dtype=jnp.int32)
+    assert [m.path for m in predicted(apply, laws, *ids).maps] == ["a"]
+
+
+@pytest.mark.parametrize("joined", [jnp.logical_or, jnp.logical_and])
+def test_a_claim_that_nobody_knows_is_between_0_and_1(joined):
+    laws = {name: ((64, 64), 0.0, 1 / 64) for name in "ab"}
+
+    def apply(p, x, ids):
+        bits = jax.random.bernoulli(jax.random.key(0), 0.5, ids.shape)
+        return (x @ p["a"]) * joined(bits, ids > 0)[..., None] @ p["b"]
+
+    found = predicted(apply, laws, array(4, 16, 64), array(4, 16, dtype=jnp.int32))
+    assert found["b"][0].forward == (0.0, pytest.approx(1.0))
+    assert found["a"][0].backward == (0.0, pytest.approx(1.0))
+    assert found["b"][0].why is None
 
 
 # Measured beside predicted.

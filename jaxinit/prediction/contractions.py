@@ -7,6 +7,7 @@ weights have a mean the pairs of different entries count as well.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,32 @@ _IN_COMMON = 0.05
 
 def contract(world: World, node: Node, operands: Sequence[Operand], aval: Any) -> Field:
     """The output of ``dot_general`` or ``conv_general_dilated``."""
-    a, b = (_as_factor(world, x) for x in operands)
+    a, b = _kernels(node, *(_as_factor(world, x) for x in operands))
+    found = _contract(world, node, a, b, aval)
+    labels = [x.label for x in (a, b) if x.label]
+    if labels:
+        world.maps[found.number] = labels
+    return found
+
+
+def _kernels(node: Node, a: Field, b: Field) -> tuple[Field, Field]:
+    """Entries that integers chose of a parameter are a kernel where data are mapped by them.
+
+    A kernel has units that are summed and units that are left; a row of an embedding has units of
+    one kind.
+    """
+    if node.primitive != "dot_general" or a.label or b.label or bool(a.chosen) == bool(b.chosen):
+        return a, b
+    summed, batch = node.params["dimension_numbers"]
+    field, used = (a, (summed[0], batch[0])) if a.chosen else (b, (summed[1], batch[1]))
+    left = [i for i in range(len(field.shape)) if i not in (*used[0], *used[1])]
+    if not _has_units(field, used[0]) or not _has_units(field, left):
+        return a, b
+    kernel = dataclasses.replace(field, label=field.chosen)
+    return (kernel, b) if a.chosen else (a, kernel)
+
+
+def _contract(world: World, node: Node, a: Field, b: Field, aval: Any) -> Field:
     if node.primitive == "dot_general":
         (axes_a, axes_b), _ = node.params["dimension_numbers"]
         features = _features_of_dot(node, a, b)

@@ -180,9 +180,7 @@ def _of_integers(world: World, name: str, operands: Sequence[Operand], aval: Any
         table = (tables.uniform() < share).astype(float)
         source = world.source(0.0)
         return world.field(table, (source,), aval.shape, [False] * len(aval.shape))
-    if not jnp.issubdtype(aval.dtype, np.floating) and not any(
-        isinstance(x, Field) for x in operands
-    ):
+    if not jnp.issubdtype(aval.dtype, np.floating):
         return Known(None, aval.shape)
     fields = [x for x in operands if isinstance(x, Field)]
     return world.lost(f"{name} of integers of the data", aval.shape, fields)

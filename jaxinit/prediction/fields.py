@@ -102,6 +102,7 @@ class Field:
         mask: which logits count, where some do not; broadcasts to ``shape``.
         simplex: for attention weights.
         lost: why nothing is known of it; the table is then a standard normal's.
+        chosen: path of the parameter that integers chose these entries of, axis by axis.
     """
 
     number: int
@@ -118,6 +119,7 @@ class Field:
     mask: np.ndarray | None = None
     simplex: Simplex | None = None
     lost: str | None = None
+    chosen: str | None = None
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -218,6 +220,8 @@ class World:
         # What sums and products were made of, and the maps that roots are of.
         self.combined: dict[int, tuple[str, tuple[Field, Field]]] = {}
         self.calls: dict[int, frozenset[tuple[str, int]]] = {}
+        # Outputs of maps, and the parameters that they multiply with.
+        self.maps: dict[int, list[str]] = {}
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
         """A standard normal number, independent of all others unless it has roots."""
@@ -297,6 +301,7 @@ class World:
                 "centred_of",
                 "simplex",
                 "lost",
+                "chosen",
             )
         }
         return self.field(field.table, field.sources, shape, features, [link], **kept)

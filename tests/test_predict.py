@@ -361,6 +361,56 @@ def test_gradients_of_the_last_round_go_there_and_back_through_time(cell):
     assert last / first > 2 * even / near
 
 
+def gru(p, h, x):
+    """A gated cell written by hand; Equinox writes the last line like this, Flax multiplied out."""
+    a, b = jnp.split(x @ p["w"], 3, -1), jnp.split(h @ p["u"], 3, -1)
+    r, z = jax.nn.sigmoid(a[0] + b[0]), jax.nn.sigmoid(a[1] + b[1])
+    n = jnp.tanh(a[2] + r * b[2])
+    return n + z * (h - n)
+
+
+def gru_multiplied_out(p, h, x):
+    a, b = jnp.split(x @ p["w"], 3, -1), jnp.split(h @ p["u"], 3, -1)
+    r, z = jax.nn.sigmoid(a[0] + b[0]), jax.nn.sigmoid(a[1] + b[1])
+    return (1 - z) * jnp.tanh(a[2] + r * b[2]) + z * h
+
+
+def rounds(cell, length, apart=False, **options):
+    """Prediction of so many rounds of a cell, with the same weights or weights apart."""
+    names = [f"{k}{i}" for i in range(length) for k in "wu"] if apart else ["w", "u"]
+    shapes = {name: array(64, 192) for name in names} | {"o": array(64, 8)}
+
+    def apply(p, x):
+        h = jnp.zeros((x.shape[0], 64))
+        for i in range(length):
+            own = {k: p[f"{k}{i}"] for k in "wu"} if apart else p
+            h = cell(own, h, x[:, i])
+        return h @ p["o"]
+
+    reading = jaxinit.read(apply, shapes, array(8, length, 64))
+    return predict(reading, jaxinit.plan(shapes, [("*", init.lecun_normal())]), **options)
+
+
+def test_a_gate_between_a_state_and_what_is_new_is_exact():
+    """n + z (h - n) and (1 - z) n + z h are the same, and so are their predictions."""
+    one, other = (rounds(cell, 3, apart=True) for cell in (gru, gru_multiplied_out))
+    for a, b in zip(one.maps, other.maps, strict=True):
+        assert a.forward == pytest.approx(b.forward, rel=1e-6) and a.forward[0] == a.forward[1]
+        assert a.backward == pytest.approx(b.backward, rel=1e-6)
+        assert a.backward[1] == pytest.approx(a.backward[0], rel=1e-6)
+    measured = rounds(gru, 3, apart=True, measure=True, draws=4)
+    check(measured, stray(3, 64, 4))
+
+
+@pytest.mark.parametrize("cell", [gru, gru_multiplied_out])
+def test_gates_of_the_same_weights_may_stay_open(cell):
+    """Between independent rounds and one gate in all: both sides of what is measured."""
+    found = rounds(cell, 8, measure=True, draws=4)
+    check(found, 1.4)
+    last, first = found["w"][-1].backward, found["w"][0].backward
+    assert last[0] == pytest.approx(last[1]) and 10 < first[1] / first[0] < 1000
+
+
 def test_a_round_that_cannot_be_told_apart_is_an_interval():
     """A normalisation lies between the rounds and the slice of one: each may get all, or none."""
     x = array(8, 4, 64)
@@ -402,6 +452,142 @@ def test_a_slice_of_a_stack_is_one_round(pick):
     found = predicted(apply, laws, array(4, 64))
     assert found.outputs[0] == pytest.approx((1 / 8, 1 / 8), rel=1e-4)
     assert [m.backward[1] for m in found.maps] == pytest.approx([1 / 4, 1 / 2, 1], rel=1e-4)
+
+
+# Copies along positions.
+
+
+def conditioned(combine, then=lambda h: h):
+    """Backward of a map whose output is copied to 16 positions, predicted and measured."""
+    shapes = {name: array(64, 64) for name in "atb"}
+
+    def apply(p, x, t):
+        return then(combine(x @ p["a"], (t @ p["t"])[:, None])) @ p["b"]
+
+    reading = jaxinit.read(apply, shapes, array(4, 16, 64), array(4, 64))
+    plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
+    return predict(reading, plan, measure=True, draws=4)
+
+
+@pytest.mark.parametrize(
+    ("combine", "then", "low", "high"),
+    [
+        (lambda h, t: h + t, lambda h: h, 16, 16),
+        (lambda h, t: h + jnp.broadcast_to(t, h.shape), lambda h: h, 16, 16),
+        (lambda h, t: h * (1 + t), lambda h: h, 16, 16),
+        # A mean gives all positions one gradient, of (1 / 16)**2.
+        (lambda h, t: h + t, lambda h: h.mean(1), 1, 1),
+        # The factor h is another at every position.
+        (lambda h, t: h * (1 + t), lambda h: h.mean(1), 1 / 16, 1 / 16),
+        # relu' of positions that are correlated by 1/2 are both 1 one time in three.
+        (lambda h, t: jax.nn.relu(h + t), lambda h: h.mean(1), 11 / 32, 11 / 32),
+    ],
+    ids=["sum", "broadcast", "film", "mean", "film-mean", "relu-mean"],
+)
+def test_gradients_of_copies_add_up(combine, then, low, high):
+    """n for independent gradients, n**2 for one that all copies share."""
+    found = conditioned(combine, then)
+    # What a step has beyond the 24th order counts as alike: 4 %.
+    assert found["t"][0].backward == pytest.approx((low, high), rel=5e-2)
+    check(found, 1.3)
+
+
+def test_what_copies_share_is_not_averaged_away():
+    """Of the mean over 16 positions of h + t, t is the larger part: between 2/16 and 17/16."""
+    found = conditioned(lambda h, t: h + t, lambda h: h.mean(1))["b"][0]
+    assert found.forward == pytest.approx((2 / 16, 17 / 16), rel=1e-3)
+    assert found.measured_forward == pytest.approx(17 / 16, rel=0.2)
+    # A near twin: another number at every position.
+    laws = {"a": ((64, 64), 0.0, 1 / 64), "b": ((64, 64), 0.0, 1 / 64)}
+    twin = predicted(lambda p, x: (x @ p["a"]).mean(1) @ p["b"], laws, array(4, 16, 64))
+    assert twin["b"][0].forward == pytest.approx((1 / 16, 1 / 16), rel=1e-3)
+
+
+def test_a_mean_over_positions_takes_what_copies_add_up():
+    """Normalised over positions alone nothing of it is left, with 4 units beside about 3/4."""
+
+    def normalised(axes):
+        def norm(h):
+            h = h.reshape(4, 16, 16, 4)
+            h = h - h.mean(axes, keepdims=True)
+            h = h * jax.lax.rsqrt(jnp.mean(h * h, axes, keepdims=True))
+            return h.reshape(4, 16, 64)
+
+        return conditioned(lambda h, t: h + t, norm)["t"][0]
+
+    alone, group = normalised(1), normalised((1, 3))
+    assert alone.backward[0] == pytest.approx(0.0, abs=1e-9) and alone.measured_backward < 1e-6
+    assert 0.2 * group.backward[1] < group.backward[0] < group.measured_backward * 1.2
+    assert group.measured_backward < 1.2 * group.backward[1]
+
+
+def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
+    shapes = {
+        "a": array(64, 64),
+        "p": array(64, 64),
+        "positions": array(16, 64),
+        "b": array(64, 64),
+    }
+
+    def apply(p, x):
+        return (x @ p["a"] + (p["positions"] @ p["p"])[None]) @ p["b"]
+
+    reading = jaxinit.read(apply, shapes, array(4, 16, 64))
+    rules = [("positions", init.normal(1.0)), ("*", init.lecun_normal())]
+    found = predict(reading, jaxinit.plan(shapes, rules), measure=True, draws=2)
+    table = next(m for m in found.maps if "positions" in m.path)
+    assert table.backward == pytest.approx((4.0, 4.0), rel=1e-3)
+    check(found, 1.3)
+
+
+# Integers of the data.
+
+
+def test_kernels_that_an_index_chooses_are_maps():
+    laws = {
+        "router": ((64, 4), 0.0, 1 / 64),
+        "wi": ((4, 64, 96), 0.0, 2 / 64),
+        "wo": ((4, 96, 64), 0.0, 1 / 96),
+    }
+
+    def apply(p, x):
+        index = jnp.argmax(x @ p["router"], -1)
+        h = jax.nn.relu(jnp.einsum("btd,btdf->btf", x, p["wi"][index]))
+        return jnp.einsum("btf,btfd->btd", h, p["wo"][index])
+
+    found = predicted(apply, laws, array(2, 8, 64))
+    assert [m.path for m in found.maps] == ["router", "wi", "wo"]
+    assert [m.forward[0] for m in found.maps] == pytest.approx([1, 2, 1], rel=1e-3)
+    assert found["wi"][0].backward == pytest.approx((64 / 96 / 2,) * 2, rel=1e-3)
+    assert found["router"][0].backward == (0.0, 0.0)
+
+
+def test_rows_that_an_index_chooses_are_data():
+    """A near twin: nothing is left of a row but positions, or the other side is a row as well."""
+    laws = {"table": ((100, 64), 0.0, 1.0), "a": ((64, 64), 0.0, 1 / 64)}
+
+    def apply(p, i, j):
+        rows, query = p["table"][i] @ p["a"], p["table"][j]
+        return jnp.einsum("btd,bd->bt", rows, query) + jnp.einsum(
+            "bd,btd->bt", query, p["table"][i]
+        )
+
+    ids = array(4, 16, dtype=jnp.int32), array(4, dtype=jnp.int32)
+    assert [m.path for m in predicted(apply, laws, *ids).maps] == ["a"]
+
+
+@pytest.mark.parametrize("joined", [jnp.logical_or, jnp.logical_and])
+def test_a_claim_that_nobody_knows_is_between_0_and_1(joined):
+    laws = {name: ((64, 64), 0.0, 1 / 64) for name in "ab"}
+
+    def apply(p, x, ids):
+        bits = jax.random.bernoulli(jax.random.key(0), 0.5, ids.shape)
+        return (x @ p["a"]) * joined(bits, ids > 0)[..., None] @ p["b"]
+
+    found = predicted(apply, laws, array(4, 16, 64), array(4, 16, dtype=jnp.int32))
+    assert found["b"][0].forward == (0.0, pytest.approx(1.0))
+    assert found["a"][0].backward == (0.0, pytest.approx(1.0))
+    assert found["b"][0].why is None
 
 
 # Measured beside predicted.

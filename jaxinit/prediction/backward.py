@@ -8,12 +8,14 @@ independent weights it becomes a new draw.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from jaxinit.prediction import tables
 from jaxinit.prediction.fields import Field, Link, World
+from jaxinit.prediction.polynomials import again_elsewhere, coupled
 
 _UNKNOWN = np.array([0.0, np.inf])
 
@@ -24,10 +26,14 @@ _EVEN = np.ones(1)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Slope:
-    """Gradient over its draw: a table with two leading axes, the rows and (low, high)."""
+    """Gradient over its draw: a table with two leading axes, the rows and (low, high).
+
+    ``along`` are the axes of positions that share the draw; None where that is not known.
+    """
 
     table: np.ndarray
     sources: tuple[int, ...]
+    along: frozenset[int] | None = frozenset()
 
 
 def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarray]:
@@ -49,12 +55,18 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
             continue
         squares = {draw: _mean_square(slope) for draw, slope in slopes.items()}
         total = sum(squares.values(), np.zeros((2, 2)))
-        with np.errstate(invalid="ignore"):
-            shared = sum((square * sweep.shared[draw] for draw, square in squares.items()))
-            common = np.nan_to_num(shared / np.where(total > 0, total, 1.0))
+        common, along = sweep.in_common(world, slopes, squares, total)
         sweep.totals[field.number] = total
         profile = _joined([(float(np.max(squares[d])), sweep.profiles[d]) for d in squares])
+        entering = (
+            sweep.entering(slopes, (common, along), profile)
+            if any(link.of is not None for link in links)
+            else []
+        )
         for link in links:
+            if link.of is not None:
+                sweep.through(world, field, link, entering)
+                continue
             target = world.tape[link.to][0]
             if link.stacked:
                 low, high = _ends(profile, field.size / max(target.size, 1))
@@ -63,7 +75,7 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
             own = _EVEN if link.stacked or link.shares else profile
             if link.profile is not None:
                 own = link.profile if own.size == 1 else _joint(own, link.profile)
-            sweep.follow(field, target, link, slopes, total, common, own)
+            sweep.follow(world, field, link, slopes, total, (common, along), own)
     return sweep.totals
 
 
@@ -78,10 +90,44 @@ class _Sweep:
         self.profiles: dict[int, np.ndarray] = {}
 
     def start(
-        self, number: int, second: np.ndarray, common: np.ndarray, profile: np.ndarray
+        self,
+        number: int,
+        second: np.ndarray,
+        common: np.ndarray,
+        profile: np.ndarray,
+        along: frozenset[int] | None = frozenset(),
     ) -> None:
         """A gradient that is a draw of its own."""
-        self.add(number, self.draw(common, profile), _Slope(np.sqrt(second), ()))
+        self.add(number, self.draw(common, profile), _Slope(np.sqrt(second), (), along))
+
+    def in_common(
+        self,
+        world: World,
+        slopes: dict[int, _Slope],
+        squares: dict[int, np.ndarray],
+        total: np.ndarray,
+        kept: bool = False,
+    ) -> tuple[np.ndarray, frozenset[int] | None]:
+        """Which share of a gradient positions have in common, between which ends, along which axes.
+
+        A gradient that is shared, times slopes that differ between positions, is shared less,
+        unless the slopes are kept apart from it.
+        """
+        ends, axes = np.zeros((tables.ROWS, 2)), set()
+        for draw, slope in slopes.items():
+            if slope.along == frozenset():
+                continue
+            axes.add(slope.along)
+            shared = self.shared[draw]
+            alike = np.ones((tables.ROWS, 2)) if kept else _alike(world, slope)
+            low, high = np.minimum(shared, shared * alike), np.maximum(shared, shared * alike)
+            with np.errstate(invalid="ignore"):
+                part = np.stack([low[:, 0], high[:, 1]], axis=1) * squares[draw]
+            ends = ends + np.nan_to_num(part, posinf=0.0)
+        if not axes:
+            return ends, frozenset()
+        finite = np.where((total > 0) & np.isfinite(total), total, 1.0)
+        return np.clip(ends / finite, -1.0, 1.0), axes.pop() if len(axes) == 1 else None
 
     def draw(self, common: np.ndarray, profile: np.ndarray) -> int:
         self.draws += 1
@@ -93,36 +139,177 @@ class _Sweep:
         slopes = self.waiting.setdefault(number, {})
         slopes[draw] = _added(slopes[draw], slope) if draw in slopes else slope
 
+    def entering(
+        self,
+        slopes: dict[int, _Slope],
+        shared: tuple[np.ndarray, frozenset[int] | None],
+        profile: np.ndarray,
+    ) -> list[tuple[int, _Slope]]:
+        """A gradient as draws of their own: for each set of sources one, its slopes squared."""
+        groups: dict[tuple[int, ...], np.ndarray] = {}
+        for slope in slopes.values():
+            own = groups.get(slope.sources, np.zeros((tables.ROWS, 2)))
+            if slope.sources:
+                own = own.reshape(*own.shape, *[1] * (slope.table.ndim - own.ndim))
+            groups[slope.sources] = own + slope.table**2
+        common, along = shared
+        return [
+            (self.draw(common, profile), _Slope(square, sources, along))
+            for sources, square in groups.items()
+        ]
+
+    def through(
+        self, world: World, field: Field, link: Link, entering: list[tuple[int, _Slope]]
+    ) -> None:
+        """Through a polynomial. In rounds of one loop gates may stay open, or shut."""
+        assert link.slope is not None and link.of is not None
+        target = world.tape[link.to][0]
+        for draw, squares in entering:
+            moved = _moved(squares.along, link, field, target)
+            mean = _mean_of(squares.table)
+            if field.lost or target.lost:
+                self.add(link.to, draw, _Slope(np.sqrt(mean * _UNKNOWN), (), moved))
+                continue
+            if link.of and squares.sources and np.all(np.isfinite(mean)):
+                if again_elsewhere(world, squares.sources, link.of):
+                    table = coupled(squares.table, link.slope)
+                    self.add(link.to, draw, _settled(_Slope(table, link.of, moved), target))
+                    continue
+            scalar = np.sqrt(mean).reshape(*mean.shape, *[1] * len(link.of))
+            slope = _Slope(scalar * _two(link.slope), link.of, moved)
+            self.add(link.to, draw, _settled(slope, target))
+
     def follow(
         self,
+        world: World,
         field: Field,
-        target: Field,
         link: Link,
         slopes: dict[int, _Slope],
         total: np.ndarray,
-        common: np.ndarray,
+        shared: tuple[np.ndarray, frozenset[int] | None],
         profile: np.ndarray,
     ) -> None:
+        target, (common, along) = world.tape[link.to][0], shared
+        moved = _moved(along, link, field, target)
         if field.lost or target.lost or link.gain is not None:
             gain = _UNKNOWN if field.lost or target.lost or link.gain is None else link.gain
             if link.pooled is not None and np.all(np.isfinite(gain)):
-                gain = gain * (1 - common) + link.pooled * common
+                part = np.maximum(common, 0.0)
+                gain = gain * (1 - part) + link.pooled * part
                 # Positions that were mixed share between what they did and everything.
                 common = np.stack([common[:, 0], np.ones(tables.ROWS)], axis=1)
+                moved = None
             if link.shares:
-                common = np.ones((tables.ROWS, 2))
+                common, moved = (
+                    np.ones((tables.ROWS, 2)),
+                    _summed_along(common, moved, link, target),
+                )
+            if link.removed is not None:
+                share, axes = link.removed
+                common = np.stack([np.minimum(common[:, 0], -share), common[:, 1]], axis=1)
+                moved = frozenset(axes) if axes is not None and moved == frozenset() else None
             # Where nothing comes nothing goes, however large the gain.
             with np.errstate(invalid="ignore"):
                 second = np.where((total > 0) & (gain > 0), gain * total, 0.0)
-            self.start(link.to, second, common, profile)
+            self.start(link.to, second, common, profile, moved)
         elif link.places is not None:
-            slope = _expanded(slopes, field, target, link.places)
-            self.add(link.to, self.draw(common, profile), slope)
+            expanded = _expanded(slopes, field, target, link.places)
+            squares = {draw: _mean_square(slope) for draw, slope in slopes.items()}
+            common, _ = self.in_common(world, slopes, squares, total, kept=True)
+            draw = self.draw(common, profile)
+            self.add(link.to, draw, dataclasses.replace(expanded, along=moved))
         else:
             assert link.slope is not None
             own = _Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
             for draw, slope in slopes.items():
-                self.add(link.to, draw, _times(slope, own))
+                if link.copied:
+                    slope = _added_up(world, slope, self.shared[draw], field, link)
+                left = _moved(slope.along, link, field, target)
+                self.add(link.to, draw, dataclasses.replace(_times(slope, own), along=left))
+
+
+def _settled(slope: _Slope, target: Field) -> _Slope:
+    """A slope of two numbers that its target does not depend on, as its root mean square.
+
+    With the numbers of the target it would be a table of three axes, which takes seconds.
+    """
+    if len(slope.sources) < 2 or set(slope.sources) & set(target.sources):
+        return slope
+    return _Slope(np.sqrt(_mean_square(slope)), (), slope.along)
+
+
+def _moved(
+    along: frozenset[int] | None, link: Link, field: Field, target: Field
+) -> frozenset[int] | None:
+    """Axes of the target that are these axes of a field; None where not all of them are found."""
+    if not along:
+        return along
+    if link.axes is None:
+        return along if field.shape == target.shape else None
+    along = along - frozenset(link.copied)
+    found = frozenset(i for i, axis in enumerate(link.axes) if axis in along)
+    return found if len(found) == len(along) else None
+
+
+def _summed_along(
+    common: np.ndarray, along: frozenset[int] | None, link: Link, target: Field
+) -> frozenset[int] | None:
+    """Axes that share a gradient behind a sum over positions."""
+    assert link.axes is not None
+    summed = frozenset(
+        i for i, axis in enumerate(link.axes) if axis is None and not target.features[i]
+    )
+    if along is None or (along and np.any(common < 1.0)):
+        return None
+    return along | summed
+
+
+def _added_up(world: World, slope: _Slope, shared: np.ndarray, field: Field, link: Link) -> _Slope:
+    """A slope behind a sum over copies: n times the square where each has a draw of its own.
+
+    Where they share the draw it is ``n + n (n - 1) k``, with k how alike slopes are at two of them.
+    """
+    count = math.prod(field.shape[axis] for axis in link.copied)
+    if slope.along == frozenset():
+        return dataclasses.replace(slope, table=slope.table * math.sqrt(count))
+    along = set(link.copied) if slope.along is None else slope.along & set(link.copied)
+    together = math.prod(field.shape[axis] for axis in along)
+    low, high = shared[:, 0], shared[:, 1]
+    if slope.along is None:
+        low = np.minimum(low, 0.0)
+    alike = _alike(world, slope, field.sources)
+    factors = []
+    for end, part in enumerate((low, high)):
+        pairs = (together - 1) * np.maximum(part, 0.0) * alike[:, end]
+        factors.append(count * (1 + np.where(part < 0, part, pairs)))
+    factor = np.stack(factors, axis=1)
+    factor = factor.reshape(*factor.shape, *[1] * (slope.table.ndim - 2))
+    return dataclasses.replace(slope, table=slope.table * np.sqrt(np.maximum(factor, 0.0)))
+
+
+def _alike(world: World, slope: _Slope, same: Sequence[int] = ()) -> np.ndarray:
+    """Mean product of slopes at two positions over their mean square: rows x (low, high).
+
+    Args:
+        world: knows how alike the normal numbers are.
+        slope: the slope.
+        same: sources that are the same at both positions.
+    """
+    square, result = _mean_square(slope), np.ones((tables.ROWS, 2))
+    if not slope.sources:
+        return result
+    for end in range(2):
+        # A source that was copied is the same at copies, and another at other positions.
+        known = [
+            np.ones(tables.ROWS)
+            if s in same or (end and s in world.copied)
+            else world.correlations[s]
+            for s in slope.sources
+        ]
+        whole = (tables.ROWS, *[tables.NODES] * len(slope.sources))
+        crossed = tables.cross(np.broadcast_to(slope.table[:, end], whole), known)
+        result[:, end] = crossed / np.where(square[:, end] > 0, square[:, end], 1.0)
+    return np.clip(result, 0.0, 1.0)
 
 
 def _joined(parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
@@ -158,10 +345,13 @@ def _two(table: np.ndarray) -> np.ndarray:
 
 
 def _mean_square(slope: _Slope) -> np.ndarray:
-    square = slope.table**2
+    return _mean_of(slope.table**2)
+
+
+def _mean_of(square: np.ndarray) -> np.ndarray:
     while square.ndim > 2:
         # A table without some source has one node along it.
-        square = square[..., 0] if square.shape[-1] == 1 else (square * tables.weights()).sum(-1)
+        square = square[..., 0] if square.shape[-1] == 1 else square @ tables.weights()
     return square
 
 
@@ -188,12 +378,12 @@ def _times(a: _Slope, b: _Slope) -> _Slope:
     # No slope is no gradient, even of one that is not known.
     with np.errstate(invalid="ignore"):
         product = one * other
-    return _Slope(np.where(np.isnan(product), 0.0, product), sources)
+    return _Slope(np.where(np.isnan(product), 0.0, product), sources, a.along)
 
 
 def _added(a: _Slope, b: _Slope) -> _Slope:
     one, other, sources = _aligned(a, b)
-    return _Slope(one + other, sources)
+    return _Slope(one + other, sources, a.along if a.along == b.along else None)
 
 
 def _expanded(slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray) -> _Slope:

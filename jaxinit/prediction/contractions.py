@@ -7,6 +7,7 @@ weights have a mean the pairs of different entries count as well.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,12 +26,38 @@ _IN_COMMON = 0.05
 
 def contract(world: World, node: Node, operands: Sequence[Operand], aval: Any) -> Field:
     """The output of ``dot_general`` or ``conv_general_dilated``."""
-    a, b = (_as_factor(world, x) for x in operands)
+    a, b = _kernels(node, *(_as_factor(world, x) for x in operands))
+    found = _contract(world, node, a, b, aval)
+    labels = [x.label for x in (a, b) if x.label]
+    if labels:
+        world.maps[found.number] = labels
+    return found
+
+
+def _kernels(node: Node, a: Field, b: Field) -> tuple[Field, Field]:
+    """Entries that integers chose of a parameter are a kernel where data are mapped by them.
+
+    A kernel has units that are summed and units that are left; a row of an embedding has units of
+    one kind.
+    """
+    if node.primitive != "dot_general" or a.label or b.label or bool(a.chosen) == bool(b.chosen):
+        return a, b
+    summed, batch = node.params["dimension_numbers"]
+    field, used = (a, (summed[0], batch[0])) if a.chosen else (b, (summed[1], batch[1]))
+    left = [i for i in range(len(field.shape)) if i not in (*used[0], *used[1])]
+    if not _has_units(field, used[0]) or not _has_units(field, left):
+        return a, b
+    kernel = dataclasses.replace(field, label=field.chosen)
+    return (kernel, b) if a.chosen else (a, kernel)
+
+
+def _contract(world: World, node: Node, a: Field, b: Field, aval: Any) -> Field:
     if node.primitive == "dot_general":
         (axes_a, axes_b), _ = node.params["dimension_numbers"]
         features = _features_of_dot(node, a, b)
         products = math.prod(a.shape[axis] for axis in axes_a) * math.prod(aval.shape)
         units = _has_units(a, axes_a), _has_units(b, axes_b)
+        places = _places_of_dot(node, a, b)
         if a.simplex or b.simplex:
             found = _attention(world, a, b, (axes_a, axes_b), aval.shape, features)
             if found is not None:
@@ -39,7 +66,11 @@ def contract(world: World, node: Node, operands: Sequence[Operand], aval: Any) -
         products = taps(node, a.shape, b.shape, aval.shape)
         features = _features_of_convolution(node, a, aval.shape)
         units = True, True
-    return _sum_of_products(world, a, b, products, units, aval.shape, features)
+        numbers = node.params["dimension_numbers"]
+        out = dict(zip(numbers.lhs_spec, numbers.out_spec, strict=True))
+        out.pop(numbers.lhs_spec[1])
+        places = tuple(out.get(axis) for axis in range(len(a.shape))), None
+    return _sum_of_products(world, a, b, products, units, aval.shape, features, places)
 
 
 def _as_factor(world: World, operand: Operand) -> Field:
@@ -64,6 +95,7 @@ def _sum_of_products(
     units: tuple[bool, bool],
     shape: Sequence[int],
     features: Sequence[int],
+    places: Sequence[Any],
 ) -> Field:
     size = max(math.prod(shape), 1)
     fan = products / size
@@ -90,19 +122,22 @@ def _sum_of_products(
         features = [False] * len(features)
         correlation = np.array([correlation[0], 1.0])
     links = []
-    for x, y, cross in ((a, b, crosses[1]), (b, a, crosses[0])):
+    for x, y, cross, axes in ((a, b, crosses[1], places[0]), (b, a, crosses[0], places[1])):
         terms = products / max(x.size, 1)
         pooled = None
         if not a.label and not b.label:
             # Logits: with a gradient in common, what positions of queries share adds up in a key.
             together = terms * (y.second + max(terms - 1, 0.0) * cross)
             pooled = np.stack([terms * y.second, np.maximum(terms * y.second, together)], axis=1)
-        links.append(Link(x.number, gain=both(terms * y.second), pooled=pooled))
+        links.append(Link(x.number, gain=both(terms * y.second), pooled=pooled, axes=axes))
     label = f"{a.label} {b.label}" if a.label and b.label else None
     lost = a.lost or b.lost
-    return world.normal(
+    found = world.normal(
         mean, variance, shape, features, links, correlation, roots, lost=lost, label=label
     )
+    for source in found.sources if roots is None else ():
+        world.calls[source] = frozenset((x.label, found.number) for x in (a, b) if x.label)
+    return found
 
 
 def _attention(
@@ -147,6 +182,24 @@ def _features_of_dot(node: Node, a: Field, b: Field) -> list[int]:
         if axis not in used
     ]
     return [*batch, *free]
+
+
+def _places_of_dot(node: Node, a: Field, b: Field) -> list[tuple[int | None, ...]]:
+    """For each operand and each of its axes, the axis of the output that it became."""
+    (sum_a, sum_b), (batch_a, batch_b) = node.params["dimension_numbers"]
+    reached, found = len(batch_a), []
+    for field, summed, batch in ((a, sum_a, batch_a), (b, sum_b, batch_b)):
+        places: list[int | None] = []
+        for axis in range(len(field.shape)):
+            if axis in batch:
+                places.append(tuple(batch).index(axis))
+            elif axis in summed:
+                places.append(None)
+            else:
+                places.append(reached)
+                reached += 1
+        found.append(tuple(places))
+    return found
 
 
 def _after_map(field: Field) -> Sequence[int]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.prediction import tables
+from jaxinit.prediction import polynomials, tables
 from jaxinit.prediction.evaluation import evaluate
 from jaxinit.prediction.fields import PARTLY, Field, Known, Link, Tag, World, spread_over
 from jaxinit.prediction.statistics import centred, softmax, spread_left
@@ -64,11 +64,13 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
     facts = _facts(node, operands, prepared)
     features = features_of(prepared, aval.shape)
     features = _summed(features, operands) if name in _SUMS else features
+    prepared = [_copied_to(world, x, aval.shape) for x in prepared]
     joint = _joint(prepared)
-    if len(joint) > 2 and name in _SUMS:
-        crowded = _crowded_sum(world, name, prepared, aval.shape, features)
-        if crowded is not None:
-            return crowded
+    if (len(joint) > 2 and name in _SUMS) or _is_unfollowed(world, name, prepared):
+        found = polynomials.resolved(world, name, prepared, aval.shape, features)
+        if found is not None:
+            return found
+    whole = prepared
     if len(joint) > 2:
         prepared = [world.compressed(x) for x in prepared]
         joint = _joint(prepared)
@@ -76,7 +78,18 @@ def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any
         return hull(world, prepared[-2:], aval.shape)
     result = _run(world, node, prepared, joint, aval.shape, features, facts)
     # A sum is one number again; a product keeps its factors, for what they meet next.
-    return world.compressed(result) if name in _SUMS else result
+    final = world.compressed(result) if name in _SUMS else result
+    polynomials.note(world, name, whole, (result, final))
+    return final
+
+
+def _copied_to(world: World, field: Field, shape: Sequence[int]) -> Field:
+    """An operand of full shape: where it is copied, its gradients add up."""
+    if field.shape == tuple(shape) or len(field.shape) != len(shape):
+        return field
+    if not field.sources and field.mean.any():
+        return field
+    return world.copies(field, shape, range(len(shape)))
 
 
 def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[int]:
@@ -167,9 +180,7 @@ def _of_integers(world: World, name: str, operands: Sequence[Operand], aval: Any
         table = (tables.uniform() < share).astype(float)
         source = world.source(0.0)
         return world.field(table, (source,), aval.shape, [False] * len(aval.shape))
-    if not jnp.issubdtype(aval.dtype, np.floating) and not any(
-        isinstance(x, Field) for x in operands
-    ):
+    if not jnp.issubdtype(aval.dtype, np.floating):
         return Known(None, aval.shape)
     fields = [x for x in operands if isinstance(x, Field)]
     return world.lost(f"{name} of integers of the data", aval.shape, fields)
@@ -327,6 +338,14 @@ def _through_spread(node: Node, operands: Sequence[Field]) -> float:
     return math.sqrt((terms - 1) / (terms - 2)) if own else 1.0
 
 
+def _is_unfollowed(world: World, name: str, operands: Sequence[Field]) -> bool:
+    """Whether two values have a history in common that their sources do not tell."""
+    if name not in (*_SUMS, "mul") or len(operands) != 2:
+        return False
+    a, b = (world.compressed(x) for x in operands) if name == "mul" else operands
+    return not set(a.sources) & set(b.sources) and bool(world.all_roots(a) & world.all_roots(b))
+
+
 def _bounded(world: World, name: str, operands: Sequence[Field], table: np.ndarray) -> np.ndarray:
     """Widens what two values with a shared history, that is not followed, make together."""
     a, b = operands[:2]
@@ -343,36 +362,3 @@ def _bounded(world: World, name: str, operands: Sequence[Field], table: np.ndarr
         return mean[rows] + (table - mean[rows]) * stretch[rows]
     # E (ab)**2 is at most 3 times the product of second moments for normal a and b.
     return table * np.array([0.0, np.sqrt(3.0)])[rows]
-
-
-def _crowded_sum(
-    world: World, name: str, operands: Sequence[Field], shape: Any, features: Any
-) -> Field | None:
-    """A sum of two values that depend on three or four numbers: exact moments, normal law."""
-    a, b = operands
-    shared = sorted(set(a.sources) & set(b.sources))
-    sign = -1.0 if name == "sub" else 1.0
-    covariance = np.zeros(tables.ROWS)
-    if shared:
-        given = [_given(x, shared[0]) for x in (a, b)]
-        covariance = tables.expectation(given[0] * given[1]) - a.mean * b.mean
-    elif world.all_roots(a) & world.all_roots(b):
-        return None
-    variance = np.maximum(a.variance + b.variance + 2 * sign * covariance, 0.0)
-    links = [Link(x.number, slope=np.ones(tables.ROWS)) for x in (a, b)]
-    roots = world.all_roots(a) | world.all_roots(b)
-    crossed = sum(world.cross(x) - x.mean**2 for x in (a, b))
-    correlation = np.clip(crossed / np.where(variance > 0, variance, 1.0), 0.0, 1.0)
-    lost = a.lost or b.lost
-    mean = a.mean + sign * b.mean
-    links = [Link(x.number, gain=np.ones((tables.ROWS, 2))) for x in (a, b)]
-    return world.normal(mean, variance, shape, features, links, correlation, roots, lost=lost)
-
-
-def _given(field: Field, source: int) -> np.ndarray:
-    """Expectation of a field given one of its sources."""
-    table = field.table
-    for axis in reversed(range(len(field.sources))):
-        if field.sources[axis] != source:
-            table = np.tensordot(table, tables.weights(), axes=(axis + 1, 0))
-    return table

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from jaxinit.prediction import tables
+from jaxinit.prediction.links import Link as Link
+from jaxinit.prediction.links import axes_kept as axes_kept
+from jaxinit.prediction.links import both as both
 
 # Between True, independent units, and False, positions.
 PARTLY = 2
@@ -46,6 +49,7 @@ class Tag:
         count: entries summed over.
         axes: axes summed over.
         units: whether these are all axes of independent units.
+        among: how many of the terms of one sum are units of one position.
     """
 
     kind: str
@@ -54,6 +58,7 @@ class Tag:
     count: int = 1
     axes: tuple[int, ...] = ()
     units: bool = False
+    among: int = 1
 
     @property
     def is_mean(self) -> bool:
@@ -100,6 +105,7 @@ class Field:
         mask: which logits count, where some do not; broadcasts to ``shape``.
         simplex: for attention weights.
         lost: why nothing is known of it; the table is then a standard normal's.
+        chosen: path of the parameter that integers chose these entries of, axis by axis.
     """
 
     number: int
@@ -116,6 +122,7 @@ class Field:
     mask: np.ndarray | None = None
     simplex: Simplex | None = None
     lost: str | None = None
+    chosen: str | None = None
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -136,35 +143,6 @@ class Field:
     def size(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Link:
-    """One way back on the tape.
-
-    Attributes:
-        to: number of the field that the gradient goes to.
-        slope: derivative, a table that broadcasts to that of the field it comes from, or of the
-            joint field where ``places`` says how; None where the way is ``gain``.
-        places: for a field that was compressed from two sources to one, the node of each entry of
-            the joint table.
-        gain: second moment of the gradient there over that here, a pair (low, high) for each row;
-            the gradient there is independent of the gradient here.
-        pooled: as ``gain``, for what the gradients of different positions have in common, where
-            positions are mixed.
-        shares: whether all positions get the same gradient, as those of a mean over them do.
-        profile: of a slice along positions, how much of the gradient each position gets, 1 in mean.
-        stacked: whether it leads to one of several values that lie side by side along positions.
-    """
-
-    to: int
-    slope: np.ndarray | None = None
-    places: np.ndarray | None = None
-    gain: np.ndarray | None = None
-    pooled: np.ndarray | None = None
-    shares: bool = False
-    profile: np.ndarray | None = None
-    stacked: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,6 +179,13 @@ class World:
         self.stacks: dict[int, tuple[int, tuple[Field | Known, ...]]] = {}
         self.made: dict[int, Made] = {}
         self._compressed: dict[int, Field] = {}
+        # Sources of values that were copied along positions.
+        self.copied: set[int] = set()
+        # What sums and products were made of, and the maps that roots are of.
+        self.combined: dict[int, tuple[str, tuple[Field, Field]]] = {}
+        self.calls: dict[int, frozenset[tuple[str, int]]] = {}
+        # Outputs of maps, and the parameters that they multiply with.
+        self.maps: dict[int, list[str]] = {}
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
         """A standard normal number, independent of all others unless it has roots."""
@@ -257,10 +242,18 @@ class World:
         return self.normal(0.0, 1.0, shape, features, links, lost=why, **facts)
 
     def view(
-        self, field: Field, shape: Sequence[int], features: Sequence[int], gain: float = 1.0
+        self,
+        field: Field,
+        shape: Sequence[int],
+        features: Sequence[int],
+        axes: Sequence[int | None] | None = None,
+        copied: Sequence[int] = (),
     ) -> Field:
-        """The same entries in another shape, each as often as ``gain`` says."""
-        link = Link(field.number, slope=np.full(tables.ROWS, math.sqrt(gain)))
+        """The same entries in another shape; ``axes`` and ``copied`` as in `Link`."""
+        axes = axes_kept(field.shape, shape) if axes is None else axes
+        link = Link(
+            field.number, slope=np.ones(tables.ROWS), axes=tuple(axes), copied=tuple(copied)
+        )
         kept = {
             name: getattr(field, name)
             for name in (
@@ -272,9 +265,30 @@ class World:
                 "centred_of",
                 "simplex",
                 "lost",
+                "chosen",
             )
         }
         return self.field(field.table, field.sources, shape, features, [link], **kept)
+
+    def copies(self, field: Field, shape: Sequence[int], places: Sequence[int]) -> Field:
+        """A field whose entries are copied along the axes of a shape that it lacks.
+
+        Args:
+            field: what is copied.
+            shape: shape of the result.
+            places: for each axis of the field its axis in the result.
+        """
+        features = [0] * len(shape)
+        for axis, place in enumerate(places):
+            features[place] = field.features[axis]
+        same = {place for axis, place in enumerate(places) if field.shape[axis] == shape[place]}
+        copied = [axis for axis, n in enumerate(shape) if n > 1 and axis not in same]
+        if copied:
+            self.copied.update(field.sources)
+            for source in field.sources:
+                # Copies are the same number, entries of other samples are not.
+                self.correlations[source] = np.array([self.correlations[source][0], 1.0])
+        return self.view(field, shape, features, tuple(places), copied)
 
     def again(self, field: Field, table: np.ndarray, links: Sequence[Link], **facts: Any) -> Field:
         """The same entries, with another table or other facts."""
@@ -298,6 +312,9 @@ class World:
             self.source(self.correlations[s], None if independent else self.roots[s])
             for s in field.sources
         ]
+        for new, old in zip(sources, field.sources, strict=True):
+            made_of = (self.calls.get(root, frozenset()) for root in self.roots[old])
+            self.calls.setdefault(new, frozenset().union(*made_of))
         links = [Link(field.number, gain=both(gain), profile=profile)]
         facts = {"label": field.label, "lost": field.lost, **facts}
         return self.field(field.table, sources, shape, features, links, **facts)
@@ -326,14 +343,6 @@ class World:
                 table, (source,), field.shape, field.features, [link], **kept
             )
         return self._compressed[field.number]
-
-
-def both(gain: Any) -> np.ndarray:
-    """A gain of a link: rows x (low, high)."""
-    array = np.asarray(gain, dtype=float)
-    if array.ndim == 1:
-        array = array[:, None]
-    return np.broadcast_to(array, (tables.ROWS, 2))
 
 
 def spread_over(table: np.ndarray, sources: Sequence[int], joint: Sequence[int]) -> np.ndarray:

@@ -99,6 +99,14 @@ def _known(
     return [Known(np.asarray(x), tuple(x.shape)) for x in found]
 
 
+def _is_claim(node: Node) -> bool:
+    """Whether booleans become floats."""
+    if node.equation is None:
+        return False
+    old, new = node.equation.invars[0].aval, node.equation.outvars[0].aval
+    return old.dtype == np.bool_ and jnp.issubdtype(new.dtype, np.floating)
+
+
 def _is_key(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
@@ -106,6 +114,10 @@ def _is_key(aval: Any) -> bool:
 def _unknown(
     world: World, node: Node, operands: Sequence[Operand], avals: Sequence[Any]
 ) -> list[Operand]:
+    if node.primitive == "convert_element_type" and _is_claim(node):
+        # A claim that data decide is 0 or 1, nobody knows how often.
+        shape = avals[0].shape
+        return [world.field(np.array([0.0, 1.0]), (), shape, [False] * len(shape))]
     fields = [x for x in operands if isinstance(x, Field)]
     why = f"no rule for {node.primitive}"
     return [

@@ -47,18 +47,16 @@ def transpose(world: World, node: Node, operands: Any, avals: Any) -> list[Opera
     """The same entries, axes in another order."""
     order = node.params["permutation"]
     field = operands[0]
-    new = world.view(field, avals[0].shape, [field.features[i] for i in order])
+    axes = [order.index(i) for i in range(len(order))]
+    new = world.view(field, avals[0].shape, [field.features[i] for i in order], axes)
     return [_with_mask(world, field, new, lambda mask: np.transpose(mask, order))]
 
 
 def broadcast_in_dim(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]:
     """The same entries, each several times."""
     field, shape = operands[0], avals[0].shape
-    features = [False] * len(shape)
-    for axis, place in enumerate(node.params["broadcast_dimensions"]):
-        features[place] = field.features[axis]
-    gain = math.prod(shape) / max(field.size, 1)
-    new = world.view(field, shape, features, gain)
+    places = tuple(node.params["broadcast_dimensions"])
+    new = world.copies(field, shape, places)
     return [_with_mask(world, field, new, lambda mask: broadcast(mask, node.params))]
 
 

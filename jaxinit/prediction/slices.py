@@ -260,7 +260,14 @@ def gather(world: World, node: Node, operands: Any, avals: Any) -> list[Operand]
         profile = np.zeros(field.shape[chosen[0]])
         profile[:1] = len(profile)
     new = world.other_entries(
-        field, shape, features, share, independent=True, label=None, profile=profile
+        field,
+        shape,
+        features,
+        share,
+        independent=True,
+        label=None,
+        profile=profile,
+        chosen=field.label,
     )
     if field.label:
         # Two tokens are the same one time in as many as there are.

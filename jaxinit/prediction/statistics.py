@@ -35,7 +35,9 @@ def reduce_sum(world: World, field: Field, axes: Sequence[int], shape: Sequence[
     tag = _tag_of_sum(field, axes, count)
     squares = tag.kind == "squares"
     shares = any(not field.features[a] and field.shape[a] > 1 for a in axes)
-    links = [Link(field.number, gain=both(1.0), shares=shares)]
+    left = [i for i in range(len(field.shape)) if i not in axes]
+    places = tuple(left.index(i) if i in left else None for i in range(len(field.shape)))
+    links = [Link(field.number, gain=both(1.0), shares=shares, axes=places)]
     facts: dict[str, Any] = {"tag": tag, "lost": field.lost, "label": field.label}
     if squares or np.all(variance <= _CONSTANT * mean**2):
         of = tag.of if tag.kind == "squares" else None
@@ -76,9 +78,10 @@ def variance_of_mean(world: World, field: Field, axes: Sequence[int]) -> np.ndar
 def _tag_of_sum(field: Field, axes: Sequence[int], count: int) -> Tag:
     tag = field.tag
     units = all(field.features[a] for a in axes if field.shape[a] > 1)
+    among = math.prod(field.shape[a] for a in axes if field.features[a])
     if tag is not None and tag.kind == "square":
-        return Tag("squares", tag.of, count, count, tuple(axes), units)
-    return Tag("sum", field.base, count, count, tuple(axes), units)
+        return Tag("squares", tag.of, count, count, tuple(axes), units, among)
+    return Tag("sum", field.base, count, count, tuple(axes), units, among)
 
 
 def centred(world: World, field: Field, mean: Field) -> Field:
@@ -96,8 +99,17 @@ def centred(world: World, field: Field, mean: Field) -> Field:
         sources = [world.source(0.0, world.roots[s]) for s in sources]
     facts: dict[str, Any] = {"label": field.label, "lost": field.lost, "centred_of": field.base}
     if sources != field.sources:
-        links = [Link(field.number, gain=both(1.0))]
+        removed = 1 / mean.tag.among, _positions(field, mean.tag)
+        links = [Link(field.number, gain=both(1.0), removed=removed)]
     return world.field(table, sources, field.shape, field.features, links, **facts)
+
+
+def _positions(field: Field, tag: Tag) -> tuple[int, ...] | None:
+    """Axes of positions that a mean was taken over, if they are still those of the field."""
+    lengths = [field.shape[a] for a in tag.axes if a < len(field.shape)]
+    if len(lengths) != len(tag.axes) or math.prod(lengths) != tag.count:
+        return None
+    return tuple(a for a in tag.axes if not field.features[a])
 
 
 def spread_left(world: World, squares: Field, mean: Field) -> Field:

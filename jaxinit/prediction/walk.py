@@ -86,7 +86,7 @@ class Walk:
         if not isinstance(result, Field):
             return
         if node.primitive in CONTRACTIONS:
-            labels = [x.label for x in fields if x.label]
+            labels = self.world.maps.get(result.number)
             if labels:
                 self.maps.append(Map(" ".join(labels), place, result))
                 self._by_field[result.number] = self.maps[-1]

@@ -37,6 +37,8 @@ RULES = [
     ("orthogonal", init.orthogonal()),
     ("{zeros,count}", init.zeros),
 ]
+# Every process compiles: with many of them, one law by entries, one that all work on, one constant.
+FEW_RULES = [("normal", init.normal(0.02)), ("orthogonal", init.orthogonal()), ("**", init.zeros)]
 
 
 def shapes(names: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -48,11 +50,11 @@ def shapes(names: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
     return tree if names is None else {name: tree[name] for name in names}
 
 
-def make(key: Any) -> dict[str, Any]:
+def make(key: Any, names: Any = None) -> dict[str, Any]:
     """The like of it as an init function, with JAX's own initializers."""
     law = jax.nn.initializers
     keys = jax.random.split(key, 5)
-    return {
+    tree = {
         "normal": law.normal(0.02)(keys[0], SHAPE),
         "again": law.normal(0.02)(keys[1], SHAPE),
         "truncated": law.he_normal()(keys[2], SHAPE),
@@ -61,6 +63,7 @@ def make(key: Any) -> dict[str, Any]:
         "zeros": jnp.zeros(64),
         "count": jnp.array(7, jnp.int32),
     }
+    return tree if names is None else {name: tree[name] for name in names}
 
 
 def mesh_of(devices: list[jax.Device]) -> Mesh:
@@ -75,14 +78,14 @@ def shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     }
 
 
-def draw(mesh: Mesh) -> dict[str, Any]:
-    """The tree drawn both ways, into shards."""
-    where = shardings(mesh)
+def draw(mesh: Mesh, names: Any = None, rules: Any = RULES) -> dict[str, Any]:
+    """The tree, or some of its leaves, drawn both ways, into shards."""
+    names = tuple(shapes() if names is None else names)
+    where = {name: sharding for name, sharding in shardings(mesh).items() if name in names}
     key = jax.random.key(0)
-    trees = {
-        "traced": jaxinit.jit_init(make, out_shardings=where)(key),
-        "planned": jaxinit.plan(shapes(), RULES).init(key, out_shardings=where),
-    }
+    traced = jaxinit.jit_init(lambda key: make(key, names), out_shardings=where)
+    plan = jaxinit.plan(shapes(names), rules)
+    trees = {"traced": traced(key), "planned": plan.init(key, out_shardings=where)}
     for name, sharding in where.items():
         assert trees["traced"][name].sharding == trees["planned"][name].sharding == sharding
     return trees
@@ -127,11 +130,12 @@ def start(address: str, count: str, number: str, **options: Any) -> Mesh:
 
 
 def together(*arguments: str) -> None:
-    """Draws everything with the others."""
+    """Draws everything with the others; beyond two, a leaf of each way to make one."""
     mesh = start(*arguments)
-    trees = draw(mesh)
     if jax.process_count() == 2:
-        trees |= draw_where_the_key_is(mesh)
+        trees = draw(mesh) | draw_where_the_key_is(mesh)
+    else:
+        trees = draw(mesh, ("normal", "orthogonal", "zeros", "count"), FEW_RULES)
     tell(own_shards(trees))
     tell(dict(jaxinit.fingerprint(trees).leaves))
 

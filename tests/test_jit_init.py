@@ -22,7 +22,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit.initializers
 from jaxinit.engine import jit_init, verify
-from jaxinit.engine.compile import forget_executables
 
 P = PartitionSpec
 KEY = jax.random.key(0)
@@ -103,7 +102,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    depth: int = 3
+    depth: int = 2
     width: int = 32
 
     @nn.compact
@@ -119,9 +118,9 @@ TOKENS = np.zeros((1, 8), np.int32)
 
 
 def test_linen_transformer():
-    told = check(Transformer().init, KEY, TOKENS, leaves=51, compiled=6, fallback=())
+    told = check(Transformer().init, KEY, TOKENS, leaves=35, compiled=6, fallback=())
     by_count = {kind.leaves for kind in told.kinds if kind.made_by == "compiled"}
-    assert by_count == {1, 3, 9}
+    assert by_count == {1, 2, 6}
     assert told.nbytes == 4 * sum(
         leaf.size for leaf in jax.tree.leaves(jax.eval_shape(Transformer().init, KEY, TOKENS))
     )
@@ -188,24 +187,24 @@ def test_nnx_with_a_seed_inside():
 
 def test_equinox_mlp():
     def init(key):
-        model = eqx.nn.MLP(6, 6, 6, depth=5, key=key)
+        model = eqx.nn.MLP(6, 6, 6, depth=2, key=key)
         return eqx.filter(model, eqx.is_array)
 
-    check(init, KEY, leaves=12, compiled=2, fallback=())
+    check(init, KEY, leaves=6, compiled=2, fallback=())
 
 
 def test_equinox_layers_under_vmap():
     def init(key):
         make = jax.vmap(lambda k: eqx.filter(eqx.nn.Linear(5, 20, key=k), eqx.is_array))
-        rows = jax.random.split(key, 6).reshape(2, 3)[1]
+        rows = jax.random.split(key, 4).reshape(2, 2)[1]
         return [make(jax.random.split(k, 4)) for k in rows]
 
-    check(init, KEY, leaves=6, compiled=2, fallback=())
+    check(init, KEY, leaves=4, compiled=2, fallback=())
 
 
 def test_haiku_mlp():
-    net = hk.transform(lambda x: hk.nets.MLP([16] * 5)(x))
-    check(net.init, KEY, np.ones((1, 16), np.float32), leaves=10, compiled=1, fallback=())
+    net = hk.transform(lambda x: hk.nets.MLP([16] * 3)(x))
+    check(net.init, KEY, np.ones((1, 16), np.float32), leaves=6, compiled=1, fallback=())
 
 
 def test_optimizer_behind():
@@ -223,11 +222,11 @@ def test_master_copies_in_half_precision():
     """A leaf and its cast share what rounds: one program makes both, for all layers."""
 
     def init(key):
-        params = [jax.random.normal(k, (24, 16)) * 0.1 for k in jax.random.split(key, 6)]
+        params = [jax.random.normal(k, (24, 16)) * 0.1 for k in jax.random.split(key, 3)]
         return params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
 
-    told = check(init, KEY, leaves=12, compiled=1, fallback=())
-    assert [kind.leaves for kind in told.kinds] == [12]
+    told = check(init, KEY, leaves=6, compiled=1, fallback=())
+    assert [kind.leaves for kind in told.kinds] == [6]
 
 
 # What an init may return.
@@ -323,9 +322,9 @@ def test_every_leaf_is_a_buffer_of_its_own():
 def test_orthogonal_layers():
     def init(key):
         make = standard.orthogonal(1.5)
-        return [make(k, (12, 7)) for k in jax.random.split(key, 5)]
+        return [make(k, (12, 7)) for k in jax.random.split(key, 3)]
 
-    check(init, KEY, leaves=5, compiled=1, fallback=())
+    check(init, KEY, leaves=3, compiled=1, fallback=())
 
 
 def test_layers_of_reflections():
@@ -333,9 +332,9 @@ def test_layers_of_reflections():
 
     def init(key):
         make = jaxinit.initializers.orthogonal(1.5, method="reflections")
-        return [make(k, (12, 7)) for k in jax.random.split(key, 5)]
+        return [make(k, (12, 7)) for k in jax.random.split(key, 3)]
 
-    check(init, KEY, leaves=5, compiled=1, fallback=())
+    check(init, KEY, leaves=3, compiled=1, fallback=())
 
 
 def test_side_effects_happen_once_a_call():
@@ -454,8 +453,8 @@ def test_it_looks_like_the_function():
 # Work that is done once.
 
 
-def layers(key, count=6):
-    return [jax.random.normal(k, (24, 20)) * 0.1 for k in jax.random.split(key, count)]
+def layers(key, count=3, shape=(24, 20)):
+    return [jax.random.normal(k, shape) * 0.1 for k in jax.random.split(key, count)]
 
 
 def test_a_second_call_traces_and_compiles_nothing():
@@ -503,21 +502,23 @@ def test_the_collector_rests_during_a_trace_only(is_on):
 
 
 def test_compilations_do_not_grow_with_layers():
-    def compiles(count):
-        forget_executables()
-        jax.clear_caches()
+    def compiles(count, width):
+        """A width of its own makes a kind that nobody has compiled, and nobody must forget his."""
         with counting() as counts:
-            jit_init(functools.partial(layers, count=count))(KEY)
+            jit_init(functools.partial(layers, count=count, shape=(7, width)))(KEY)
         return counts["compiles"]
 
-    assert compiles(30) <= compiles(3)
+    compiles(2, width=2)  # takes what JAX compiles once, whatever the function
+    assert 1 <= compiles(30, width=3) <= compiles(3, width=5)
 
 
 def test_kinds_are_shared_between_functions():
-    forget_executables()
-    jit_init(lambda key: layers(key, 3))(KEY)
+    shape = (7, 11)
+    with counting() as first:
+        jit_init(lambda key: layers(key, 3, shape))(KEY)
+    assert first["compiles"] >= 1
     with counting() as counts:
-        jit_init(lambda key: [layers(key, 5), jnp.ones(2)])(KEY)
+        jit_init(lambda key: [layers(key, 5, shape), jnp.ones(2)])(KEY)
     assert counts["compiles"] == 0
 
 
@@ -530,18 +531,18 @@ def test_explanation():
 
     fast = jit_init(init)
     told = fast.explain(jax.ShapeDtypeStruct((), KEY.dtype))
-    assert told.leaves == 9
+    assert told.leaves == 6
     assert told.fallback == {"sum": "reduce_sum"}
-    assert told.nbytes == 6 * 24 * 20 * 4 + 12 + 4 + 4
+    assert told.nbytes == 3 * 24 * 20 * 4 + 12 + 4 + 4
     assert told.nbytes <= told.peak
     assert [(k.leaves, k.types, k.made_by) for k in told.kinds] == [
         (1, "float32[3]", "host"),
         (1, "int32[]", "compiled"),
-        (6, "float32[24,20]", "compiled"),
+        (3, "float32[24,20]", "compiled"),
     ]
     assert {"trace", "slice", "compile"} <= set(told.seconds)
     text = str(told)
-    for piece in ("9 leaves", "layers/0", "reduce_sum", "compile"):
+    for piece in ("6 leaves", "layers/0", "reduce_sum", "compile"):
         assert piece in text
     fast(KEY)
     assert "run" in fast.explain(KEY).seconds
@@ -574,10 +575,13 @@ def test_eval_shape():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_jit(implementation):
     def init(key):
-        return layers(key), jnp.zeros(3), layers(key, 3)[0].sum(), 1, key
+        return layers(key, 2), jnp.zeros(3), layers(key, 2)[0].sum(), 1, key
 
     key = jax.random.key(5, impl=implementation)
     assert_same(jax.jit(lambda k: jit_init(init)(k))(key), jax.jit(init)(key))
+
+
+def test_under_jit_without_arguments():
     assert_same(jax.jit(lambda: jit_init(lambda: layers(KEY))())(), jax.jit(lambda: layers(KEY))())
 
 
@@ -592,14 +596,15 @@ def test_under_jit_equal_leaves_are_one_loop():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_vmap(implementation):
     keys = jax.random.split(jax.random.key(2, impl=implementation), 3)
-    ours = jax.vmap(jit_init(layers))(keys)
-    theirs = jax.vmap(jax.jit(layers))(keys)
+    init = functools.partial(layers, count=2)
+    ours = jax.vmap(jit_init(init))(keys)
+    theirs = jax.vmap(jax.jit(init))(keys)
     for mine, other in zip(ours, theirs, strict=True):
         assert facts(mine) == facts(other)
 
 
 def test_of_a_jitted_function():
-    check(jax.jit(layers, static_argnums=1), KEY, leaves=6, compiled=1, fallback=())
+    check(jax.jit(layers, static_argnums=1), KEY, leaves=3, compiled=1, fallback=())
 
 
 # Devices.
@@ -612,7 +617,7 @@ def mesh(devices):
 
 def sharded_init(key):
     return {
-        "layers": [jax.random.normal(k, (64, 128)) * 0.1 for k in jax.random.split(key, 4)],
+        "layers": layers(key, 3, (64, 128)),
         "bias": jnp.zeros(8),
         "count": 3,
         "key": key,
@@ -621,14 +626,14 @@ def sharded_init(key):
 
 def test_leaves_are_born_in_their_shards(mesh):
     split, spread = NamedSharding(mesh, P("a", "b")), NamedSharding(mesh, P())
-    shardings = {"layers": [split, None, split, spread], "bias": None, "count": spread, "key": None}
+    shardings = {"layers": [split, None, split], "bias": None, "count": spread, "key": None}
     told = check(sharded_init, KEY, out_shardings=shardings)
     assert max(kind.leaves for kind in told.kinds) == 2
     tree = jit_init(sharded_init, out_shardings=shardings)(KEY)
     assert {shard.data.shape for shard in tree["layers"][0].addressable_shards} == {(16, 64)}
     check(sharded_init, KEY, out_shardings=spread)
     check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=split)
-    check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=[split, spread, split, None])
+    check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=[split, spread, None])
 
 
 def test_verify_shard_by_shard(mesh):
@@ -679,29 +684,32 @@ def test_constraints_inside(mesh):
     def init(key):
         tree = sharded_init(key)
         place = NamedSharding(mesh, P("b"))
-        tree["layers"] = jax.lax.with_sharding_constraint(tree["layers"], [place] * 4)
+        tree["layers"] = jax.lax.with_sharding_constraint(tree["layers"], [place] * 3)
         return tree
 
     check(init, KEY)
 
 
 def test_a_committed_key_takes_the_leaves_along(devices, mesh):
-    here = jax.device_put(KEY, devices[5])
-    check(sharded_init, here)
-    check(everything, here, jnp.ones(3))
-    check(sharded_init, jax.device_put(KEY, NamedSharding(mesh, P())))
+    def init(key, x):
+        drawn = layers(key, 2)
+        left = {"key": key, "input": x, "mean": jax.random.normal(key, (9,)).mean()}
+        return {"layers": drawn, "bias": jnp.zeros(8), "scaled": x * 2, "count": 3, **left}
+
+    here, x = jax.device_put(KEY, devices[5]), np.ones(3, np.float32)
+    fast, whole = jit_init(init), jax.jit(init)
+    for key in (KEY, here, KEY, jax.device_put(KEY, NamedSharding(mesh, P())), here):
+        assert_same(fast(key, x), whole(key, x))
     # What nothing depends on places nothing.
-    check(lambda key, x: layers(key), KEY, jax.device_put(jnp.ones(3), devices[4]))
-    check(lambda key, x: [layers(key), x * 2], KEY, jax.device_put(jnp.ones(3), devices[4]))
-    fast = jit_init(sharded_init)
-    for key in (KEY, here, KEY, jax.device_put(KEY, devices[2])):
-        assert_same(fast(key), jax.jit(sharded_init)(key))
+    there = jax.device_put(x, devices[4])
+    check(lambda key, x: layers(key, 2), KEY, there)
+    check(lambda key, x: [layers(key, 2), x * 2], KEY, there)
 
 
 def test_a_default_device(devices):
     with jax.default_device(devices[3]):
         check(sharded_init, jax.random.key(4))
-        check(lambda: layers(jax.random.key(4)))
+        check(lambda: layers(jax.random.key(4), 1))
 
 
 # Any function.
@@ -774,7 +782,9 @@ def build(steps):
     return init
 
 
-@hypothesis.settings(max_examples=12)
+# Each example compiles everything twice, so eight are all there is time for. They are the same in
+# each run and hold what holds now; `--hypothesis-profile=thorough` looks for more with 416.
+@hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 12)
 @hypothesis.given(steps=st.lists(STEPS, min_size=3, max_size=14), is_constant=st.booleans())
 def test_any_function(steps, is_constant):
     init = build(steps)

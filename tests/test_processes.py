@@ -94,7 +94,7 @@ def test_many_processes_draw_what_one_draws(launch, alone, count):
     for process in processes:
         own, prints = findings(process)
         assert prints.items() <= alone[1].items()
-        assert len(prints) == (16 if count == 2 else 14)
+        assert len(prints) == (16 if count == 2 else 8)
         for path, found in own.items():
             known = shards.setdefault(path, {})
             assert all(known.get(place, digest) == digest for place, digest in found.items())

@@ -197,7 +197,7 @@ def _cut(
 
 def _exceeds(error: Array, size: Array, scale: Array, tolerance: float, noise: float) -> Array:
     """Panels in which the two rules differ by more than is allowed."""
-    return (error > np.maximum(tolerance * scale, noise * size)).any(axis=0)
+    return np.any(error > np.maximum(tolerance * scale, noise * size), axis=0)
 
 
 def _hidden_at_edges(

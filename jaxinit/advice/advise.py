@@ -125,7 +125,7 @@ class Advice:
             second moments per entry, predicted
             map  forward  backward
             ──────────────────────
-            w          1     0.394
+            w          1     0.464
         """
         return predict(self.reading, self.plan(), **options)
 

@@ -173,11 +173,10 @@ class _Sweep:
             if link.of and squares.sources and np.all(np.isfinite(mean)):
                 if again_elsewhere(world, squares.sources, link.of):
                     table = coupled(squares.table, link.slope)
-                    self.add(link.to, draw, _settled(_Slope(table, link.of, moved), target))
+                    self.add(link.to, draw, _Slope(table, link.of, moved))
                     continue
             scalar = np.sqrt(mean).reshape(*mean.shape, *[1] * len(link.of))
-            slope = _Slope(scalar * _two(link.slope), link.of, moved)
-            self.add(link.to, draw, _settled(slope, target))
+            self.add(link.to, draw, _Slope(scalar * _two(link.slope), link.of, moved))
 
     def follow(
         self,
@@ -226,16 +225,6 @@ class _Sweep:
                     slope = _added_up(world, slope, self.shared[draw], field, link)
                 left = _moved(slope.along, link, field, target)
                 self.add(link.to, draw, dataclasses.replace(_times(slope, own), along=left))
-
-
-def _settled(slope: _Slope, target: Field) -> _Slope:
-    """A slope of two numbers that its target does not depend on, as its root mean square.
-
-    With the numbers of the target it would be a table of three axes, which takes seconds.
-    """
-    if len(slope.sources) < 2 or set(slope.sources) & set(target.sources):
-        return slope
-    return _Slope(np.sqrt(_mean_square(slope)), (), slope.along)
 
 
 def _moved(
@@ -351,7 +340,7 @@ def _mean_square(slope: _Slope) -> np.ndarray:
 def _mean_of(square: np.ndarray) -> np.ndarray:
     while square.ndim > 2:
         # A table without some source has one node along it.
-        square = square[..., 0] if square.shape[-1] == 1 else square @ tables.weights()
+        square = square[..., 0] if square.shape[-1] == 1 else (square * tables.weights()).sum(-1)
     return square
 
 

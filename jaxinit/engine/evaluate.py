@@ -1,8 +1,10 @@
 """Running steps again under a new trace, with faster bits where the keys allow it.
 
-Only ``random_bits`` is replaced, by the same equation on a key of another type that draws the same
-words (:mod:`jaxinit.engine.threefry`); everything else is bound again as it was traced. Calls and
-loops that draw bits inside are opened or rebuilt, so that the replacement reaches them.
+Two equations are replaced: ``random_bits``, by the same equation on a key of another type that
+draws the same words (:mod:`jaxinit.engine.threefry`), and ``erf_inv`` of large arrays, by its
+formula written out (:mod:`jaxinit.engine.erf_inv`). Everything else is bound again as it was
+traced. Calls and loops that draw bits inside are opened or rebuilt, so that the replacement reaches
+them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 
+from jaxinit.engine.erf_inv import erf_inv, pays_off
 from jaxinit.engine.jaxprs import (
     Trimmed,
     called,
@@ -33,7 +36,8 @@ def run_steps(steps: Sequence[Step], values: dict[int, Any], hasten: Hasten | No
     Args:
         steps: what to run.
         values: arrays by number; what the steps make is added.
-        hasten: applied to every threefry key that bits are drawn from.
+        hasten: applied to every threefry key that bits are drawn from; None leaves everything as
+            it was traced.
     """
     for step in steps:
         operands = [
@@ -74,12 +78,14 @@ def _bind(equation: Any, operands: Sequence[Any], hasten: Hasten | None) -> Sequ
 def _bind_faster(
     equation: Any, operands: Sequence[Any], hasten: Hasten | None
 ) -> Sequence[Any] | None:
-    """Results with faster bits; None where the equation draws none, or none that we can reach."""
+    """Results computed faster; None where the equation is to be bound as it is."""
     name, parameters = equation.primitive.name, equation.params
     if name == "random_bits":
         if hasten is None or jax.random.key_impl(operands[0]) != "threefry2x32":
             return None
         return [equation.primitive.bind(hasten(operands[0]), **parameters)]
+    if name == "erf_inv":
+        return [erf_inv(operands[0])] if hasten is not None and pays_off(operands[0]) else None
     trimmed = name == "scan" and isinstance(parameters["jaxpr"], Trimmed)
     if not trimmed and not any(map(draws_bits, inner_jaxprs(equation))):
         return None

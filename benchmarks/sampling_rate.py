@@ -1,10 +1,11 @@
-"""How many numbers per second does a key draw on CPU, against jax.random, torch and numpy?
+"""How many numbers per second are drawn on CPU, against jax.random, torch and numpy?
 
 Every contestant fills a fresh array, as a program does that initializes a model; beside them stands
 a plain fill of the same size, which is what the memory allows (the first touch of its pages
-included). jax.random and the fast key run the same jitted function, and their results are compared
-byte for byte first. Wall seconds are what a user waits. Core seconds, those of all threads
-together, say what the work costs and are what to compare on a machine that others use too.
+included). One function is drawn by `jit_init`, by `jax.jit` from a fast key, and by `jax.jit`, and
+their results are compared byte for byte first. Wall seconds are what a user waits. Core seconds,
+those of all threads together, say what the work costs and are what to compare on a machine that
+others use too.
 
     python benchmarks/sampling_rate.py --json benchmarks/results/sampling_rate-cpu.json
 """
@@ -19,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxinit
 from jaxinit.engine.threefry import fast_compiler_options, fast_key
 
 torch: Any = None
 with contextlib.suppress(ImportError):
     import torch  # pyright: ignore[reportMissingImports]
 
-QUESTION = "How many numbers per second does a key draw on CPU?"
+QUESTION = "How many numbers per second are drawn on CPU?"
 UNSIGNED = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 LAWS = {
     "bits": lambda key, size, dtype: jax.random.bits(key, size, UNSIGNED[dtype.itemsize]),
@@ -33,7 +35,7 @@ LAWS = {
     "normal": jax.random.normal,
     "truncated normal": lambda key, *array: jax.random.truncated_normal(key, -2.0, 2.0, *array),
 }
-RIVALS = ("jax.random", "torch, in place", "torch", "numpy", "fill")
+RIVALS = ("fast_key", "jax.random", "torch, in place", "torch", "numpy", "fill")
 
 
 def compiled(function, *arguments, options=None):
@@ -48,7 +50,7 @@ def compiled(function, *arguments, options=None):
 
 
 def jax_contestants(law: str, size: int, dtype) -> tuple[dict, dict]:
-    """jax.random and the fast key, found equal, and a fill."""
+    """jit_init, the fast key and jax.random, found equal, and a fill."""
     key = jax.random.key(0)
 
     def draw(key):
@@ -57,12 +59,15 @@ def jax_contestants(law: str, size: int, dtype) -> tuple[dict, dict]:
     usual, usual_facts = compiled(draw, key)
     quick = fast_key(key)
     fast, fast_facts = compiled(draw, quick, options=fast_compiler_options())
-    expected, got = (np.asarray(program(k)) for program, k in ((usual, key), (fast, quick)))
-    if expected.tobytes() != got.tobytes():
-        raise SystemExit(f"{law}, {dtype}, {size}: the fast key draws other numbers than JAX")
-    one = jnp.ones((), got.dtype)
+    init = jaxinit.jit_init(draw)
+    expected = np.asarray(usual(key))
+    for name, got in (("fast key", fast(quick)), ("jit_init", init(key))):
+        if expected.tobytes() != np.asarray(got).tobytes():
+            raise SystemExit(f"{law}, {dtype}, {size}: {name} draws other numbers than JAX")
+    one = jnp.ones((), expected.dtype)
     fill, fill_facts = compiled(lambda value: jnp.full((size,), value), one)
     return {
+        "jit_init": lambda: init(key),
         "fast_key": lambda: fast(quick),
         "jax.random": lambda: usual(key),
         "fill": lambda: fill(one),
@@ -109,12 +114,12 @@ def measure(law: str, size: int, dtype, repeats: int) -> dict:
         harness.seconds_of(function)  # warm
     wall = harness.alternate(contestants, repeats)
     cores = harness.alternate(contestants, max(2, repeats // 2), clock=time.process_time)
-    ours, ours_cores = wall["fast_key"].median, cores["fast_key"].median
+    ours, ours_cores = wall["jit_init"].median, cores["jit_init"].median
     return {
         name: {
             "rate": size / wall[name].median,
-            "fast_key over it": wall[name].median / ours,
-            "fast_key over it, core seconds": cores[name].median / ours_cores,
+            "jit_init over it": wall[name].median / ours,
+            "jit_init over it, core seconds": cores[name].median / ours_cores,
             "nanoseconds of a core": cores[name].median / size * 1e9,
             "wall": wall[name],
             "cores": cores[name],
@@ -129,13 +134,13 @@ def rows(results: dict) -> list[list[str]]:
         [
             name,
             f"{found['rate'] / 1e6:,.0f}",
-            f"{found['fast_key over it']:.2f} x",
+            f"{found['jit_init over it']:.2f} x",
             f"{found['nanoseconds of a core']:.2f}",
-            f"{found['fast_key over it, core seconds']:.2f} x",
+            f"{found['jit_init over it, core seconds']:.2f} x",
             f"{found['temporaries'] >> 20:,}" if "temporaries" in found else "",
             f"{found['compile']:.2f}" if "compile" in found else "",
         ]
-        for name, found in ((n, results[n]) for n in ("fast_key", *RIVALS) if n in results)
+        for name, found in ((n, results[n]) for n in ("jit_init", *RIVALS) if n in results)
     ]
 
 
@@ -152,7 +157,7 @@ def main() -> None:
     repeats = 2 if arguments.small else arguments.repeats
 
     print(f"compiler options: {fast_compiler_options()}")
-    print("times: seconds of the contestant over those of fast_key; of the wall, then of all cores")
+    print("times: seconds of the contestant over those of jit_init; of the wall, then of all cores")
     results = {}
     for name in arguments.dtypes:
         dtype = jnp.dtype(name)

@@ -69,7 +69,7 @@ class Assembly:
         self.seconds: dict[str, float] = {}
         self._asked = asked
         live = [flat[position] for position in recipe.live_inputs]
-        constraints = [s for step in recipe.program.steps for s in constraints_in(step.equation)]
+        constraints = constraints_in(step.equation for step in recipe.program.steps)
         self.placement = decide(live, asked, constraints)
         for family in recipe.families:
             if self.placement.is_known:
@@ -83,7 +83,7 @@ class Assembly:
     def _add(self, family: Family, flat: Sequence[Any]) -> None:
         """Adds a line for each way in which leaves of a family are placed: mostly one."""
         first = family.members[0]
-        is_free = not any(constraints_in(step.equation) for step in first.steps)
+        is_free = not constraints_in(step.equation for step in first.steps)
         # A program without arguments follows none of them: it must be told, unless a mesh in the
         # context tells it, and tells it better: of explicit axes it knows the rank too.
         told = first.arguments or not jax.sharding.get_mesh().empty

@@ -68,7 +68,7 @@ def _loops(family: Family) -> bool:
         len(family.members) >= _MIN_MEMBERS
         # In the body of a loop operations are fused anew, as they are with faster bits.
         and may_hasten([step.equation for step in first.steps])
-        and not any(constraints_in(step.equation) for step in first.steps)
+        and not constraints_in(step.equation for step in first.steps)
     )
 
 

@@ -39,6 +39,9 @@ class Trimmed(NamedTuple):
     consts: list[Any]
 
 
+_JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr, Trimmed)
+
+
 class TrimmedScan(NamedTuple):
     """A ``scan`` equation around a trimmed body; reads like any other equation."""
 
@@ -58,7 +61,7 @@ def constants_of(jaxpr: Any) -> list[tuple[Any, Any]]:
 
 def is_jaxpr(value: Any) -> bool:
     """Whether a parameter of an equation is a jaxpr, open or closed."""
-    return isinstance(value, jex.Jaxpr | jex.ClosedJaxpr | Trimmed)
+    return isinstance(value, _JAXPRS)
 
 
 def inner_jaxprs(equation: Any) -> Iterator[Any]:
@@ -202,15 +205,18 @@ def _longer(outside: Sequence[Any], inside: Sequence[Any]) -> int:
 
 def is_key(aval: Any) -> bool:
     """Whether an abstract value holds typed PRNG keys."""
-    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
+    return _is_any(aval.dtype, (jax.dtypes.prng_key,))
 
 
 def is_integral(aval: Any) -> bool:
     """Whether an abstract value holds integers, booleans or keys: no rounding anywhere."""
     dtype = getattr(aval, "dtype", None)
-    if dtype is None:
-        return False
-    return is_key(aval) or jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.bool_)
+    return dtype is not None and _is_any(dtype, (jax.dtypes.prng_key, np.integer, np.bool_))
+
+
+@functools.cache
+def _is_any(dtype: Any, families: tuple[Any, ...]) -> bool:
+    return any(jnp.issubdtype(dtype, family) for family in families)
 
 
 def size_of(aval: Any) -> int:

@@ -154,6 +154,11 @@ class JitInit(Generic[P, R]):
         # Without partitionable counters the bits of an array depend on what shards it.
         if not setting("jax_threefry_partitionable") or setting("jax_disable_jit"):
             return self._whole_for(args, kwargs)(*args, **kwargs)
+        # Up to the end: what was held back is made up for at once.
+        with _no_collection():
+            return self._carry_out(args, kwargs, flat)
+
+    def _carry_out(self, args: Any, kwargs: Any, flat: list[Any]) -> Any:
         traced = self._trace(args, kwargs)
         if traced.recipe.has_effects:
             return traced.whole(*args, **kwargs)

@@ -6,7 +6,7 @@ that another slice, an argument or a constraint brings in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -216,10 +216,18 @@ def _put_shards(value: Any, sharding: Sharding) -> jax.Array:
     )
 
 
-def constraints_in(equation: Any) -> list[Sharding]:
-    """Shardings that an equation, or anything inside it, speaks of."""
-    found = [value for value in equation.params.values() if isinstance(value, Sharding)]
-    for jaxpr in inner_jaxprs(equation):
-        for inner in jaxpr.eqns:
-            found.extend(constraints_in(inner))
-    return found
+def constraints_in(equations: Iterable[Any]) -> list[Sharding]:
+    """Shardings that equations, or anything inside them, speak of."""
+    known: dict[int, list[Sharding]] = {}  # thousands of layers call the same few functions
+
+    def spoken_of(equations: Iterable[Any]) -> list[Sharding]:
+        found: list[Sharding] = []
+        for equation in equations:
+            found.extend(v for v in equation.params.values() if isinstance(v, Sharding))
+            for jaxpr in inner_jaxprs(equation):
+                if id(jaxpr) not in known:
+                    known[id(jaxpr)] = spoken_of(jaxpr.eqns)
+                found.extend(known[id(jaxpr)])
+        return found
+
+    return spoken_of(equations)

@@ -23,6 +23,7 @@ from jaxinit.report.collect import collect
 from jaxinit.report.errors import Unusable
 from jaxinit.report.kinds import patterns_of
 from jaxinit.report.records import Request
+from report_helpers import codes, kind_of
 
 MODELS = """
 print("chatter of the target")
@@ -141,14 +142,6 @@ def refused(run):
         return lines[0]
 
     return call
-
-
-def kind_of(report, pattern: str):
-    return next(kind for kind in report.kinds if pattern in kind.patterns)
-
-
-def codes(report) -> list[str]:
-    return [finding.code for finding in report.findings]
 
 
 # The model's own initialization.

@@ -12,6 +12,7 @@ from jaxinit.reading.records import Role
 from jaxinit.report.collect import collect
 from jaxinit.report.records import Request
 from jaxinit.report.render_report import _ROLES
+from report_helpers import codes, kind_of
 
 MODELS = """
 import flax.linen as nn
@@ -116,14 +117,6 @@ def run(run, models, monkeypatch):
     """Runs the command on one of the models; returns status, standard output and error."""
     monkeypatch.chdir(models.parent)
     return lambda name, *rest: run("report", f"models.py:{name}", "--no-compare", *rest)
-
-
-def kind_of(report, pattern: str):
-    return next(kind for kind in report.kinds if pattern in kind.patterns)
-
-
-def codes(report) -> list[str]:
-    return [finding.code for finding in report.findings]
 
 
 # Roles and fans.

@@ -38,7 +38,7 @@ def without_gradient(reading: Reading, wiring: Wiring) -> dict[str, str]:
 
     outputs = {atom for atom in reading.graph.outputs if isinstance(atom, int)}
     floats = {number for number in outputs if jnp.issubdtype(avals[number].dtype, jnp.inexact)}
-    live = _before(wiring, floats, passes) | _before(wiring, outputs - floats, lambda node: True)
+    live = wiring.made_of(floats, passes) | wiring.made_of(outputs - floats, lambda node: True)
     found = {}
     for parameter in reading:
         number = reading.inputs[parameter.path]
@@ -49,19 +49,6 @@ def without_gradient(reading: Reading, wiring: Wiring) -> dict[str, str]:
         if stop is not None:
             found[parameter.path] = stop
     return found
-
-
-def _before(wiring: Wiring, ends: set[int], passes: Callable[[Node], bool]) -> set[int]:
-    """Values that some are made of, by nodes that pass."""
-    live = set(ends)
-    while live:  # again until what loops carry back has been seen
-        before = len(live)
-        for node in reversed(wiring.nodes):
-            if live.intersection(node.outputs) and passes(node):
-                live.update(atom for atom in node.inputs if isinstance(atom, int))
-        if len(live) == before:
-            break
-    return live
 
 
 def _stop(wiring: Wiring, value: int, passes: Callable[[Node], bool]) -> str | None:

@@ -9,6 +9,7 @@ from jaxinit.advice.current import Currents
 from jaxinit.advice.findings import Finding
 from jaxinit.advice.recipes import inverse_sqrt_width
 from jaxinit.advice.situation import Situation, Subject
+from jaxinit.advice.wiring import SUMS
 
 # From here on the logits of a fresh model are surely, and wrongly, opinionated: their standard
 # deviation is 2, the loss about 2 above that of equal odds.
@@ -113,7 +114,7 @@ def fanless_bias(situation: Situation, currents: Currents) -> Iterator[Finding]:
 def _kernel_of(situation: Situation, subject: Subject, made: dict[int, Subject]) -> Subject | None:
     """The kernel whose output a bias is added to."""
     for use in subject.parameter.uses:
-        if use.operation in ("add", "add_any") and use.output is not None:
+        if use.operation in SUMS and use.output is not None:
             source = situation.wiring.source_of_sum(use.output, tuple(made))
             if source is not None:
                 return made[source]

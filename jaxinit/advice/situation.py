@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxinit import activations
 from jaxinit.activations import Moments
-from jaxinit.advice.wiring import VIEWS, Wiring
+from jaxinit.advice.wiring import SUMS, VIEWS, Wiring
 from jaxinit.reading.reader import Reading
 from jaxinit.reading.records import Activation, Branch, Parameter, Use
 
@@ -242,7 +242,7 @@ class Situation:
         node = None if scale.output is None else self.wiring.makers.get(scale.output)
         if not (scale.branch and scale.branch.is_last) or node is None or node.primitive != "mul":
             return False
-        through = VIEWS | {"add", "add_any", "select_n"}
+        through = VIEWS | SUMS | {"select_n"}
         factors = [atom for atom in node.inputs if isinstance(atom, int)]
         return any(self._mapped & self.wiring.before(factor, through) for factor in factors)
 
@@ -255,7 +255,7 @@ class Situation:
         """Whether a bias is added to what a head makes."""
         if use.output is None:
             return False
-        return bool(self._heads & self.wiring.before(use.output, VIEWS | {"add", "add_any"}))
+        return bool(self._heads & self.wiring.before(use.output, VIEWS | SUMS))
 
     def _parts(self, parameter: Parameter, uses: Sequence[Use]) -> tuple[str, ...]:
         use = uses[0]
@@ -285,7 +285,7 @@ class Situation:
     def _forget(self, parameter: Parameter) -> tuple[tuple[float, float], ...]:
         """Shares of a bias that go into forget gates, as (start, stop) of its last axis."""
         outputs = [use.output for use in parameter.uses if use.output is not None]
-        through = VIEWS | {"add", "add_any"}
+        through = VIEWS | SUMS
         for gate in self.wiring.forget_gates:
             reached = self.wiring.before(gate, through)
             if not any(output in reached for output in outputs):
@@ -299,7 +299,7 @@ class Situation:
         """Whether the model itself adds a number to the forget gates that read a bias."""
         outputs = {use.output for use in subject.parameter.uses}
         for gate in self.wiring.forget_gates:
-            reached = self.wiring.before(gate, VIEWS | {"add", "add_any"})
+            reached = self.wiring.before(gate, VIEWS | SUMS)
             if not outputs & reached:
                 continue
             for number in reached:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from jaxinit.advice.current import Currents
 from jaxinit.advice.situation import Situation
-from jaxinit.advice.wiring import VIEWS
+from jaxinit.advice.wiring import SUMS, VIEWS
 from jaxinit.reading.graph import Node
-
-_SUMS = ("add", "add_any")
 
 
 def stream_start(situation: Situation, currents: Currents) -> float | None:
@@ -29,7 +27,7 @@ def stream_start(situation: Situation, currents: Currents) -> float | None:
             if current is None or use.role not in ("embedding", "position"):
                 continue
             if use.output is not None:
-                (added if use.operation in _SUMS else known)[use.output] = current.second_moment
+                (added if use.operation in SUMS else known)[use.output] = current.second_moment
     for node in situation.wiring.nodes:
         held = [a for a in node.inputs if isinstance(a, int) and a in known]
         if not held or node.outputs[0] in known:
@@ -40,7 +38,7 @@ def stream_start(situation: Situation, currents: Currents) -> float | None:
             factor = _factor(node)
             if factor is not None:
                 known[node.outputs[0]] = known[held[0]] * factor**2
-        elif node.primitive in _SUMS:
+        elif node.primitive in SUMS:
             whole = sum(known[atom] for atom in held)
             if node.outputs[0] in added:
                 known[node.outputs[0]] = whole + added[node.outputs[0]]

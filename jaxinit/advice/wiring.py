@@ -21,6 +21,7 @@ VIEWS = frozenset(
         "sharding_constraint", "concatenate",
     }
 )  # fmt: skip
+SUMS = frozenset({"add", "add_any"})
 
 
 class Wiring:
@@ -61,10 +62,15 @@ class Wiring:
     def before(self, value: int, through: Iterable[str]) -> set[int]:
         """Values that one is made of by the named primitives alone, itself included."""
         allowed = set(through)
-        pending, seen = [value], {value}
+        return self.made_of([value], lambda node: node.primitive in allowed)
+
+    def made_of(self, values: Iterable[int], passes: Callable[[Node], bool]) -> set[int]:
+        """Values that some are made of by nodes that pass, themselves included."""
+        pending = list(values)
+        seen = set(pending)
         while pending:
             node = self.makers.get(pending.pop())
-            if node is None or node.primitive not in allowed:
+            if node is None or not passes(node):
                 continue
             fresh = [atom for atom in node.inputs if isinstance(atom, int) and atom not in seen]
             seen.update(fresh)
@@ -92,7 +98,7 @@ class Wiring:
     def _is_summed(self, node: Node) -> bool:
         """Whether a product goes into a sum with another product."""
         for reader in self.readers.get(node.outputs[0], ()):
-            if reader.primitive in ("add", "add_any"):
+            if reader.primitive in SUMS:
                 others = [a for a in reader.inputs if isinstance(a, int) and a != node.outputs[0]]
                 made = [self.makers.get(other) for other in others]
                 if any(maker is not None and maker.primitive == "mul" for maker in made):
@@ -122,6 +128,6 @@ class Wiring:
 
     def source_of_sum(self, value: int, made: Sequence[int]) -> int | None:
         """Of the values given, the nearest that another is made of by sums and views."""
-        reached = self.before(value, VIEWS | {"add", "add_any"})
+        reached = self.before(value, VIEWS | SUMS)
         near = [number for number in made if number in reached]
         return max(near, default=None)

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.fields import Field, Link, World
+from jaxinit.prediction.fields import Field, World
+from jaxinit.prediction.links import Link
 from jaxinit.prediction.polynomials import again_elsewhere, coupled
 
 _UNKNOWN = np.array([0.0, np.inf])

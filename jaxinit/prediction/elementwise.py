@@ -17,7 +17,8 @@ import numpy as np
 
 from jaxinit.prediction import polynomials, tables
 from jaxinit.prediction.evaluation import evaluate
-from jaxinit.prediction.fields import PARTLY, Field, Known, Link, Tag, World, spread_over
+from jaxinit.prediction.fields import PARTLY, Field, Known, Tag, World, spread_over
+from jaxinit.prediction.links import Link
 from jaxinit.prediction.statistics import centred, softmax, spread_left
 from jaxinit.reading.graph import Node
 

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.links import Link as Link
-from jaxinit.prediction.links import axes_kept as axes_kept
-from jaxinit.prediction.links import both as both
+from jaxinit.prediction.links import Link, axes_kept, both
 
 # Between True, independent units, and False, positions.
 PARTLY = 2

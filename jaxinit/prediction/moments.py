@@ -23,7 +23,8 @@ from jaxinit.prediction.elementwise import (
     elementwise,
     features_of,
 )
-from jaxinit.prediction.fields import Field, Known, Link, World, both
+from jaxinit.prediction.fields import Field, Known, World
+from jaxinit.prediction.links import Link, both
 from jaxinit.prediction.movement import (
     broadcast,
     broadcast_in_dim,

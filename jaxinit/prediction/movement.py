@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxinit.prediction import tables
 from jaxinit.prediction.elementwise import Operand, known_as_field
-from jaxinit.prediction.fields import Field, Link, World, both
+from jaxinit.prediction.fields import Field, World
+from jaxinit.prediction.links import Link, both
 from jaxinit.reading.graph import Node
 
 

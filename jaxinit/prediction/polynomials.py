@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.fields import Field, Link, World, spread_over
+from jaxinit.prediction.fields import Field, World, spread_over
+from jaxinit.prediction.links import Link
 
 _SIGNS = {"add": 1.0, "add_any": 1.0, "sub": -1.0}
 # Gates of gates of recurrent cells have at most 6 terms.

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from jaxinit.prediction import tables
-from jaxinit.prediction.fields import PARTLY, Field, Link, Simplex, Tag, World, both
+from jaxinit.prediction.fields import PARTLY, Field, Simplex, Tag, World
+from jaxinit.prediction.links import Link, both
 
 # A positive mean whose relative variance is below this is taken for a constant.
 _CONSTANT = 0.02

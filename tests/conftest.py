@@ -6,6 +6,7 @@ and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before jax is imported: the devices are counted once, when the first backend starts.
@@ -26,6 +27,10 @@ from jaxinit.engine.compile import forget_executables
 
 # An accidental outer product keeps its shape legal and its law wrong; nothing else catches it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What JAX traces and compiles lives as long as its caches do, and grows with every test: a
+# collector that goes through all of it again and again finds nothing there.
+gc.set_threshold(50_000, 50, 50)
 
 # `deadline` is off because the first example of a shape pays for a compilation, `database` because
 # a test must not pass or fail by what an earlier run left on disk.

@@ -476,8 +476,8 @@ def test_a_second_call_traces_and_compiles_nothing():
 
 
 @pytest.mark.parametrize("is_on", [True, False])
-def test_the_collector_rests_during_a_trace_only(is_on):
-    """Going through the objects of a large trace again and again is a third of its time."""
+def test_the_collector_rests_during_a_call_only(is_on):
+    """Going through the objects of a large trace again and again took a third of its time."""
     was_enabled = gc.isenabled()
     seen = []
 

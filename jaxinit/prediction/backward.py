@@ -8,7 +8,6 @@ independent weights it becomes a new draw.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -18,33 +17,11 @@ from jaxinit.prediction import tables
 from jaxinit.prediction.fields import Field, World
 from jaxinit.prediction.links import Link
 from jaxinit.prediction.polynomials import again_elsewhere, coupled
+from jaxinit.prediction.slopes import Slope, added, mean_of, times
 
 _UNKNOWN = np.array([0.0, np.inf])
-
-
 # All positions get the same.
 _EVEN = np.ones(1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Slope:
-    """Gradient over its draw: a table with two leading axes, the rows and (low, high).
-
-    ``along`` are the axes of positions that share the draw; None where that is not known.
-    """
-
-    table: np.ndarray
-    sources: tuple[int, ...]
-    along: frozenset[int] | None = frozenset()
-
-    @functools.cached_property
-    def mean_square(self) -> np.ndarray:
-        """Second moment over everything that it is a function of."""
-        if self.table.ndim == 2 or self.table.shape[-1] == 1:
-            return _mean_of(self.table**2)
-        # One pass: a table of three sources has 28 million entries.
-        table, weights = self.table, tables.weights()
-        return _mean_of(np.einsum("...i,...i,i->...", table, table, weights))
 
 
 def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarray]:
@@ -92,7 +69,7 @@ def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarr
 
 class _Sweep:
     def __init__(self) -> None:
-        self.waiting: dict[int, dict[int, _Slope]] = {}
+        self.waiting: dict[int, dict[int, Slope]] = {}
         self.totals: dict[int, np.ndarray] = {}
         self.draws = 0
         # Of each draw, which share of its second moment all positions have in common.
@@ -109,12 +86,12 @@ class _Sweep:
         along: frozenset[int] | None = frozenset(),
     ) -> None:
         """A gradient that is a draw of its own."""
-        self.add(number, self.draw(common, profile), _Slope(np.sqrt(second), (), along))
+        self.add(number, self.draw(common, profile), Slope(np.sqrt(second), (), along))
 
     def in_common(
         self,
         world: World,
-        slopes: dict[int, _Slope],
+        slopes: dict[int, Slope],
         squares: dict[int, np.ndarray],
         total: np.ndarray,
         kept: bool = False,
@@ -146,16 +123,16 @@ class _Sweep:
         self.profiles[self.draws] = profile
         return self.draws
 
-    def add(self, number: int, draw: int, slope: _Slope) -> None:
+    def add(self, number: int, draw: int, slope: Slope) -> None:
         slopes = self.waiting.setdefault(number, {})
-        slopes[draw] = _added(slopes[draw], slope) if draw in slopes else slope
+        slopes[draw] = added(slopes[draw], slope) if draw in slopes else slope
 
     def entering(
         self,
-        slopes: dict[int, _Slope],
+        slopes: dict[int, Slope],
         shared: tuple[np.ndarray, frozenset[int] | None],
         profile: np.ndarray,
-    ) -> list[tuple[int, _Slope]]:
+    ) -> list[tuple[int, Slope]]:
         """A gradient as draws of their own: for each set of sources one, its slopes squared."""
         groups: dict[tuple[int, ...], np.ndarray] = {}
         for slope in slopes.values():
@@ -165,36 +142,36 @@ class _Sweep:
             groups[slope.sources] = own + slope.table**2
         common, along = shared
         return [
-            (self.draw(common, profile), _Slope(square, sources, along))
+            (self.draw(common, profile), Slope(square, sources, along))
             for sources, square in groups.items()
         ]
 
     def through(
-        self, world: World, field: Field, link: Link, entering: list[tuple[int, _Slope]]
+        self, world: World, field: Field, link: Link, entering: list[tuple[int, Slope]]
     ) -> None:
         """Through a polynomial. In rounds of one loop gates may stay open, or shut."""
         assert link.slope is not None and link.of is not None
         target = world.tape[link.to][0]
         for draw, squares in entering:
             moved = _moved(squares.along, link, field, target)
-            mean = _mean_of(squares.table)
+            mean = mean_of(squares.table)
             if field.lost or target.lost:
-                self.add(link.to, draw, _Slope(np.sqrt(mean * _UNKNOWN), (), moved))
+                self.add(link.to, draw, Slope(np.sqrt(mean * _UNKNOWN), (), moved))
                 continue
             if link.of and squares.sources and np.all(np.isfinite(mean)):
                 if again_elsewhere(world, squares.sources, link.of):
                     table = coupled(squares.table, link.slope)
-                    self.add(link.to, draw, _Slope(table, link.of, moved))
+                    self.add(link.to, draw, Slope(table, link.of, moved))
                     continue
             scalar = np.sqrt(mean).reshape(*mean.shape, *[1] * len(link.of))
-            self.add(link.to, draw, _Slope(scalar * _two(link.slope), link.of, moved))
+            self.add(link.to, draw, Slope(scalar * _two(link.slope), link.of, moved))
 
     def follow(
         self,
         world: World,
         field: Field,
         link: Link,
-        slopes: dict[int, _Slope],
+        slopes: dict[int, Slope],
         total: np.ndarray,
         shared: tuple[np.ndarray, frozenset[int] | None],
         profile: np.ndarray,
@@ -230,12 +207,12 @@ class _Sweep:
             self.add(link.to, draw, dataclasses.replace(expanded, along=moved))
         else:
             assert link.slope is not None
-            own = _Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
+            own = Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
             for draw, slope in slopes.items():
                 if link.copied:
                     slope = _added_up(world, slope, self.shared[draw], field, link)
                 left = _moved(slope.along, link, field, target)
-                self.add(link.to, draw, dataclasses.replace(_times(slope, own), along=left))
+                self.add(link.to, draw, dataclasses.replace(times(slope, own), along=left))
 
 
 def _moved(
@@ -264,7 +241,7 @@ def _summed_along(
     return along | summed
 
 
-def _added_up(world: World, slope: _Slope, shared: np.ndarray, field: Field, link: Link) -> _Slope:
+def _added_up(world: World, slope: Slope, shared: np.ndarray, field: Field, link: Link) -> Slope:
     """A slope behind a sum over copies: n times the square where each has a draw of its own.
 
     Where they share the draw it is ``n + n (n - 1) k``, with k how alike slopes are at two of them.
@@ -287,7 +264,7 @@ def _added_up(world: World, slope: _Slope, shared: np.ndarray, field: Field, lin
     return dataclasses.replace(slope, table=slope.table * np.sqrt(np.maximum(factor, 0.0)))
 
 
-def _alike(world: World, slope: _Slope, same: Sequence[int] = ()) -> np.ndarray:
+def _alike(world: World, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
     """Mean product of slopes at two positions over their mean square: rows x (low, high).
 
     Args:
@@ -344,56 +321,17 @@ def _two(table: np.ndarray) -> np.ndarray:
     return table[:, None]
 
 
-def _mean_of(square: np.ndarray) -> np.ndarray:
-    while square.ndim > 2:
-        # A table without some source has one node along it.
-        square = square[..., 0] if square.shape[-1] == 1 else square @ tables.weights()
-    return square
-
-
-def _aligned(a: _Slope, b: _Slope) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    if a.sources == b.sources:
-        return a.table, b.table, a.sources
-    joint = tuple(sorted({*a.sources, *b.sources}))
-    return _spread(a, joint), _spread(b, joint), joint
-
-
-def _spread(slope: _Slope, joint: tuple[int, ...]) -> np.ndarray:
-    rows, ends = slope.table.shape[:2]
-    flat = slope.table.reshape(rows * ends, *slope.table.shape[2:])
-    order = [joint.index(s) for s in slope.sources]
-    flat = np.transpose(flat, [0, *(1 + int(i) for i in np.argsort(order))])
-    places = sorted(order)
-    lengths = iter(flat.shape[1:])
-    shape = [next(lengths) if i in places else 1 for i in range(len(joint))]
-    return flat.reshape(rows, ends, *shape)
-
-
-def _times(a: _Slope, b: _Slope) -> _Slope:
-    one, other, sources = _aligned(a, b)
-    # No slope is no gradient, even of one that is not known.
-    with np.errstate(invalid="ignore"):
-        product = one * other
-    np.copyto(product, 0.0, where=np.isnan(product))
-    return _Slope(product, sources, a.along)
-
-
-def _added(a: _Slope, b: _Slope) -> _Slope:
-    one, other, sources = _aligned(a, b)
-    return _Slope(one + other, sources, a.along if a.along == b.along else None)
-
-
-def _expanded(slopes: dict[int, _Slope], field: Field, target: Field, places: np.ndarray) -> _Slope:
+def _expanded(slopes: dict[int, Slope], field: Field, target: Field, places: np.ndarray) -> Slope:
     """Gradient of a compressed field, at every entry of the joint table that it came from."""
     squares = [_on(slope, field) ** 2 for slope in slopes.values()]
     profile = np.sqrt(sum(squares, np.zeros((tables.ROWS, 2, 1))))
     if profile.shape[-1] == 1:
-        return _Slope(profile[..., 0], ())
+        return Slope(profile[..., 0], ())
     rows = np.arange(tables.ROWS).reshape(-1, *[1] * (places.ndim - 1))
-    return _Slope(np.moveaxis(profile[rows, :, places], -1, 1), target.sources)
+    return Slope(np.moveaxis(profile[rows, :, places], -1, 1), target.sources)
 
 
-def _on(slope: _Slope, field: Field) -> np.ndarray:
+def _on(slope: Slope, field: Field) -> np.ndarray:
     """A slope over the one source of a field; any other source is averaged out."""
     if slope.sources == field.sources:
         return slope.table

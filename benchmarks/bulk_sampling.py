@@ -89,12 +89,12 @@ def contestants(model, inputs, plan, rules) -> tuple[dict, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="2 layers of 64, two repeats")
+    parser.add_argument("--small", action="store_true", help="one layer of 64, one repeat")
     parser.add_argument("--repeats", type=int, default=10, help="later calls of each contestant")
     parser.add_argument("--json", help="where to keep the numbers")
     arguments = parser.parse_args()
 
-    small = gpt2.GPT2Config(layers=2, width=64, heads=2, vocabulary=512)
+    small = gpt2.GPT2Config(layers=1, width=64, heads=2, vocabulary=512)
     config = small if arguments.small else gpt2.GPT2Config()
     model, rules = gpt2.gpt2(config), gpt2.gpt2_rules(config)
     inputs = model.example_inputs()
@@ -103,10 +103,10 @@ def main() -> None:
     print(f"{plan.size:,} parameters in {len(plan.leaves)} leaves; the laws hold")
 
     first, later = contestants(model, inputs, plan, rules)
-    firsts = harness.alternate(first, 2 if arguments.small else 3, cold=True)
+    firsts = harness.alternate(first, 1 if arguments.small else 3, cold=True)
     for function in later.values():
         harness.seconds_of(function)  # compiled and warm
-    laters = harness.alternate(later, 2 if arguments.small else arguments.repeats)
+    laters = harness.alternate(later, 1 if arguments.small else arguments.repeats)
 
     ours = firsts["plan.init"].median
     harness.show(

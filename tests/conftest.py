@@ -28,10 +28,6 @@ from jaxinit.engine.compile import forget_executables
 # An accidental outer product keeps its shape legal and its law wrong; nothing else catches it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What JAX traces and compiles lives as long as its caches do, and grows with every test: a
-# collector that goes through all of it again and again finds nothing there.
-gc.set_threshold(50_000, 50, 50)
-
 # `deadline` is off because the first example of a shape pays for a compilation, `database` because
 # a test must not pass or fail by what an earlier run left on disk.
 hypothesis.settings.register_profile(
@@ -85,6 +81,17 @@ def run(capsys, monkeypatch):
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _the_collector_has_a_young_heap():
+    """Puts what earlier modules left out of the collector's way.
+
+    JAX keeps what it traced and compiled, and all of it grows with every test: towards the end
+    a collection takes a second and finds nothing.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

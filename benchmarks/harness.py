@@ -68,7 +68,7 @@ def alternate(
 def environment() -> dict[str, Any]:
     """Device, processors and versions that the numbers belong to."""
     versions = {}
-    for package in ("jaxinit", "jax", "jaxlib", "flax", "numpy", "torch"):
+    for package in ("jaxinit", "jax", "jaxlib", "flax", "numpy", "torch", "anyinit"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

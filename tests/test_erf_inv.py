@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxinit
 from jaxinit.engine import erf_inv as module
@@ -113,6 +114,20 @@ def test_large_leaves_of_init_functions(written_out, monkeypatch):
     usual = jax.jit(init)(jax.random.key(0))
     assert jaxinit.fingerprint(drawn) == jaxinit.fingerprint(usual)
     assert calls == [LARGE]
+
+
+@pytest.mark.parametrize("spec", [("x", None), (None, "x"), ("x",)])
+def test_large_leaves_in_shards(spec, written_out, devices):
+    mesh = jax.make_mesh((len(devices),), ("x",))
+    place = NamedSharding(mesh, PartitionSpec(*spec))
+    shape = (2048, 1024) if len(spec) == 2 else (2**21,)
+
+    def init(key):
+        return he_normal()(key, shape) if len(shape) == 2 else jax.random.normal(key, shape)
+
+    drawn = jaxinit.jit_init(init, out_shardings=place)(jax.random.key(3))
+    assert drawn.sharding.is_equivalent_to(place, drawn.ndim)
+    np.testing.assert_array_equal(words(drawn), words(jax.jit(init)(jax.random.key(3))))
 
 
 def test_what_is_left_to_the_library(monkeypatch):

@@ -6,7 +6,6 @@ and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches
 
 from __future__ import annotations
 
-import gc
 import os
 
 # Before jax is imported: the devices are counted once, when the first backend starts.
@@ -81,17 +80,6 @@ def run(capsys, monkeypatch):
         return status, *capsys.readouterr()
 
     return call
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _the_collector_has_a_young_heap():
-    """Puts what earlier modules left out of the collector's way.
-
-    JAX keeps what it traced and compiled, and all of it grows with every test: towards the end
-    a collection takes a second and finds nothing.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -382,6 +382,19 @@ def test_memory_that_has_no_address_is_told_apart_by_its_array():
 # Interruptions.
 
 
+@pytest.fixture(scope="module")
+def young_heap():
+    """Puts what earlier tests left out of the collector's way.
+
+    JAX keeps what it traced and compiled, so towards the end of the suite a collection takes a
+    second.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Stop(Exception):
     pass
 
@@ -411,6 +424,7 @@ def traced(key):
     return [jnp.ones((2**18 + 1 + n,)) for n in range(3)]
 
 
+@pytest.mark.usefixtures("young_heap")
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 @pytest.mark.parametrize("leaf", [1, 3])
 def test_a_callback_ends_a_draw(error, leaf):
@@ -423,6 +437,7 @@ def test_a_callback_ends_a_draw(error, leaf):
     assert_nothing_is_left(lambda: made.init(KEY, progress=progress), error, lambda: made.init(KEY))
 
 
+@pytest.mark.usefixtures("young_heap")
 @pytest.mark.parametrize("where", ["_lower", "_compile"])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("kind", ["plan", "jit_init"])

@@ -77,8 +77,6 @@ _SQRT_HALF = np.int32(0x3F3504F3)
 _EXPONENT = np.int32(-0x800000)
 _float = np.float32
 _NAN = np.array(0x7FFFFFFF, np.uint32).view(np.float32)[()]
-
-
 # Smaller arrays are left to the library: what is compiled for them costs more than is saved.
 _MIN_SIZE = 2**20
 

@@ -59,7 +59,7 @@ def child(pairs: list[list[str]], small: bool, later: int) -> None:
     import first_call
     import jax
 
-    from jaxinit.engine.compile import forget_executables
+    from jaxinit.engine._compile import forget_executables
 
     for name, contestant in pairs:
         jax.clear_caches()

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinit
-from jaxinit.engine.threefry import fast_compiler_options, fast_key
+from jaxinit.engine._threefry import fast_compiler_options, fast_key
 
 torch: Any = None
 with contextlib.suppress(ImportError):

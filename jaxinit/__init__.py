@@ -22,10 +22,10 @@ from jaxinit.planning import fingerprint as fingerprint
 from jaxinit.planning import like_kernel as like_kernel
 from jaxinit.planning import plan as plan
 from jaxinit.planning import sharding_rules as sharding_rules
-from jaxinit.prediction import Prediction as Prediction
-from jaxinit.prediction import predict as predict
 from jaxinit.reading import Reading as Reading
 from jaxinit.reading import compare_fans as compare_fans
 from jaxinit.reading import read as read
+from jaxinit.signal import Prediction as Prediction
+from jaxinit.signal import predict as predict
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import jaxinit.initializers
-from jaxinit.engine import threefry
+from jaxinit.engine import _threefry as threefry
 from jaxinit.initializers import Initializer
 
 Shape = tuple[int, ...]

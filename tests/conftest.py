@@ -21,8 +21,8 @@ import jax
 import pytest
 
 from jaxinit.cli import main
-from jaxinit.engine import compile as compiling
-from jaxinit.engine.compile import forget_executables
+from jaxinit.engine import _compile as compiling
+from jaxinit.engine._compile import forget_executables
 
 # An accidental outer product keeps its shape legal and its law wrong; nothing else catches it.
 jax.config.update("jax_numpy_rank_promotion", "raise")

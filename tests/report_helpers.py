@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxinit.report.records import Kind, Report
+from jaxinit.report._records import Kind, Report
 
 
 def kind_of(report: Report, pattern: str) -> Kind:

@@ -12,8 +12,8 @@ import advice_models as models
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit.advice import GOALS, GUIDES
-from jaxinit.advice.patterns import rules_for
-from jaxinit.planning.globs import compile_glob
+from jaxinit.advice._patterns import rules_for
+from jaxinit.planning._globs import compile_glob
 
 
 def situations(reading, goal="train"):

@@ -28,15 +28,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports rooms to its left, never to its right.
 STREET = (
+    "_naming",
     "_table",
     "activations",
     "initializers",
+    "jaxpr",
     "engine",
     "planning",
     "reading",
-    "prediction",
-    "advice",
     "signal",
+    "advice",
+    "pictures",
     "report",
     "cli",
 )
@@ -45,15 +47,16 @@ STREET = (
 BESIDE_PLANNING = ("checks", "flax")
 LAST = ("report", "cli")
 JUDGES = ("advice", "signal")
+# A method that draws its object: imported when it is called, so that no room waits for another.
+LATE = {("reading/_result.py", "pictures")}
 # Files of the package itself that belong to a room.
 PART_OF = {"__main__": "cli"}
 # "" is the face, jaxinit/__init__.py.
 FACE = ""
 
-FLAX_FILES = ("flax/", "report/gpt2.py")
+FLAX_FILES = ("flax/", "report/_gpt2.py")
 # Inside functions alone: see `test_import_brings_no_optional_package`.
-MATPLOTLIB_FILES = ("reading/picture.py",)
-MAX_LINES = 400
+MATPLOTLIB_FILES = ("pictures/_picture.py",)
 
 
 def inside(path: Path) -> str:
@@ -213,7 +216,8 @@ def test_a_room_imports_only_leftwards(path):
     wrong = [
         f"{place} imports {name}"
         for place, name in imports_of(path)
-        if room_of_import(name) not in {None, *allowed}
+        if (room := room_of_import(name)) not in {None, *allowed}
+        and (inside(path), room) not in LATE
     ]
     assert not wrong, f"may import {sorted(allowed)}:\n" + "\n".join(wrong)
 
@@ -249,12 +253,6 @@ def test_imports_are_declared(path):
         if name.split(".")[0] not in allowed
     ]
     assert not wrong, "undeclared, or not for this file:\n" + "\n".join(wrong)
-
-
-@each_module
-def test_no_file_outgrows_its_room(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines < MAX_LINES, f"{lines} lines; is it still one room?"
 
 
 @each_module
@@ -326,7 +324,7 @@ def public_names(module: ModuleType) -> dict[str, object]:
         "jaxinit.initializers",
         "jaxinit.checks",
         "jaxinit.reading",
-        "jaxinit.prediction",
+        "jaxinit.signal",
         "jaxinit.advice",
     ],
 )

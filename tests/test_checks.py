@@ -19,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 import jaxinit
 from catalogue import KINDS, each, evaluate, sample
 from jaxinit import checks
-from jaxinit.checks.symmetry import entropy_bits
-from jaxinit.checks.units import Layout, hashes_of, layout_of
+from jaxinit.checks._symmetry import entropy_bits
+from jaxinit.checks._units import Layout, hashes_of, layout_of
 from jaxinit.initializers import Initializer, Law, he_normal, normal, zeros
 
 SEED = 3

@@ -20,13 +20,13 @@ import pytest
 
 import jaxinit
 import jaxinit.cli
-import jaxinit.report.one_array
+import jaxinit.report._one_array
 from jaxinit import initializers as init
 from jaxinit.cli import main
-from jaxinit.report.as_json import to_json
-from jaxinit.report.histogram import Histogram, draw_histogram, histogram
-from jaxinit.report.quantities import quantities
-from jaxinit.report.terminal import progress
+from jaxinit.report._as_json import to_json
+from jaxinit.report._histogram import Histogram, draw_histogram, histogram
+from jaxinit.report._quantities import quantities
+from jaxinit.report._terminal import progress
 
 ROOT = Path(jaxinit.__file__).parent.parent
 
@@ -104,7 +104,7 @@ def test_an_interruption_is_one_line(run, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jaxinit.report.one_array, "show", interrupt)
+    monkeypatch.setattr(jaxinit.report._one_array, "show", interrupt)
     assert run("show", "normal", "3") == (130, "", "jaxinit: interrupted\n")
 
 
@@ -112,7 +112,7 @@ def test_what_nobody_foresaw_is_one_line_too(run, refused, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("the roof\nis leaking")
 
-    monkeypatch.setattr(jaxinit.report.one_array, "show", fail)
+    monkeypatch.setattr(jaxinit.report._one_array, "show", fail)
     line = refused("show", "normal", "3")
     assert line == "jaxinit: error: RuntimeError: the roof is leaking (--traceback shows where)\n"
     status, out, err = run("show", "normal", "3", "--traceback")

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 from jaxinit import initializers as init
 from jaxinit.engine import Draw, draw
-from jaxinit.engine import run as engine
+from jaxinit.engine import _run as engine
 
 P = PartitionSpec
 IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]

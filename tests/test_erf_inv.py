@@ -10,11 +10,11 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxinit
-from jaxinit.engine import erf_inv as module
-from jaxinit.engine.erf_inv import erf_inv, pays_off
-from jaxinit.engine.jaxprs import inner_jaxprs
-from jaxinit.engine.threefry import fast_compiler_options
+from jaxinit.engine import _erf_inv as module
+from jaxinit.engine._erf_inv import erf_inv, pays_off
+from jaxinit.engine._threefry import fast_compiler_options
 from jaxinit.initializers import he_normal, normal, truncated_normal
+from jaxinit.jaxpr._equations import inner_jaxprs
 
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 BETWEEN = {
@@ -30,9 +30,9 @@ LARGE = (1025, 1031)  # above the size from which the engine replaces, odd on bo
 def written_out(monkeypatch):
     """The formula in use, also where the processor has nothing to gain from it."""
     monkeypatch.setattr(module, "fast_compiler_options", lambda: {"any": "option"})
-    jaxinit.engine.compile.forget_executables()
+    jaxinit.engine._compile.forget_executables()
     yield
-    jaxinit.engine.compile.forget_executables()
+    jaxinit.engine._compile.forget_executables()
 
 
 def words(array) -> np.ndarray:
@@ -91,7 +91,7 @@ def primitives(jaxpr) -> set[str]:
 def test_large_leaves_of_plans(law, written_out):
     shapes = {"large": jax.ShapeDtypeStruct(LARGE, "float32")}
     drawn = jaxinit.plan(shapes, [("**", law)]).init(jax.random.key(0))["large"]
-    key = jaxinit.planning.keys.keys_for_paths(jax.random.key(0), ["large"])[0]
+    key = jaxinit.planning._keys.keys_for_paths(jax.random.key(0), ["large"])[0]
     alone = jax.jit(lambda key: law(key, LARGE, jnp.float32))(key)
     np.testing.assert_array_equal(words(drawn), words(alone))
 
@@ -99,7 +99,7 @@ def test_large_leaves_of_plans(law, written_out):
 def test_large_leaves_of_init_functions(written_out, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "jaxinit.engine.evaluate.erf_inv", lambda x: calls.append(x.shape) or erf_inv(x)
+        "jaxinit.engine._evaluate.erf_inv", lambda x: calls.append(x.shape) or erf_inv(x)
     )
 
     def init(key):

@@ -9,7 +9,7 @@ import advice_models as models
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
-from jaxinit.advice.checks_table import CHECKS, FAULTS
+from jaxinit.advice._checks_table import CHECKS, FAULTS
 
 
 def planned(reading, *rules):

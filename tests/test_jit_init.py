@@ -21,7 +21,8 @@ from jax.nn import initializers as standard
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit.initializers
-from jaxinit.engine import jit_init, verify
+from jaxinit.engine import _verify as verify
+from jaxinit.engine import jit_init
 
 P = PartitionSpec
 KEY = jax.random.key(0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxinit.planning import SCHEME, key_for_path, keys_for_paths
-from jaxinit.planning.keys import path_words
+from jaxinit.planning._keys import path_words
 
 IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
 PATHS = ["", "kernel", "params/dense/kernel", "params/dense/bias", "schön/日本/0"]

@@ -21,7 +21,8 @@ import scipy.integrate
 import scipy.stats
 
 from catalogue import CASES, QUICK, Case, each, evaluate, sample, wide
-from jaxinit.initializers import Law, laws
+from jaxinit.initializers import Law
+from jaxinit.initializers import _laws as laws
 
 SIGMAS = 5
 SEED = 7

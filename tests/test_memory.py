@@ -14,8 +14,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxinit import jit_init, plan
-from jaxinit.engine import compile as engine
-from jaxinit.planning import donation
+from jaxinit.engine import _compile as engine
+from jaxinit.planning import _donation as donation
 
 P = PartitionSpec
 KEY, OTHER = jax.random.key(0), jax.random.key(1)

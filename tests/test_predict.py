@@ -20,8 +20,8 @@ import pytest
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit import predict
-from jaxinit.prediction import tables
-from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
+from jaxinit.report._gpt2 import GPT2Config, gpt2, gpt2_rules
+from jaxinit.signal import _tables as tables
 
 
 def array(*shape, dtype=jnp.float32):

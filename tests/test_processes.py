@@ -20,8 +20,8 @@ import pytest
 
 import jaxinit
 import process_worker as worker
-from jaxinit.engine import compile as engine
-from jaxinit.engine.jit_init import JitInit
+from jaxinit.engine import _compile as engine
+from jaxinit.engine._jit_init import JitInit
 
 WORKER = pathlib.Path(worker.__file__)
 DEADLINE_SECONDS = 120  # of a hang; far beyond what a slow machine needs

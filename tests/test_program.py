@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxinit.engine import compile as engine
-from jaxinit.engine import host
-from jaxinit.engine.evaluate import run_jaxpr
-from jaxinit.engine.kinds import families, may_hasten
-from jaxinit.engine.placement import decide, may_copy
-from jaxinit.engine.program import flatten
-from jaxinit.engine.recipe import Recipe
-from jaxinit.engine.slices import cut
-from jaxinit.engine.threefry import fast_key
+from jaxinit.engine import _compile as engine
+from jaxinit.engine import _host as host
+from jaxinit.engine._evaluate import run_jaxpr
+from jaxinit.engine._kinds import families, may_hasten
+from jaxinit.engine._placement import decide, may_copy
+from jaxinit.engine._program import flatten
+from jaxinit.engine._recipe import Recipe
+from jaxinit.engine._slices import cut
+from jaxinit.engine._threefry import fast_key
 
 P = PartitionSpec
 KEY = jax.random.key(0)

@@ -13,10 +13,10 @@ import pytest
 from matplotlib.colors import to_hex
 
 import jaxinit
-from jaxinit.reading.cells import LABEL_LETTERS, wrapped
-from jaxinit.reading.diagram import diagram_of
-from jaxinit.reading.layout import WIDEST, lay_out
-from jaxinit.reading.picture import figure_of
+from jaxinit.pictures._cells import LABEL_LETTERS, wrapped
+from jaxinit.pictures._diagram import diagram_of
+from jaxinit.pictures._layout import WIDEST, lay_out
+from jaxinit.pictures._picture import figure_of
 from zoo import layers, vision
 from zoo.expect import array, ids
 

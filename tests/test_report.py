@@ -19,10 +19,10 @@ import pytest
 
 import jaxinit
 from jaxinit import initializers as init
-from jaxinit.report.collect import collect
-from jaxinit.report.errors import Unusable
-from jaxinit.report.kinds import patterns_of
-from jaxinit.report.records import Request
+from jaxinit.report._collect import collect
+from jaxinit.report._errors import Unusable
+from jaxinit.report._kinds import patterns_of
+from jaxinit.report._records import Request
 from report_helpers import codes, kind_of
 
 MODELS = """
@@ -435,7 +435,7 @@ def test_json_on_stdout_is_alone_there(run):
 
 
 def test_a_json_path_is_tried_before_the_work(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxinit.report.collect.collect", pytest.fail)
+    monkeypatch.setattr("jaxinit.report._collect.collect", pytest.fail)
     for path, reason in [("no/such/place.json", "No such file"), (".", "Is a directory")]:
         line = refused("models.py:mlp", "--json", path)
         assert f"--json cannot write '{path}': {reason}" in line

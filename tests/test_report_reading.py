@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-from jaxinit.reading.records import Role
-from jaxinit.report.collect import collect
-from jaxinit.report.records import Request
-from jaxinit.report.render_report import _ROLES
+from jaxinit.reading._records import Role
+from jaxinit.report._collect import collect
+from jaxinit.report._records import Request
+from jaxinit.report._render_report import _ROLES
 from report_helpers import codes, kind_of
 
 MODELS = """
@@ -197,7 +197,7 @@ def test_advice_that_fails_is_said(report, monkeypatch):
     def fail(*arguments):
         raise KeyError("no such row")
 
-    monkeypatch.setattr("jaxinit.report.understand.advise_with", fail)
+    monkeypatch.setattr("jaxinit.report._understand.advise_with", fail)
     made = report("deep")
     assert made.no_reading == "advising on the model raised KeyError: 'no such row'"
     assert made.findings == ()

@@ -15,8 +15,8 @@ from scipy import special, stats
 
 from catalogue import QUICK, evaluate, sample, wide
 from jaxinit.checks import Measured, measure
-from jaxinit.checks.allowances import allowance
-from jaxinit.checks.measuring import _moments, measure_boxes
+from jaxinit.checks._allowances import allowance
+from jaxinit.checks._measuring import _moments, measure_boxes
 from jaxinit.initializers import Law, Part, normal
 
 SEED = 11
@@ -256,7 +256,7 @@ def bernstein_slack(log_moment, variance, scale, powers):
 @pytest.mark.parametrize("name", [*BASE_LAWS, *CIRCULAR_LAWS])
 def test_the_moments_that_bernstein_needs(name, share):
     """For the law itself, and for the law among zeros, as `sparse` and `masked` have them."""
-    from jaxinit.checks.allowances import _tail_scale
+    from jaxinit.checks._allowances import _tail_scale
 
     is_complex = name in CIRCULAR_LAWS
     x, weight = CIRCULAR_LAWS[name] if is_complex else BASE_LAWS[name][0]

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxinit import initializers as init
-from jaxinit.flax.models import LinenModel, NnxModel, NoModelError, as_model
+from jaxinit.flax._models import LinenModel, NnxModel, NoModelError, as_model
 from jaxinit.planning import LikeKernel, like_kernel
-from jaxinit.report.errors import Unusable, one_line
-from jaxinit.report.expressions import parse_argument, parse_initializer, parse_literal
-from jaxinit.report.inputs import offered_inputs, parse_dtype, parse_inputs
-from jaxinit.report.one_array import parse_shape
-from jaxinit.report.open_model import opened_model
-from jaxinit.report.targets import loaded
+from jaxinit.report._errors import Unusable, one_line
+from jaxinit.report._expressions import parse_argument, parse_initializer, parse_literal
+from jaxinit.report._inputs import offered_inputs, parse_dtype, parse_inputs
+from jaxinit.report._one_array import parse_shape
+from jaxinit.report._open_model import opened_model
+from jaxinit.report._targets import loaded
 
 MODELS = """
 import helper_beside

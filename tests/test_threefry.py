@@ -21,8 +21,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from catalogue import QUICK
-from jaxinit.engine import threefry
-from jaxinit.engine.threefry import fast_compiler_options, fast_key, is_exact
+from jaxinit.engine import _threefry as threefry
+from jaxinit.engine._threefry import fast_compiler_options, fast_key, is_exact
 
 KEY = jax.random.key(20_240_229)
 FAST_KEY = fast_key(KEY)

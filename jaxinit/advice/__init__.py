@@ -4,14 +4,14 @@
 signal and gradient will be.
 """
 
-from jaxinit.advice.advise import Advice as Advice
-from jaxinit.advice.advise import Prescription as Prescription
-from jaxinit.advice.advise import advise as advise
-from jaxinit.advice.audit import Audit as Audit
-from jaxinit.advice.audit import AuditedLeaf as AuditedLeaf
-from jaxinit.advice.audit import audit as audit
-from jaxinit.advice.audit import audit_reading as audit_reading
-from jaxinit.advice.findings import SEVERITIES as SEVERITIES
-from jaxinit.advice.findings import Finding as Finding
-from jaxinit.advice.guide import GOALS as GOALS
-from jaxinit.advice.guide import GUIDES as GUIDES
+from jaxinit.advice._advise import Advice as Advice
+from jaxinit.advice._advise import Prescription as Prescription
+from jaxinit.advice._advise import advise as advise
+from jaxinit.advice._audit import Audit as Audit
+from jaxinit.advice._audit import AuditedLeaf as AuditedLeaf
+from jaxinit.advice._audit import audit as audit
+from jaxinit.advice._audit import audit_reading as audit_reading
+from jaxinit.advice._findings import SEVERITIES as SEVERITIES
+from jaxinit.advice._findings import Finding as Finding
+from jaxinit.advice._guide import GOALS as GOALS
+from jaxinit.advice._guide import GUIDES as GUIDES

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxinit.cli import advise, catalogue, report
-from jaxinit.cli.options import Parser
-from jaxinit.report.errors import Unusable, describe, one_line
+from jaxinit.cli import _advise, _catalogue, _report
+from jaxinit.cli._options import Parser
+from jaxinit.report._errors import Unusable, describe, one_line
 
 _PIPE_CLOSED = 128 + 13  # as a shell reports a process that SIGPIPE ended
 _INTERRUPTED = 128 + 2
@@ -87,7 +87,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"jaxinit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for group in (catalogue, report, advise):
+    for group in (_catalogue, _report, _advise):
         group.add_commands(commands)
     return parser
 

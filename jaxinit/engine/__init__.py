@@ -9,12 +9,12 @@ the `host` derives by `schedule`; `assembly` is a recipe on certain devices (`pl
 `threefry` makes the random bits fast.
 """
 
-from jaxinit.engine.draws import Draw as Draw
-from jaxinit.engine.estimate import Estimate as Estimate
-from jaxinit.engine.explain import Explanation as Explanation
-from jaxinit.engine.jit_init import JitInit as JitInit
-from jaxinit.engine.jit_init import jit_init as jit_init
-from jaxinit.engine.run import Progress as Progress
-from jaxinit.engine.run import draw as draw
-from jaxinit.engine.run import estimate as estimate
-from jaxinit.engine.threefry import fast_key as fast_key
+from jaxinit.engine._draws import Draw as Draw
+from jaxinit.engine._estimate import Estimate as Estimate
+from jaxinit.engine._explain import Explanation as Explanation
+from jaxinit.engine._jit_init import JitInit as JitInit
+from jaxinit.engine._jit_init import jit_init as jit_init
+from jaxinit.engine._run import Progress as Progress
+from jaxinit.engine._run import draw as draw
+from jaxinit.engine._run import estimate as estimate
+from jaxinit.engine._threefry import fast_key as fast_key

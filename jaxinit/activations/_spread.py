@@ -1,0 +1,158 @@
+"""Finite width: how far the length of one drawn network may lie from that of the average one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxinit._table import render_table
+from jaxinit.activations._function import Activation, Function
+from jaxinit.activations._integrals import edges
+from jaxinit.activations._lengths import (
+    as_variances,
+    length_slope_at,
+    one_input,
+    second_at,
+    settled,
+)
+from jaxinit.activations._quadrature import DivergenceError, integrate, panels, weight
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthSpread:
+    """Law of the log of the last second moment over draws of the weights, about N(-b / 2, b).
+
+    Attributes:
+        name: of the activation.
+        widths: units of each layer.
+        per_layer: variance of the log that a layer of one unit would add.
+        variance: b.
+        mean: -b / 2: the mean over networks is kept, so the typical one shrinks.
+        median: of the last second moment, as a share of its mean.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    per_layer: float
+    variance: float
+    mean: float
+    median: float
+
+    def __str__(self) -> str:
+        low, high = (math.exp(self.mean + sign * math.sqrt(self.variance)) for sign in (-1, 1))
+        title = f"last second moment of {self.name} over its mean, {len(self.widths)} layers"
+        rows = [
+            ("variance of the log", f"{self.variance:.5g}"),
+            ("median", f"{self.median:.5g}"),
+            ("two in three within", f"{low:.3g} to {high:.3g}"),
+        ]
+        return render_table(["quantity", "value"], rows, title=title)
+
+
+def width_spread(
+    fn: Activation,
+    widths: Sequence[int],
+    *,
+    weight_variance: float | None = None,
+    bias_variance: float = 0.0,
+) -> WidthSpread:
+    r"""How much the length of single networks of these widths differs from the average.
+
+    Law: :math:`\log(q_L / E q_L) \sim N(-b/2, b)` with :math:`b = \sum_l \lambda^{2(L-l)} r^2
+    (E f^4 / (E f^2)^2 - 1) / n_l`, where :math:`\lambda` is the slope of the length map and r the
+    share of the weights, not the biases, in q. ReLU with He's variance: :math:`5 \sum 1 / n_l`.
+
+    Args:
+        fn: a name of the catalogue or a callable of one input.
+        widths: units of each hidden layer, in order.
+        weight_variance: variance of a weight times its fan_in; None keeps the second moment 1.
+        bias_variance: variance of a bias.
+
+    Returns:
+        Variance and mean of the log, and the median.
+
+    Raises:
+        TypeError, ValueError: as `chi`; when a width is not a positive int, or the fourth moment
+            does not exist.
+
+    Example:
+        >>> spread = width_spread("relu", [100] * 50)
+        >>> round(spread.variance, 9), round(spread.median, 3)
+        (2.5, 0.287)
+
+    References:
+        Hanin and Rolnick, *How to start training: the effect of initialization and architecture*,
+        2018, theorem 5.
+    """
+    caller = "activations.width_spread"
+    sizes = _as_widths(caller, widths)
+    function = one_input(caller, fn)
+    if weight_variance is None:
+        weight_, bias = as_variances(caller, 1 / second_at(function, 1.0), bias_variance)
+        q = 1.0 if bias == 0 else settled(caller, function, weight_, bias, None)
+    else:
+        weight_, bias = as_variances(caller, weight_variance, bias_variance)
+        q = settled(caller, function, weight_, bias, None)
+    if q == 0:
+        raise ValueError(
+            f"{caller} needs a length above 0, got {function.name} with "
+            f"weight_variance={weight_:g}, under which it shrinks to 0. Raise a variance."
+        )
+    second = second_at(function, q)
+    share = weight_ * second / (weight_ * second + bias)
+    per_layer = share**2 * (_fourth(caller, function, q) / second**2 - 1)
+    slope = weight_ * length_slope_at(function, q)
+    after = np.arange(len(sizes) - 1, -1, -1)
+    variance = float(np.sum(np.float64(slope) ** (2 * after) * per_layer / np.array(sizes)))
+    return WidthSpread(
+        name=function.name,
+        widths=sizes,
+        per_layer=per_layer,
+        variance=variance,
+        mean=-variance / 2,
+        median=math.exp(-variance / 2),
+    )
+
+
+def _as_widths(caller: str, widths: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(width) for width in widths)
+        if any(size != width for size, width in zip(sizes, widths, strict=True)):
+            raise TypeError
+    except TypeError:
+        raise TypeError(
+            f"{caller} needs widths as a sequence of ints, got {widths!r}. "
+            "Pass one for each hidden layer, such as [512] * 10."
+        ) from None
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"{caller} needs at least one width, all above 0, got {list(sizes)}.")
+    return sizes
+
+
+def _fourth(caller: str, function: Function, q: float) -> float:
+    """E f^4 at variance q."""
+    scale = math.sqrt(q)
+
+    def evaluate(z: Array, row: Array) -> Array:
+        del row
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (function(scale * z, weighed=z)[0] ** 4 * weight(z))[None]
+
+    try:
+        over = panels(edges(function, np.array([scale])))
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = float(integrate(evaluate, over, noise=8 * function.noise).values[0, 0])
+    except DivergenceError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(
+            f"{caller} needs an activation with a finite fourth moment, got {function.name}. "
+            "The length of single networks has no finite spread; clip it, or use another."
+        )
+    return found

@@ -1,0 +1,125 @@
+"""The commands ``jaxinit advise`` and ``jaxinit audit``: a model is read and judged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from jaxinit.cli._options import (
+    EXIT_STATUS,
+    add_command,
+    add_fail_on,
+    add_json_file,
+    add_model,
+    add_seed,
+    exit_status,
+)
+
+_TARGET = """\
+TARGET and --input are those of jaxinit report; an NNX model needs --input as
+well"""
+
+_ADVISE_EPILOG = f"""\
+Which initializer every parameter should have, with the fans that the model
+really has, why, and what is wrong with the model's own.
+
+{_TARGET}.
+
+  jaxinit advise
+  jaxinit advise model.py:MLP --input 8x784:float32
+  jaxinit advise model.py:MLP --input 8x784:float32 --fail-on error
+  jaxinit advise model.py:MLP --input 8x784:float32 --measure 10
+
+--predict is of a model that takes the advice: a second moment for each entry
+after every map, and of the gradient there, for inputs of variance 1.
+
+{EXIT_STATUS}"""
+
+_AUDIT_EPILOG = f"""\
+Lets the model draw its parameters, measures them, and says which gain each has
+with its true fan_in.
+
+{_TARGET}, and one that exists keeps its values.
+
+  jaxinit audit model.py:MLP --input 8x784:float32
+  jaxinit audit model.py:MLP --input 8x784:float32 --fail-on warning --json -
+
+--predict and --measure are of the arrays that the model drew.
+
+{EXIT_STATUS}"""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the two commands to what ``add_subparsers`` returned."""
+    what = "say which initializer every parameter should have, and why"
+    parser = add_command(commands, "advise", what, _ADVISE_EPILOG, _advise)
+    _add_shared(parser)
+    parser.set_defaults(seed=0)
+    what = "judge the parameters that a model draws"
+    parser = add_command(commands, "audit", what, _AUDIT_EPILOG, _audit)
+    _add_shared(parser)
+    add_seed(parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument(
+        "--goal", default="train", help="train, classical, mup or policy (default: train)"
+    )
+    parser.add_argument(
+        "--predict",
+        action="store_true",
+        help="show how large every signal and gradient will be",
+    )
+    parser.add_argument(
+        "--measure",
+        metavar="DRAWS",
+        type=_draws,
+        default=0,
+        help="predict, and measure over so many draws beside it",
+    )
+    add_fail_on(parser)
+    add_json_file(parser)
+
+
+def _draws(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"needs a whole number of draws from 1, got {text!r}")
+    return int(text)
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from jaxinit.report._advising import advice_for
+
+    return _print(options, advice_for)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from jaxinit.report._advising import audit_of
+
+    return _print(options, audit_of)
+
+
+def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
+    from jaxinit.report._advising import AdviceRequest
+    from jaxinit.report._as_json import json_file
+    from jaxinit.report._terminal import output, stdout_kept_clean
+
+    request = AdviceRequest(
+        target=options.target,
+        inputs=tuple(options.input),
+        goal=options.goal,
+        seed=options.seed,
+        predict=options.predict or options.measure > 0,
+        draws=options.measure,
+    )
+    with json_file(options.json) as write:
+        with stdout_kept_clean():
+            judged = work(request)
+        write(json.dumps(judged.to_json(), indent=2, allow_nan=False) + "\n")
+    if options.json != "-":
+        with output() as console:
+            console.print(judged.to_text(console.width))
+    return exit_status(options, judged.result.findings)

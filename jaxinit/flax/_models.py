@@ -1,0 +1,230 @@
+"""Whatever a person calls "my model", under one face: a module, a class, or a function.
+
+`as_model` takes a Linen module, an NNX model, a class of either, or a function that makes one, and
+returns something that tells its shapes, its own initializers and its own draw. Nothing is allocated
+until it is asked to draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxinit.flax._linen import linen_tree
+from jaxinit.flax._nnx import nnx_tree
+from jaxinit.flax._own import own_initializers
+from jaxinit.initializers import Initializer
+from jaxinit.planning._paths import ParamSpec, flatten
+
+
+class NoModelError(TypeError):
+    """What was given is no model, and makes none."""
+
+
+class Model(Protocol):
+    """A model of either kind, by canonical path."""
+
+    @property
+    def kind(self) -> str:
+        """``"Linen"`` or ``"NNX"``."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the class of the model."""
+        ...
+
+    def shapes(self) -> dict[str, ParamSpec]:
+        """Shape of every parameter, of Linen also of the other variables."""
+        ...
+
+    def own_initializers(self) -> dict[str, Initializer | None]:
+        """What the model itself would draw each of them with; None where unknown."""
+        ...
+
+    def is_parameter(self, path: str) -> bool:
+        """Whether the leaf is a parameter, and not for example a running mean."""
+        ...
+
+    def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
+        """The model's own initialization, jitted; only some of the leaves where paths are given."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenModel:
+    """A Linen module and what it is called with.
+
+    Attributes:
+        module: the module, not bound.
+        inputs: positional arguments; of arrays only shape and dtype count.
+        kwargs: keyword arguments.
+    """
+
+    module: nn.Module
+    inputs: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    kind = "Linen"
+
+    @property
+    def name(self) -> str:
+        return type(self.module).__name__
+
+    def shapes(self) -> dict[str, ParamSpec]:
+        return _by_path(linen_tree(self.module, *self.inputs, **self.kwargs))
+
+    def own_initializers(self) -> dict[str, Initializer | None]:
+        return own_initializers(self.module, *self.inputs, **self.kwargs)
+
+    def is_parameter(self, path: str) -> bool:
+        return path.startswith("params/")
+
+    def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
+        def init(key: jax.Array) -> dict[str, jax.Array]:
+            inputs, kwargs = jax.tree.map(_filled, (self.inputs, dict(self.kwargs)))
+            return _only(paths, _by_path(self.module.init(key, *inputs, **kwargs)))
+
+        return jax.jit(init)(key)
+
+
+@dataclasses.dataclass(frozen=True)
+class NnxModel:
+    """An NNX model, or a function that makes one from a key.
+
+    Attributes:
+        name: name of the class of the model.
+        make: from a key to the model.
+        made: whether it exists already, and ignores the key.
+    """
+
+    name: str
+    make: Callable[[jax.Array], nnx.Module]
+    made: bool = False
+
+    kind = "NNX"
+
+    def shapes(self) -> dict[str, ParamSpec]:
+        key = jax.random.key(0)
+        return _by_path(nnx_tree(self.make(key) if self.made else lambda: self.make(key)))
+
+    def own_initializers(self) -> dict[str, Initializer | None]:
+        return dict.fromkeys(self.shapes())  # NNX layers do not keep what drew them
+
+    def is_parameter(self, path: str) -> bool:
+        del path
+        return True
+
+    def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
+        def init(key: jax.Array) -> dict[str, jax.Array]:
+            return _only(paths, _by_path(nnx.state(self.make(key), nnx.Param)))
+
+        return init(key) if self.made else jax.jit(init)(key)
+
+
+def as_model(value: Any) -> LinenModel | NnxModel:
+    """Brings a module, a model, a class or a function under one face.
+
+    A class or function is called without arguments, or with ``rngs=nnx.Rngs(key)`` when it has a
+    parameter of that name. A function is run abstractly first, so that an NNX model is not
+    allocated.
+
+    Args:
+        value: what the user named.
+
+    Returns:
+        The model; a Linen module has no inputs yet.
+
+    Raises:
+        NoModelError: when the value is none of these, or needs other arguments.
+        Exception: whatever the class or function raises.
+
+    Example:
+        >>> as_model(lambda: nn.Dense(4)).name
+        'Dense'
+    """
+    if isinstance(value, nn.Module):
+        return LinenModel(value)
+    if isinstance(value, nnx.Module):
+        return NnxModel(type(value).__name__, lambda key: value, made=True)
+    if not callable(value):
+        raise NoModelError(
+            f"needs to be a Flax module (Linen or NNX), its class, or a function that returns one, "
+            f"and is of type {type(value).__name__}."
+        )
+    return _from_factory(value)
+
+
+def _from_factory(factory: Callable[..., Any]) -> LinenModel | NnxModel:
+    asks_rngs = _asks_rngs(factory)
+
+    def make(key: jax.Array) -> Any:
+        return factory(rngs=nnx.Rngs(key)) if asks_rngs else factory()
+
+    made = []
+
+    def probe() -> None:
+        made.append(make(jax.random.key(0)))
+
+    nnx.eval_shape(probe)
+    if isinstance(made[0], nnx.Module):
+        return NnxModel(type(made[0]).__name__, make)
+    if isinstance(made[0], nn.Module):
+        # Made again outside of the trace, should it hold an array.
+        return LinenModel(make(jax.random.key(0)))
+    raise NoModelError(
+        f"needs to return a Flax module (Linen or NNX), and returns {type(made[0]).__name__}."
+    )
+
+
+def _asks_rngs(function: Any) -> bool:
+    """Whether a class or function takes ``rngs``; everything else must have a default."""
+    is_class = isinstance(function, type)
+    try:
+        # The metaclass of NNX hides the signature of the constructor.
+        signature = inspect.signature(function.__init__ if is_class else function)
+    except (TypeError, ValueError):
+        return False
+    parameters = list(signature.parameters.values())[1 if is_class else 0 :]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind not in variadic
+        and parameter.name != "rngs"
+    ]
+    if missing:
+        name = _name(function)
+        raise NoModelError(
+            f"needs arguments ({', '.join(missing)}), and is called without any. "
+            f"Name a function that makes the model, such as def model(): return {name}(...)."
+        )
+    return any(parameter.name == "rngs" for parameter in parameters)
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    flat = flatten("jaxinit.flax", tree)
+    return dict(zip(flat.paths, flat.leaves, strict=True))
+
+
+def _only(paths: Collection[str] | None, leaves: dict[str, Any]) -> dict[str, Any]:
+    return leaves if paths is None else {path: leaves[path] for path in paths}
+
+
+def _filled(leaf: Any) -> Any:
+    """An array of zeros for a shape; the model's own init does not look at its inputs."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    return leaf

@@ -1,0 +1,223 @@
+"""The initializers that a Linen module brings itself, as jaxinit values with declared laws.
+
+Each parameter is made by a function that the module hands to Flax. That function is one of ours, a
+closure of `jax.nn.initializers`, one of these inside a partitioning wrapper, or the wrapper with
+which DenseGeneral flattens the shape first; all of these are translated. A function that yields
+the same number everywhere, whatever the key, is a constant. Anything else stays unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxinit.flax._layers import Roles, Shape, dense_general_counts, flat_shape
+from jaxinit.flax._linen import layer_axes
+from jaxinit.flax._watch import Later, Made, Source, leaves_of, watch_init
+from jaxinit.initializers import (
+    Initializer,
+    Law,
+    constant,
+    from_jax,
+    ones,
+    reshaped,
+    stacked,
+    zeros,
+)
+from jaxinit.initializers._fans import Fans
+from jaxinit.initializers._variance import VarianceScaling
+
+# Above this many entries a function is not called to see whether it is constant.
+_MAX_CONSTANT = 2**16
+
+_PARTITIONING = tuple(
+    wrap(nn.initializers.zeros, ()).__code__
+    for wrap in (nn.with_partitioning, nn.with_logical_partitioning)
+)
+
+
+def own_initializers(
+    module: nn.Module, *inputs: Any, rngs: Any = None, **kwargs: Any
+) -> dict[str, Initializer | None]:
+    """What a Linen module itself would draw, leaf by leaf.
+
+    Each value, called with the shape of its leaf or used as a rule of a plan, has the law that
+    `module.init` gives that leaf, wrong fans included: where Flax hands its initializer a flattened
+    shape, so does the value here, and it keeps to it when a plan knows better axes.
+
+    Args:
+        module: the module, not bound.
+        *inputs: what the module is called with, as in `linen_tree`.
+        rngs: keys, as in `linen_tree`.
+        **kwargs: keyword arguments, as in `linen_tree`.
+
+    Returns:
+        A mapping from canonical path to initializer; None where it is unknown: functions that
+        are not of `jax.nn.initializers`, and parameters stored in another form than they are
+        used in.
+
+    Raises:
+        TypeError: when `module` is no Linen module.
+        ValueError: when the module cannot be traced with these inputs.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> own_initializers(nn.Dense(4), jax.ShapeDtypeStruct((1, 8), "float32"))
+        {'params/bias': zeros, 'params/kernel': lecun_normal()}
+    """
+    variables, seen = watch_init("own_initializers", module, inputs, rngs, kwargs, _read)
+    own: dict[str, Initializer | None] = {}
+    for path, leaf, names in leaves_of(variables):
+        stack = layer_axes(leaf.shape, seen.get(path), names)
+        read = None if stack is None else seen[path].read
+        own[path] = read and _stacked(read, stack or (), seen[path].shape, leaf.dtype)
+    return own
+
+
+def _stacked(
+    initializer: Initializer, stack: tuple[int, ...], layer: Shape, dtype: Any
+) -> Initializer:
+    constant = not initializer.random and initializer.law(layer, dtype).variance == 0
+    return initializer if constant or not stack else stacked(initializer, stack)
+
+
+def _read(made: Made) -> Initializer | Later | None:
+    """The initializer of one layer."""
+    if made.source.function is None or not made.name:
+        return None
+    drawn, function = made.shape, made.source.function
+    if _flattens(made):
+        drawn = _flat_shape(made)
+        function = getattr(made.module, f"{made.name}_init")
+    initializer = _translated(function)
+    if initializer is None:
+        return Later(functools.partial(_as_constant, made.source, made.shape))
+    try:
+        return _lasting(_as_jax_reads(initializer, drawn), drawn, made)
+    except (TypeError, ValueError):
+        return None  # no law for this shape or dtype: the model would fail or do otherwise
+
+
+def _translated(function: Any) -> Initializer | None:
+    while getattr(function, "__code__", None) in _PARTITIONING:
+        function = function.__wrapped__
+    try:
+        return from_jax(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _flattens(made: Made) -> bool:
+    """Whether the function is the wrapper inside DenseGeneral, which draws a flattened shape."""
+    layer = nn.DenseGeneral
+    wrapper = f"{layer.__qualname__}.__call__.<locals>.{made.name}_init_wrap"
+    function = made.source.function
+    place = (getattr(function, "__module__", None), getattr(function, "__qualname__", None))
+    return isinstance(made.module, layer) and place == (layer.__module__, wrapper)
+
+
+def _flat_shape(made: Made) -> Shape:
+    if made.name == "bias":
+        return (math.prod(made.shape),)
+    assert isinstance(made.module, nn.DenseGeneral)
+    return flat_shape(dense_general_counts(made.module, made.shape), made.shape)
+
+
+def _as_jax_reads(initializer: Initializer, shape: Shape) -> Initializer:
+    """Resolves an axis that is named twice, an error here, to the fans that JAX gives it.
+
+    Flax's default for embeddings is such a case: ``in_axis=-2`` and ``out_axis=0`` are the same
+    axis of a table, and either fan is then the size of the other one.
+    """
+    if not isinstance(initializer, VarianceScaling) or len(shape) != 2:
+        return initializer
+    axes = initializer.axes
+    doubled = {axis % 2 for axis in axes.in_axis} & {axis % 2 for axis in axes.out_axis}
+    if len(doubled) != 1 or axes.batch_axis:
+        return initializer
+    (twice,) = doubled
+    if initializer.mode == "fan_in":
+        return dataclasses.replace(initializer, in_axis=(-1 - twice,), out_axis=(twice - 2,))
+    other = float(shape[1 - twice])
+    return initializer.at_fans(Fans(other, other))
+
+
+def _lasting(initializer: Initializer, drawn: Shape, made: Made) -> Initializer:
+    """An initializer with the law that this one has in the shape it is drawn in.
+
+    It has that law in the shape of the parameter, and also after a plan has told it the true
+    axes of the kernel. The candidates are tried from plain to explicit.
+    """
+    target = initializer.law(drawn, made.dtype)
+    candidates = [initializer]
+    if made.roles is not None:
+        candidates.append(_with_roles(initializer, made.roles))
+    for candidate in candidates:
+        if drawn != made.shape and (target.parts or not candidate.elementwise):
+            break
+        if _keeps(candidate, target, made):
+            return candidate
+    return reshaped(initializer, drawn)
+
+
+def _keeps(initializer: Initializer, target: Law, made: Made) -> bool:
+    planned = initializer if made.roles is None else _with_roles(initializer, made.roles)
+    if not initializer.elementwise and planned != initializer:
+        return False
+    try:
+        return all(
+            _equal(value.law(made.shape, made.dtype), target) for value in (initializer, planned)
+        )
+    except ValueError:
+        return False
+
+
+def _with_roles(initializer: Initializer, roles: Roles) -> Initializer:
+    return initializer.with_axes(
+        roles.axes, groups=roles.groups, transposed_strides=roles.transposed_strides
+    )
+
+
+def _equal(one: Law, other: Law) -> bool:
+    # The kurtosis of a constant is NaN, which equals nothing.
+    same = (one.mean, one.variance, one.support, one.parts) == (
+        other.mean, other.variance, other.support, other.parts,
+    )  # fmt: skip
+    return same and (one.variance == 0 or one.kurtosis == other.kurtosis)
+
+
+def _as_constant(source: Source, shape: Shape) -> Initializer | None:
+    """The constant that a function yields whatever its key, if it does."""
+    function = source.function
+    if function is None or math.prod(shape) > _MAX_CONSTANT:
+        return None
+
+    def draw(*keys: Any) -> Any:
+        return nn.meta.unbox(function(*keys, *source.args, **source.kwargs))
+
+    try:
+        with jax.ensure_compile_time_eval():
+            keys = [jax.random.key(0)] if source.keyed else []
+            if _uses_inputs(jax.make_jaxpr(draw)(*keys).jaxpr):
+                return None
+            values = np.asarray(draw(*keys))
+    except Exception:  # the user's function, outside of the module it was made for
+        return None
+    if not values.size or (values != values.flat[0]).any():
+        return None
+    number = values.flat[0].item()
+    if number in (0, 1):
+        return ones if number else zeros
+    # The shortest decimal that rounds to the same value: 0.01, not 0.009999999776482582.
+    return constant(float(str(values.flat[0])) if values.dtype.kind == "f" else number)
+
+
+def _uses_inputs(jaxpr: Any) -> bool:
+    read = [value for equation in jaxpr.eqns for value in equation.invars] + list(jaxpr.outvars)
+    return any(value is given for given in jaxpr.invars for value in read)

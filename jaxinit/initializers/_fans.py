@@ -1,0 +1,215 @@
+"""Which axes of a kernel are contracted, produced and batched, and the fans that follow.
+
+``fan_in`` is the number of products that one output sums over, ``fan_out`` the number of outputs
+that one input feeds. Axes that are named by neither argument are the receptive field of a
+convolution and count for both, as in JAX. Beyond JAX: groups, the stride of a transposed
+convolution, and axes taken from an einsum equation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jaxinit.initializers._arguments import as_shape, position
+
+
+class Axes(NamedTuple):
+    """The roles of a kernel's axes, in the order in which every factory takes them.
+
+    Attributes:
+        in_axis: axes that the layer contracts over.
+        out_axis: axes that the layer produces.
+        batch_axis: axes along which the layer repeats independently (heads, experts, layers).
+
+    Example:
+        >>> from jaxinit.initializers import Axes, lecun_normal
+        >>> lecun_normal(*Axes(in_axis=(1,), out_axis=(2,), batch_axis=(0,))).fans((8, 32, 64))
+        Fans(fan_in=32.0, fan_out=64.0)
+    """
+
+    in_axis: tuple[int, ...] = (-2,)
+    out_axis: tuple[int, ...] = (-1,)
+    batch_axis: tuple[int, ...] = ()
+
+
+DEFAULT_AXES = Axes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fans:
+    """Connections per output (``fan_in``) and per input (``fan_out``)."""
+
+    fan_in: float
+    fan_out: float
+
+
+def as_axes(caller: str, in_axis: Any, out_axis: Any, batch_axis: Any) -> Axes:
+    """Normalises axis arguments to tuples of Python ints.
+
+    Raises:
+        TypeError: when an axis is neither an int nor a sequence of ints.
+        ValueError: when the same axis is written twice.
+    """
+    named = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
+    axes = Axes(*(axis_tuple(caller, name, value) for name, value in named.items()))
+    written = [axis for group in axes for axis in group]
+    if len(set(written)) != len(written):
+        raise ValueError(
+            f"{caller} needs every axis to have one role, got {_spell(axes)}. "
+            "Name each axis once, in in_axis, out_axis or batch_axis."
+        )
+    return axes
+
+
+def axis_tuple(caller: str, name: str, value: Any) -> tuple[int, ...]:
+    """An axis argument as a tuple of Python ints, or a ``TypeError`` that names it."""
+    try:
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+            return tuple(position(axis) for axis in value)
+        return (position(value),)
+    except TypeError:
+        raise TypeError(
+            f"{caller} needs {name} as an int or a sequence of ints, got {value!r}. "
+            "Axes are positions in the shape, for example -2 or (0, 1)."
+        ) from None
+
+
+def _spell(axes: Axes) -> str:
+    return ", ".join(f"{name}={value}" for name, value in axes._asdict().items())
+
+
+def compute_fans(
+    caller: str,
+    shape: Sequence[int],
+    axes: Axes = DEFAULT_AXES,
+    groups: int = 1,
+    transposed_strides: tuple[int, ...] = (),
+) -> Fans:
+    """Fans of a kernel.
+
+    Args:
+        caller: public name that errors start with.
+        shape: shape of the kernel.
+        axes: roles of its axes.
+        groups: feature groups of a convolution, whose kernel holds the inputs of one group and
+            the outputs of all: each input feeds ``out / groups`` outputs.
+        transposed_strides: strides of a transposed convolution. An output sums over one tap in
+            ``prod(strides)`` on average, so fan_in is divided by it.
+
+    Returns:
+        The fans, 0 when an axis that counts is empty.
+
+    Raises:
+        ValueError: when the rank leaves a fan undefined, an axis is out of range or has two
+            roles, or the groups do not divide the outputs.
+    """
+    shape = as_shape(caller, shape)
+    rank = len(shape)
+    roles = _resolve_axes(caller, shape, axes)
+    in_size, out_size = (math.prod(shape[axis] for axis in group) for group in roles[:2])
+    if groups > 1 and out_size % groups:
+        raise ValueError(
+            f"{caller} needs the {out_size} outputs of shape {tuple(shape)} to be a multiple of "
+            f"groups={groups}. Pass the groups of the convolution, its feature_group_count."
+        )
+    named = {axis for group in roles for axis in group}
+    field = math.prod(shape[axis] for axis in range(rank) if axis not in named)
+    if len(transposed_strides) > 1 and len(transposed_strides) != rank - len(named):
+        raise ValueError(
+            f"{caller} needs one stride per spatial axis, got transposed_strides="
+            f"{transposed_strides} for shape {tuple(shape)} with {rank - len(named)} spatial axes."
+        )
+    strides = transposed_strides or (1,)
+    if len(strides) == 1:
+        strides = strides * (rank - len(named))
+    return Fans(in_size * field / math.prod(strides), out_size * field / groups)
+
+
+def _resolve_axes(caller: str, shape: Sequence[int], axes: Axes) -> Axes:
+    rank = len(shape)
+    if axes == DEFAULT_AXES and rank < 2:
+        raise ValueError(
+            f"{caller} needs a shape with at least 2 axes, got {tuple(shape)}. A bias has no fan "
+            "of its own: use zeros, name its kernel with like_kernel(...), or pass in_axis and "
+            "out_axis."
+        )
+    resolved = []
+    for name, group in axes._asdict().items():
+        for axis in group:
+            if not -rank <= axis < rank:
+                raise ValueError(
+                    f"{caller} needs {name} inside the {rank} axes of shape {tuple(shape)}, got "
+                    f"{axis}. Use a position from {-rank} to {rank - 1}."
+                )
+        resolved.append(tuple(axis % rank for axis in group))
+    written = [axis for group in resolved for axis in group]
+    if len(set(written)) != len(written):
+        raise ValueError(
+            f"{caller} needs every axis of shape {tuple(shape)} to have one role, got "
+            f"{_spell(axes)}, which names an axis twice. Name each axis once."
+        )
+    return Axes(*resolved)
+
+
+def einsum_axes(equation: str, operand: int = 1) -> Axes:
+    """Roles of a kernel's axes, read from the einsum equation that applies it.
+
+    A label of the kernel that the output lacks is contracted; one that the output and another
+    operand share is a batch axis; one that only the output shares is produced.
+
+    Args:
+        equation: an explicit equation such as ``"btd,dhk->bthk"``; ``...`` is allowed in the
+            other operands and the output.
+        operand: which operand the kernel is, counted from 0.
+
+    Returns:
+        Axes to unpack into a factory: ``he_normal(*einsum_axes("btd,dhk->bthk"))``.
+
+    Raises:
+        TypeError: when the equation is no string or the operand no int.
+        ValueError: when the equation is implicit or malformed, or the kernel repeats a label or
+            holds an ellipsis.
+
+    Example:
+        >>> einsum_axes("btd,dhk->bthk")
+        Axes(in_axis=(0,), out_axis=(1, 2), batch_axis=())
+        >>> einsum_axes("ebd,edf->ebf")
+        Axes(in_axis=(1,), out_axis=(2,), batch_axis=(0,))
+    """
+    if not isinstance(equation, str):
+        raise TypeError(f"einsum_axes needs the equation as a string, got {equation!r}.")
+    left, arrow, output = equation.replace(" ", "").partition("->")
+    operands = left.split(",")
+    if not arrow:
+        raise ValueError(
+            f"einsum_axes needs an explicit equation with '->', got {equation!r}. "
+            "Write the output, for example 'btd,dhk->bthk'."
+        )
+    if isinstance(operand, bool) or not isinstance(operand, int):
+        raise TypeError(f"einsum_axes needs operand as an int, got {operand!r}.")
+    if not 0 <= operand < len(operands):
+        raise ValueError(
+            f"einsum_axes needs operand from 0 to {len(operands) - 1} for {equation!r}, "
+            f"got {operand}."
+        )
+    kernel = operands[operand]
+    if not kernel.isalpha() or len(set(kernel)) != len(kernel):
+        raise ValueError(
+            f"einsum_axes needs a kernel whose labels are letters, each once, got {kernel!r} "
+            f"in {equation!r}. Write every axis of the kernel with a letter of its own."
+        )
+    others = set("".join(operands[:operand] + operands[operand + 1 :]))
+    stray = {label for label in output.replace("...", "") if label not in others | set(kernel)}
+    if stray:
+        raise ValueError(
+            f"einsum_axes needs every output label to come from an operand, got "
+            f"{sorted(stray)} in {equation!r} from nowhere."
+        )
+    in_axis, out_axis, batch_axis = [], [], []
+    for axis, label in enumerate(kernel):
+        role = in_axis if label not in output else batch_axis if label in others else out_axis
+        role.append(axis)
+    return Axes(tuple(in_axis), tuple(out_axis), tuple(batch_axis))

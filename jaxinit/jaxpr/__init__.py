@@ -1,0 +1,1 @@
+"""Traced programs: equations, graphs of them, and the table of primitives."""

@@ -1,0 +1,1 @@
+"""Pictures of models: a reading as a graph, laid out and drawn."""

@@ -1,0 +1,128 @@
+"""Which arrays a call of ``plan.init`` draws over, after a look at whether it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.core import Tracer
+from jax.sharding import Sharding
+
+from jaxinit.planning._leaves import PlannedLeaf
+from jaxinit.planning._messages import listing
+from jaxinit.planning._paths import ParamSpec
+from jaxinit.planning._selection import misfits, planned_values
+
+
+def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str, jax.Array]:
+    """The arrays of ``donate`` by path, checked against the plan.
+
+    Args:
+        planned: the leaves of the plan by path.
+        donate: a tree of arrays, matched by canonical path; None gives none.
+
+    Raises:
+        TypeError: when a leaf is something else than an array of JAX.
+        ValueError: when a leaf is not in the plan, is deleted, or has another shape or dtype.
+    """
+    if donate is None:
+        return {}
+    donated: dict[str, jax.Array] = {}
+    for path, value in planned_values(planned, "donate", donate):
+        if isinstance(value, Tracer):
+            refuse_trace()
+        if isinstance(value, jax.Array):
+            donated[path] = value
+        elif not isinstance(value, jax.ShapeDtypeStruct | ParamSpec):
+            raise TypeError(
+                f"plan.init needs arrays of JAX in donate=, got {type(value).__name__} at "
+                f"{path!r}, whose memory is not JAX's to reuse. Convert it with jnp.asarray, or "
+                "leave donate= out."
+            )
+    if deleted := [repr(path) for path, value in donated.items() if value.is_deleted()]:
+        raise ValueError(
+            f"plan.init needs arrays in donate= that are still there, got deleted ones at "
+            f"{listing(deleted)}. They were donated before, perhaps to a training step: pass what "
+            "it returned."
+        )
+    if wrong := misfits(planned, donated):
+        raise ValueError(
+            f"plan.init needs arrays in donate= of the planned shape and dtype, got "
+            f"{listing(wrong)}. Only equal ones can be drawn over: leave donate= out, and delete "
+            "the old tree first."
+        )
+    return donated
+
+
+def committed_places(donated: Mapping[str, jax.Array]) -> dict[str, Sharding]:
+    """Where arrays insist on being, by path."""
+    return {path: array.sharding for path, array in donated.items() if array.committed}
+
+
+def refuse_trace() -> None:
+    """Raises: inside a trace nothing is there to be drawn over."""
+    raise ValueError(
+        "plan.init needs arrays that are there to draw over, got donate= inside a trace of JAX "
+        "(jax.jit, jax.vmap, jax.eval_shape). Leave it out there, and let the outer function "
+        "donate: jax.jit(function, donate_argnums=..., keep_unused=True)."
+    )
+
+
+def drawn_over(
+    wanted: Sequence[PlannedLeaf],
+    donated: Mapping[str, jax.Array],
+    untouched: Mapping[str, Any],
+) -> list[jax.Array]:
+    """The array that each drawn leaf takes the place of.
+
+    Args:
+        wanted: the leaves that are drawn.
+        donated: arrays by path, as `donated_values` returns them.
+        untouched: what is returned as it is, by path.
+
+    Raises:
+        ValueError: when a drawn leaf has no array, or shares one with another leaf.
+    """
+    if missing := [repr(leaf.path) for leaf in wanted if leaf.path not in donated]:
+        raise ValueError(
+            f"plan.init needs an array in donate= for every leaf that it draws, got none for "
+            f"{listing(missing)}. Add them, name the others in only=, or leave donate= out."
+        )
+    owners: dict[Any, str] = {}
+    for path, value in untouched.items():
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer):
+            owners.update(dict.fromkeys(_memory(value), path))
+    for leaf in wanted:
+        for place in _memory(donated[leaf.path]):
+            if place in owners:
+                _refuse_shared(leaf.path, owners[place], owners[place] in untouched)
+            owners[place] = leaf.path
+    return [donated[leaf.path] for leaf in wanted]
+
+
+def _refuse_shared(path: str, other: str, is_untouched: bool) -> None:
+    if is_untouched:
+        raise ValueError(
+            f"plan.init needs arrays in donate= that nothing else holds, got one for {path!r} that "
+            f"is to be returned untouched as {other!r}. Copy one of them with jnp.copy, or draw "
+            "both."
+        )
+    raise ValueError(
+        f"plan.init needs an array of its own in donate= for every leaf that it draws, got one for "
+        f"{other!r} and {path!r}. Copy one of them with jnp.copy, or leave donate= out."
+    )
+
+
+def _memory(array: jax.Array) -> Iterable[Any]:
+    """What tells the memory of an array from that of others: device and address of each shard."""
+    if array.nbytes == 0:
+        return []
+    shards = [array]
+    if len(array.sharding.device_set) > 1:
+        shards = [shard.data for shard in array.addressable_shards]
+    try:
+        return [(shard.device, shard.unsafe_buffer_pointer()) for shard in shards]
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        # Not every backend tells addresses. The same object is all that can be told apart then.
+        return [id(array)]

@@ -1,0 +1,216 @@
+"""One canonical string per leaf of any pytree, and what is known about the array behind it.
+
+The path of a leaf is made of the keys, indices and attribute names on the way to it, joined by
+``/``. A last attribute called ``value`` is left out, for there boxes (``flax.linen.Partitioned``)
+and variables (``flax.nnx.Param``) keep their array: so the Linen variables and the NNX state of one
+architecture have the same paths. Nothing is escaped; two leaves with one path are an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from jaxinit.initializers import Axes
+from jaxinit.initializers._arguments import as_shape
+from jaxinit.planning._messages import listing
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+    """A parameter that is not there yet: its shape, and the roles of its axes where known.
+
+    It is a leaf of a tree, as ``jax.ShapeDtypeStruct`` is, and can stand wherever that can.
+
+    Attributes:
+        shape: shape of the array.
+        dtype: dtype of the array.
+        sharding: where it shall live, None where nothing is said.
+        axes: which axes of one layer the model contracts, produces and batches; None when unknown,
+            and then the initializer's own axes hold.
+        stack_axes: axes along which independent layers are stacked (scanned or vmapped layers).
+            ``axes`` count within the shape that is left without them.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Example:
+        >>> ParamSpec((12, 64, 256), np.dtype("float32"), stack_axes=(0,)).layer_shape
+        (64, 256)
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    sharding: Any = None
+    axes: Axes | None = None
+    stack_axes: tuple[int, ...] = ()
+    groups: int = 1
+    transposed_strides: int | tuple[int, ...] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", as_shape("ParamSpec", self.shape))
+        object.__setattr__(self, "dtype", as_numeric_dtype("ParamSpec", self.dtype))
+        if self.axes is not None:
+            object.__setattr__(self, "axes", Axes(*self.axes))
+        if not isinstance(self.transposed_strides, int):
+            object.__setattr__(self, "transposed_strides", tuple(self.transposed_strides))
+        object.__setattr__(self, "stack_axes", _stack_axes(self.stack_axes, self.shape))
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Shape of one layer: the shape without the stacked axes."""
+        return tuple(n for axis, n in enumerate(self.shape) if axis not in self.stack_axes)
+
+
+class FlatTree(NamedTuple):
+    """A tree taken apart.
+
+    Attributes:
+        paths: canonical path of each leaf.
+        leaves: the leaves, in the same order.
+        treedef: what puts them together again.
+    """
+
+    paths: tuple[str, ...]
+    leaves: list[Any]
+    treedef: Any
+
+
+def canonical_path(entries: tuple[Any, ...]) -> str:
+    """The path of a leaf, from the entries of ``jax.tree_util.tree_flatten_with_path``.
+
+    Example:
+        >>> tree = {"dense": [{"kernel": 0}]}
+        >>> canonical_path(jax.tree_util.tree_flatten_with_path(tree)[0][0][0])
+        'dense/0/kernel'
+    """
+    if entries and entries[-1] == GetAttrKey("value"):
+        entries = entries[:-1]
+    return "/".join(map(_segment, entries))
+
+
+def _segment(entry: Any) -> str:
+    match entry:
+        case DictKey(key=key) | FlattenedIndexKey(key=key):
+            return str(key)
+        case SequenceKey(idx=index):
+            return str(index)
+        case GetAttrKey(name=name):
+            return str(name)
+    return str(entry)
+
+
+def flatten(caller: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> FlatTree:
+    """Takes a tree apart into canonical paths and leaves.
+
+    Args:
+        caller: public name that an error starts with.
+        tree: any pytree.
+        is_leaf: as in ``jax.tree.flatten``.
+
+    Raises:
+        ValueError: when two leaves have the same canonical path.
+    """
+    entries, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
+    paths = tuple(canonical_path(path) for path, _ in entries)
+    if len(set(paths)) < len(paths):
+        places: dict[str, list[str]] = {}
+        for path, (keys, _) in zip(paths, entries, strict=True):
+            places.setdefault(path, []).append(f"tree{jax.tree_util.keystr(keys)}")
+        clashes = [f"{p!r} is {' and '.join(k)}" for p, k in places.items() if len(k) > 1]
+        raise ValueError(
+            f"{caller} needs a canonical path of its own for every leaf, got the same for several: "
+            f"{listing(clashes, separator='; ')}. Rename one of each."
+        )
+    return FlatTree(paths, [leaf for _, leaf in entries], treedef)
+
+
+def spec_of(caller: str, path: str, leaf: Any) -> ParamSpec:
+    """What a leaf says about its array.
+
+    Args:
+        caller: public name that an error starts with.
+        path: canonical path, named in errors.
+        leaf: a ``ParamSpec``, ``jax.ShapeDtypeStruct``, or array.
+
+    Raises:
+        TypeError: when the leaf has no shape and dtype, or a dtype that holds no numbers.
+    """
+    if isinstance(leaf, ParamSpec):
+        return leaf
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        raise TypeError(
+            f"{caller} needs leaves with a shape and a dtype, got {leaf!r} of type "
+            f"{type(leaf).__name__} at {path!r}. Keep only the arrays, for example with "
+            "jax.eval_shape, equinox.filter(tree, equinox.is_array) or "
+            "nnx.state(model, nnx.Param)."
+        )
+    dtype = as_numeric_dtype(f"{caller}, at {path!r},", leaf.dtype)
+    if isinstance(leaf, np.ndarray | np.generic):
+        # As jnp.asarray would take it: numpy's default of 64 bits says nothing about intent.
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    return ParamSpec(tuple(leaf.shape), dtype, _sharding_of(leaf))
+
+
+def as_numeric_dtype(caller: str, dtype: Any) -> np.dtype:
+    """A dtype of numbers or booleans; keys, objects and the like are refused."""
+    try:
+        kinds = (jnp.number, jnp.bool_)
+        numeric = dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    except TypeError:
+        numeric = False
+    if not numeric:
+        raise TypeError(
+            f"{caller} needs a numeric dtype, got {dtype}. Random keys and other state are no "
+            "parameters: filter them out, for example with nnx.state(model, nnx.Param)."
+        )
+    return np.dtype(jnp.dtype(dtype))
+
+
+def _sharding_of(leaf: Any) -> Any:
+    if isinstance(leaf, Tracer | np.ndarray | np.generic):
+        return None
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(leaf, jax.Array):
+        # Where a concrete array happens to be is no wish, unless somebody laid it over a mesh.
+        return sharding if isinstance(sharding, NamedSharding) else None
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
+        # What jax.eval_shape says of every array under jax.set_mesh is no wish either.
+        return None if sharding.is_fully_replicated else sharding
+    return sharding
+
+
+def _stack_axes(stack_axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        axes = tuple(int(axis) for axis in stack_axes)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"ParamSpec needs stack_axes as a sequence of ints, got {stack_axes!r}. "
+            "Pass for example (0,)."
+        ) from None
+    if any(not -len(shape) <= axis < len(shape) for axis in axes):
+        raise ValueError(
+            f"ParamSpec needs stack_axes within the {len(shape)} axes of shape {shape}, got {axes}."
+        )
+    axes = tuple(sorted(axis % len(shape) for axis in axes))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"ParamSpec needs every stacked axis once, got {axes} for shape {shape}.")
+    return axes

@@ -1,0 +1,186 @@
+"""What `jaxinit report` does: shapes a model, plans it, draws it, measures it, says what it saw.
+
+Nothing is printed here; the result is a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+import jaxinit
+from jaxinit import checks
+from jaxinit.planning import ParamSpec, Plan
+from jaxinit.report._assemble import Assembled, Specs, assemble
+from jaxinit.report._errors import Unusable, as_unusable
+from jaxinit.report._findings import find, matched_paths
+from jaxinit.report._inputs import parse_dtype, types_of
+from jaxinit.report._kinds import gather_kinds
+from jaxinit.report._open_model import Opened, opened_model
+from jaxinit.report._records import Environment, Read, Report, Request, Timing, Total
+from jaxinit.report._rules import Pairs, opened_rules
+from jaxinit.report._terminal import Watch
+from jaxinit.report._understand import Understood, joined, understand
+
+# Timings that nobody asked for are left out above this many parameters, and when the first draw
+# took longer than these seconds.
+_COMPARED = 500_000_000
+_REPEATED_SECONDS = 5.0
+
+
+def collect(request: Request, watch: Watch) -> Report:
+    """Makes a report.
+
+    Args:
+        request: what was asked for.
+        watch: told what is being done.
+
+    Raises:
+        Unusable: when something that was given cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        with as_unusable():
+            dtype = None if request.dtype is None else parse_dtype(request.dtype)
+        if dtype is not None and not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+            raise Unusable(f"--dtype needs a floating-point dtype, got {dtype}.")
+        stack.enter_context(types_of(dtype))
+        watch("importing", 0, 0)
+        opened = stack.enter_context(opened_model(request.target, request.inputs))
+        rules = None
+        if request.rules is not None:
+            rules = stack.enter_context(opened_rules(request.rules))
+        return _Work(request, opened, watch).report(rules, dtype)
+
+
+class _Work:
+    """One report in the making: the stages, and how long each took."""
+
+    def __init__(self, request: Request, opened: Opened, watch: Watch) -> None:
+        self.request, self.opened, self.watch = request, opened, watch
+        self.model = opened.model
+        self.key = jax.random.key(request.seed)
+        self.timings: list[Timing] = []
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        self.watch(stage, 0, 0)
+        start = time.perf_counter()
+        yield
+        self.timings.append(Timing(stage, time.perf_counter() - start))
+
+    def report(self, rules: Pairs | Plan | None, dtype: Any) -> Report:
+        specs, assembled = self.plan(rules, dtype)
+        with as_unusable():
+            allowed = matched_paths(self.request.allow, specs)
+        with self.timed("draw, first time (compiles)"):
+            values = self.draw(assembled, "draw")
+        is_quick = self.timings[-1].seconds < _REPEATED_SECONDS
+        with self.timed("measure and check"):
+            measured = checks.measure(values)
+            checked = find(assembled, values, measured, allowed)
+        with self.timed("read and advise"):
+            understood = understand(self.opened, specs, assembled, values, measured)
+        shapes = {path: ParamSpec(value.shape, value.dtype) for path, value in values.items()}
+        del values  # one copy of the model at a time
+        if is_quick:
+            with self.timed("draw, second time"):
+                self.draw(assembled, "draw again")
+        parameters = _total(shapes[path] for path in specs if self.model.is_parameter(path))
+        own_measured = self.compare(is_quick and parameters.entries < _COMPARED)
+        return Report(
+            model=self.model.name,
+            framework=self.model.kind,
+            target=self.opened.target,
+            inputs=self.opened.inputs,
+            rules=self.request.rules,
+            seed=self.request.seed,
+            environment=environment(),
+            parameters=parameters,
+            others=_total(shapes[path] for path in specs if not self.model.is_parameter(path)),
+            kinds=gather_kinds(
+                assembled,
+                specs,
+                shapes,
+                measured,
+                own_measured,
+                self.model.is_parameter,
+                understood,
+            ),
+            timings=tuple(self.timings),
+            no_reading=understood.why_not,
+            reading=_read(understood),
+            advice=_advice(understood),
+            findings=joined(checked, understood),
+        )
+
+    def plan(self, rules: Pairs | Plan | None, dtype: Any) -> tuple[Specs, Assembled]:
+        """The shapes of the model, and who draws each leaf."""
+        with as_unusable("TARGET: ", self.opened.source):
+            with self.timed("shape"):
+                specs = self.model.shapes()
+            if not specs:
+                raise ValueError(f"{self.opened.target} has no parameters to initialize.")
+            with self.timed("read own initializers"):
+                own = self.model.own_initializers()
+        with as_unusable("--rules: " if rules is not None else ""), self.timed("plan"):
+            return specs, assemble(specs, own, rules, self.model.is_parameter, dtype)
+
+    def draw(self, assembled: Assembled, stage: str) -> dict[str, jax.Array]:
+        """All leaves: planned ones from the plan, the rest from the model itself."""
+
+        def progress(done: int, total: int, done_bytes: int, total_bytes: int) -> None:
+            del done, total
+            self.watch(stage, done_bytes, total_bytes)
+
+        values = dict(assembled.plan.init(self.key, progress=progress))
+        if assembled.unknown:
+            self.watch("the model draws", 0, 0)
+            values |= self.model.draw(self.key, assembled.unknown)
+        return jax.block_until_ready(values)
+
+    def compare(self, by_default: bool) -> dict[str, checks.Measured]:
+        """Times the model's own init as a user would call it, and measures it under rules."""
+        if not (by_default if self.request.compare is None else self.request.compare):
+            return {}
+        with self.timed("the model's own jitted init, first time"):
+            values = jax.block_until_ready(self.model.draw(self.key))
+        return {} if self.request.rules is None else checks.measure(values)
+
+
+def _read(understood: Understood) -> tuple[Read, ...] | None:
+    if understood.reading is None:
+        return None
+    return tuple(Read(p.path, p.role, p.fan_in, p.fan_out) for p in understood.reading)
+
+
+def _advice(understood: Understood) -> dict[str, Any] | None:
+    if understood.advice is None:
+        return None
+    said = understood.advice.to_json()
+    return {name: said[name] for name in ("goal", "prescriptions")}
+
+
+def _total(shapes: Iterable[ParamSpec]) -> Total:
+    shapes = list(shapes)
+    return Total(len(shapes), sum(s.size for s in shapes), sum(s.nbytes for s in shapes))
+
+
+def environment() -> Environment:
+    """Versions and device that a report is made with."""
+    devices = jax.devices()
+    names = dict.fromkeys([devices[0].platform, devices[0].device_kind])
+    return Environment(
+        jaxinit=jaxinit.__version__,
+        jax=jax.__version__,
+        flax=importlib.metadata.version("flax"),
+        python=platform.python_version(),
+        device=f"{len(devices)} x {' '.join(names)}",
+        cores=os.cpu_count() or 0,
+    )

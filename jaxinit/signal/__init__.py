@@ -1,0 +1,9 @@
+"""How large every signal and gradient of a model will be, before anything is drawn.
+
+`predict` carries the laws of the parameters through the traced model: a mean and a second moment
+for every value, forward and backward; with ``measure=True`` what arrays show stands beside it.
+"""
+
+from jaxinit.signal._predict import MapMoments as MapMoments
+from jaxinit.signal._predict import Prediction as Prediction
+from jaxinit.signal._predict import predict as predict

@@ -1,27 +1,31 @@
 """A traced function as a graph of equations: calls opened, dead code dropped, loops with bodies.
 
 Every value of the whole program, inside loops and branches too, has one number. `trace` makes the
-graph; `straighten` lays the bodies of loops and branches out in line, each once, for analyses that
-ask what meets what and not how often.
+graph of a function, `graph_of` that of a jaxpr. `straighten` lays the bodies of loops and branches
+out in line, each once, for analyses that ask what meets what and not how often. `Neighbours` knows
+who makes and who reads every value.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.extend.core as jex
 
 from jaxinit.jaxpr._equations import constants_of, live_equations, opened, scan_of
 
+V = TypeVar("V")
+
 # A value by its number, or a `jax.extend.core.Literal`.
 Atom: TypeAlias = Any
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+_WITH_BODIES = ("scan", "cond", "while")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class Graph:
     """A program, or the body of a loop or branch.
 
@@ -35,12 +39,18 @@ class Graph:
 
     inputs: tuple[int, ...]
     constants: Mapping[int, Any]
-    nodes: tuple[Node, ...]
+    nodes: Sequence[Node]
     outputs: tuple[Atom, ...]
     avals: Sequence[Any]
 
+    def aval(self, atom: Atom) -> Any:
+        """Shape and dtype of a value or a literal."""
+        return self.avals[atom] if isinstance(atom, int) else atom.aval
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+
+# Not frozen: an init function of ten thousand layers has a hundred thousand nodes, and a frozen
+# dataclass takes three times as long to make.
+@dataclasses.dataclass(slots=True, eq=False)
 class Node:
     """One equation.
 
@@ -50,18 +60,19 @@ class Node:
             of the leading axis that a scan walks along), ``stack`` (results of all rounds along a
             new leading axis), ``merge`` (results of alternative branches, or of a loop that may not
             run).
-        params: its parameters; of a scan ``length``, ``constants`` and ``carries``, of a while loop
-            ``condition_constants`` and ``body_constants``.
+        params: its parameters; of a scan with a body ``length``, ``constants``, ``carries``,
+            ``reverse`` and ``unroll``, of a while loop with bodies ``condition_constants`` and
+            ``body_constants``.
         inputs: what it reads.
         outputs: numbers of the values it makes.
         bodies: of a ``scan`` one; of a ``while`` its condition and its body; of a ``cond`` its
             branches. Inputs and outputs of a scan's body are aligned with those of the node, those
-            of a branch with all inputs but the first.
+            of a branch with all inputs but the first. Empty where the graph keeps the loop whole.
         calls: names of the functions it was called through, outermost first, such as
             ``("silu", "logistic")``.
-        custom: whether one of them has a gradient of its own, as `jax.custom_vjp` gives it.
         times: how often it runs in one pass; None where data decide.
         equation: the equation it was made from; None for the nodes that `straighten` adds.
+        custom: whether one of the calls has a gradient of its own, as `jax.custom_vjp` gives it.
     """
 
     primitive: str
@@ -87,11 +98,35 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Grap
         The graph, whose inputs are the flattened arguments, and the tree of shapes that comes out.
     """
     jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args, **kwargs)
-    return _Builder().graph(jaxpr, (), 1), shapes
+    return graph_of(jaxpr), shapes
+
+
+def graph_of(
+    jaxpr: Any,
+    *,
+    opens: Callable[[Any], Any | None] = opened,
+    has_bodies: Callable[[Any], bool] = lambda equation: True,
+) -> Graph:
+    """The graph of a jaxpr: what its results need, calls opened.
+
+    Args:
+        jaxpr: open or closed.
+        opens: from an equation to the jaxpr that it calls, whose equations then stand in its place;
+            None keeps the equation.
+        has_bodies: whether a scan, a while loop or a cond becomes a node with bodies; elsewhere it
+            stays an equation like any other.
+
+    Returns:
+        The graph. Its arguments and results are those of the jaxpr.
+    """
+    return _Builder(opens, has_bodies).graph(jaxpr, (), 1)
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(
+        self, opens: Callable[[Any], Any | None], has_bodies: Callable[[Any], bool]
+    ) -> None:
+        self.opens, self.has_bodies = opens, has_bodies
         self.avals: list[Any] = []
 
     def new(self, aval: Any) -> int:
@@ -100,45 +135,46 @@ class _Builder:
 
     def graph(self, jaxpr: Any, calls: tuple[str, ...], times: int | None) -> Graph:
         inputs = tuple(self.new(variable.aval) for variable in jaxpr.invars)
-        constants: dict[int, Any] = {}
-        nodes: list[Node] = []
-        wanted = [True] * len(jaxpr.outvars)
-        outputs = self._add(jaxpr, inputs, wanted, calls, times, constants, nodes)
-        return Graph(inputs, constants, tuple(nodes), tuple(outputs), self.avals)
+        made = Graph(inputs, {}, [], (), self.avals)
+        made.outputs = tuple(
+            self._add(made, jaxpr, inputs, [True] * len(jaxpr.outvars), calls, times)
+        )
+        return made
 
     def _add(
         self,
+        graph: Any,
         jaxpr: Any,
         operands: Sequence[Atom],
         wanted: Sequence[bool],
         calls: tuple[str, ...],
         times: int | None,
-        constants: dict[int, Any],
-        nodes: list[Node],
     ) -> list[Atom]:
+        """Appends the live equations of a jaxpr; returns what stands for its wanted results."""
         numbers: dict[Any, Atom] = dict(zip(jaxpr.invars, operands, strict=True))
         for variable, value in constants_of(jaxpr):
             numbers[variable] = number = self.new(variable.aval)
-            constants[number] = value
+            graph.constants[number] = value
 
         def read(atom: Any) -> Atom:
             return atom if isinstance(atom, jex.Literal) else numbers[atom]
 
         for equation, used in live_equations(jaxpr, wanted):
-            inputs = tuple(read(atom) for atom in equation.invars)
-            inner = opened(equation)
+            inputs = tuple([read(atom) for atom in equation.invars])
+            inner = self.opens(equation)
             if inner is not None:
                 within = (*calls, name) if (name := _name_of(equation)) else calls
-                start = len(nodes)
-                results = self._add(inner, inputs, used, within, times, constants, nodes)
+                start = len(graph.nodes)
+                results = self._add(graph, inner, inputs, used, within, times)
                 if equation.primitive.name in _CUSTOM:
-                    nodes[start:] = [dataclasses.replace(n, custom=True) for n in nodes[start:]]
+                    for node in graph.nodes[start:]:
+                        node.custom = True
                 pairs = zip(equation.outvars, results, strict=True)
                 numbers.update((variable, atom) for variable, atom in pairs if atom is not None)
                 continue
-            outputs = tuple(self.new(variable.aval) for variable in equation.outvars)
+            outputs = tuple([self.new(variable.aval) for variable in equation.outvars])
             numbers.update(zip(equation.outvars, outputs, strict=True))
-            nodes.append(self._node(equation, inputs, outputs, calls, times))
+            graph.nodes.append(self._node(equation, inputs, outputs, calls, times))
         return [
             read(atom) if want else None for atom, want in zip(jaxpr.outvars, wanted, strict=True)
         ]
@@ -153,28 +189,58 @@ class _Builder:
     ) -> Node:
         name, params = equation.primitive.name, equation.params
         bodies: tuple[Graph, ...] = ()
-        if name == "scan":
-            length = params["length"]
-            division = scan_of(equation)
-            params = {"length": length, **division._asdict(), "reverse": params["reverse"]}
-            rounds = None if times is None else times * length
-            bodies = (self.graph(equation.params["jaxpr"], calls, rounds),)
-        elif name == "cond":
-            bodies = tuple(self.graph(branch, calls, None) for branch in params["branches"])
-        elif name == "while":
-            both = (params["cond_jaxpr"], params["body_jaxpr"])
-            bodies = tuple(self.graph(jaxpr, calls, None) for jaxpr in both)
-            params = {
-                "condition_constants": params["cond_nconsts"],
-                "body_constants": params["body_nconsts"],
-            }
+        if name in _WITH_BODIES and self.has_bodies(equation):
+            if name == "scan":
+                length = params["length"]
+                rounds = None if times is None else times * length
+                bodies = (self.graph(params["jaxpr"], calls, rounds),)
+                kept = {key: params[key] for key in ("length", "reverse", "unroll")}
+                params = {**kept, **scan_of(equation)._asdict()}
+            elif name == "cond":
+                bodies = tuple(self.graph(branch, calls, None) for branch in params["branches"])
+            else:
+                both = (params["cond_jaxpr"], params["body_jaxpr"])
+                bodies = tuple(self.graph(jaxpr, calls, None) for jaxpr in both)
+                params = {
+                    "condition_constants": params["cond_nconsts"],
+                    "body_constants": params["body_nconsts"],
+                }
         return Node(name, params, inputs, outputs, bodies, calls, times, equation)
 
 
 def _name_of(equation: Any) -> str:
     """What a call is a call of; empty where that is not said."""
-    params = equation.params
-    return str(params.get("name") or "")
+    return str(equation.params.get("name") or "")
+
+
+class ScanOperands(NamedTuple):
+    """What a scan reads: the same in every round, carried from round to round, walked along."""
+
+    constants: Sequence[Any]
+    carries: Sequence[Any]
+    scanned: Sequence[Any]
+
+
+def scan_operands(node: Node, operands: Sequence[V]) -> ScanOperands:
+    """Divides what belongs to the inputs of a ``scan`` with a body."""
+    first = node.params["constants"]
+    second = first + node.params["carries"]
+    return ScanOperands(operands[:first], operands[first:second], operands[second:])
+
+
+class WhileOperands(NamedTuple):
+    """What a while loop reads: constants of its condition and of its body, and what it carries."""
+
+    of_condition: Sequence[Any]
+    of_body: Sequence[Any]
+    carries: Sequence[Any]
+
+
+def while_operands(node: Node, operands: Sequence[V]) -> WhileOperands:
+    """Divides what belongs to the inputs of a ``while`` with bodies."""
+    first = node.params["condition_constants"]
+    second = first + node.params["body_constants"]
+    return WhileOperands(operands[:first], operands[first:second], operands[second:])
 
 
 def straighten(graph: Graph) -> Iterator[Node]:
@@ -202,39 +268,88 @@ def _move(name: str, inputs: Sequence[Atom], output: int, node: Node) -> Node:
 
 def _straighten_scan(node: Node) -> Iterator[Node]:
     (body,) = node.bodies
-    constants, carries = node.params["constants"], node.params["carries"]
-    for index, (outside, inside) in enumerate(zip(node.inputs, body.inputs, strict=True)):
-        if index < constants:
-            yield _move("enter", [outside], inside, node)
-        elif index < constants + carries:
-            yield _move("enter", [outside, body.outputs[index - constants]], inside, node)
-        else:
-            yield _move("take", [outside], inside, node)
+    outside, inside = scan_operands(node, node.inputs), scan_operands(node, body.inputs)
+    count = len(inside.carries)
+    for source, target in zip(outside.constants, inside.constants, strict=True):
+        yield _move("enter", [source], target, node)
+    for source, back, target in zip(
+        outside.carries, body.outputs[:count], inside.carries, strict=True
+    ):
+        yield _move("enter", [source, back], target, node)
+    for source, target in zip(outside.scanned, inside.scanned, strict=True):
+        yield _move("take", [source], target, node)
     yield from straighten(body)
-    for index, (inside, outside) in enumerate(zip(body.outputs, node.outputs, strict=True)):
-        yield _move("enter" if index < carries else "stack", [inside], outside, node)
+    for index, (source, target) in enumerate(zip(body.outputs, node.outputs, strict=True)):
+        yield _move("enter" if index < count else "stack", [source], target, node)
 
 
 def _straighten_cond(node: Node) -> Iterator[Node]:
     for branch in node.bodies:
-        for outside, inside in zip(node.inputs[1:], branch.inputs, strict=True):
-            yield _move("enter", [outside], inside, node)
+        for source, target in zip(node.inputs[1:], branch.inputs, strict=True):
+            yield _move("enter", [source], target, node)
         yield from straighten(branch)
-    for index, outside in enumerate(node.outputs):
-        yield _move("merge", [branch.outputs[index] for branch in node.bodies], outside, node)
+    for index, target in enumerate(node.outputs):
+        yield _move("merge", [branch.outputs[index] for branch in node.bodies], target, node)
 
 
 def _straighten_while(node: Node) -> Iterator[Node]:
     condition, body = node.bodies
-    first = node.params["condition_constants"]
-    second = first + node.params["body_constants"]
-    carried = node.inputs[second:]
-    for graph, constants in ((condition, node.inputs[:first]), (body, node.inputs[first:second])):
+    of_condition, of_body, carries = while_operands(node, node.inputs)
+    for graph, constants in ((condition, of_condition), (body, of_body)):
         count = len(constants)
-        for outside, inside in zip(constants, graph.inputs[:count], strict=True):
-            yield _move("enter", [outside], inside, node)
-        for outside, back, inside in zip(carried, body.outputs, graph.inputs[count:], strict=True):
-            yield _move("enter", [outside, back], inside, node)
+        for source, target in zip(constants, graph.inputs[:count], strict=True):
+            yield _move("enter", [source], target, node)
+        for source, back, target in zip(carries, body.outputs, graph.inputs[count:], strict=True):
+            yield _move("enter", [source, back], target, node)
         yield from straighten(graph)
-    for outside, inside, result in zip(carried, body.outputs, node.outputs, strict=True):
-        yield _move("merge", [outside, inside], result, node)
+    for source, back, target in zip(carries, body.outputs, node.outputs, strict=True):
+        yield _move("merge", [source, back], target, node)
+
+
+class Neighbours:
+    """Who makes and who reads every value of some nodes.
+
+    Args:
+        nodes: those of a graph, or of a graph that was straightened.
+
+    Attributes:
+        nodes: the same.
+        makers: the node that makes each value, by number.
+        readers: the nodes that read each value, in order, by number.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self.nodes = tuple(nodes)
+        self.makers: dict[int, Node] = {}
+        self.readers: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            self.makers.update(dict.fromkeys(node.outputs, node))
+            for atom in node.inputs:
+                if isinstance(atom, int):
+                    self.readers.setdefault(atom, []).append(node)
+
+    def before(self, values: Iterable[int], passes: Callable[[Node], bool]) -> set[int]:
+        """Values that some are made of by nodes that pass, themselves included."""
+        pending = list(values)
+        seen = set(pending)
+        while pending:
+            node = self.makers.get(pending.pop())
+            if node is not None and passes(node):
+                fresh = [atom for atom in node.inputs if isinstance(atom, int) and atom not in seen]
+                seen.update(fresh)
+                pending.extend(fresh)
+        return seen
+
+    def after(self, value: int, passes: Callable[[Node], bool]) -> Iterator[Node]:
+        """Nodes that are reached from a value, nearest first, through nodes that pass.
+
+        A node that reads several values on the way comes once for each.
+        """
+        pending, seen = [value], {value}
+        for number in pending:
+            for node in self.readers.get(number, ()):
+                yield node
+                if passes(node):
+                    fresh = [made for made in node.outputs if made not in seen]
+                    seen.update(fresh)
+                    pending.extend(fresh)

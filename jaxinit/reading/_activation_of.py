@@ -15,8 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr import _primitives as primitives
+from jaxinit.jaxpr import on_numpy, single_number
 from jaxinit.jaxpr._graph import Node
+from jaxinit.reading import _primitives as primitives
 from jaxinit.reading._families import Families, State
 from jaxinit.reading._records import Activation
 
@@ -56,7 +57,7 @@ class Program:
         """Values at `x` in float64, with NumPy; None where a primitive has no counterpart."""
 
         def bind(node: Node, operands: list[Any]) -> Any:
-            return primitives.evaluate(node.primitive, node.params, operands)
+            return on_numpy(node.primitive, node.params, operands)
 
         return self._run(x, bind)
 
@@ -175,9 +176,7 @@ def cut(state: State, found: Families) -> Program | None:
             known = found.states.get(atom) if isinstance(atom, int) else None
             if known is None:
                 number = (
-                    found.constants.get(atom)
-                    if isinstance(atom, int)
-                    else primitives.uniform(atom.val)
+                    found.constants.get(atom) if isinstance(atom, int) else single_number(atom.val)
                 )
                 if number is None:
                     return None

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxinit.jaxpr import on_numpy as evaluate
+from jaxinit.jaxpr import single_number as uniform
 from jaxinit.jaxpr._equations import is_key
 from jaxinit.jaxpr._graph import Graph, Node, straighten
-from jaxinit.jaxpr._primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES, evaluate, uniform
 from jaxinit.reading import _families as f
 from jaxinit.reading._axes import (
     default_features,
@@ -26,6 +27,7 @@ from jaxinit.reading._axes import (
 from jaxinit.reading._bypass import Bypass, bypass_of
 from jaxinit.reading._families import Families, Kind, Origin, State
 from jaxinit.reading._meeting import meet
+from jaxinit.reading._primitives import CONTRACTIONS, CUTS, ELEMENTWISE, MOVES
 
 _LOOPS = ("enter", "take", "stack", "merge")
 

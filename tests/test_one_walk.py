@@ -1,0 +1,146 @@
+"""One graph builder, one interpreter, one table of primitives: read from the source; and what it buys.
+
+Whoever teaches the house a primitive writes a row and, where no rule of its class will do, a rule in
+one room. A test here does that with a toy primitive; another lists who knows what.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters import mlir
+
+import jaxinit
+from jaxinit import initializers as init
+from jaxinit.jaxpr import TABLE, Bits, Class, Primitive, Rules, register, straighten, trace
+
+PACKAGE = Path(jaxinit.__file__).parent
+OUTSIDE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "jaxpr"]
+# What compares programs or asks what is inside an equation, and walks no values through it.
+COMPARE = {"engine"}
+MOST_NAMES = 6
+
+
+def each_outside(test):
+    """Runs a test once for every file of the package that is not in the room of traced programs."""
+    name = [path.relative_to(PACKAGE).as_posix() for path in OUTSIDE]
+    return pytest.mark.parametrize("path", OUTSIDE, ids=name)(test)
+
+
+def tables_of_primitives(tree: ast.AST) -> Iterator[tuple[int, list[str]]]:
+    """Line and names of every literal that lists many primitives: sets, tuples, dicts, split text."""
+    for node in ast.walk(tree):
+        texts: list[ast.expr | None] = []
+        if isinstance(node, ast.Set | ast.Tuple | ast.List):
+            texts = list(node.elts)
+        elif isinstance(node, ast.Dict):
+            texts = list(node.keys)
+        names = [n.value for n in texts if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = node.value.split()
+            # Prose has words that are primitives too, but also words that are not.
+            names = words if all(re.fullmatch(r"[a-z][a-z0-9_-]*", w) for w in words) else []
+        known = [name for name in names if name in TABLE]
+        if len(known) >= MOST_NAMES:
+            yield node.lineno, known
+
+
+def test_the_reader_sees_tables():
+    written = [
+        'A = frozenset({"add", "sub", "mul", "div", "exp", "log"})',
+        'A = {"add": 1, "sub": 2, "mul": 3, "div": 4, "exp": 5, "log": 6}',
+        'A = "add sub mul div exp log".split()',
+    ]
+    assert all(list(tables_of_primitives(ast.parse(line))) for line in written)
+    assert not list(tables_of_primitives(ast.parse('rules("add", "sub", "mul", "div", "exp")')))
+
+
+@each_outside
+def test_there_is_one_table_of_primitives(path):
+    found = list(tables_of_primitives(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not found, f"{path.name}: ask the table in jaxinit/jaxpr/_primitives.py: {found}"
+
+
+@each_outside
+def test_there_is_one_graph_builder_and_one_interpreter(path):
+    """Nobody else goes through equations, nor divides the operands of a loop."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    walked = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("eqns", "invars")
+    ]
+    assert not walked or path.parent.name in COMPARE, f"{path.name}: equations at {walked}"
+    divided = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and node.value in ("cond_nconsts", "body_nconsts", "condition_constants", "num_consts")
+    ]
+    assert not divided, f"{path.name}: operands of loops divided at {divided}"
+
+
+def rules_of_all_rooms() -> dict[str, Rules]:
+    """Every collection of rules in the package, by the name of its analysis."""
+    import gc
+
+    found = [one for one in gc.get_objects() if isinstance(one, Rules)]
+    return {rules.analysis: rules for rules in found if rules.analysis not in ("test", "example")}
+
+
+def forward_primitives() -> list[str]:
+    """Primitives that a forward pass may hold: all of the table but loops, calls and devices."""
+    return sorted(n for n, row in TABLE.items() if row.kind not in (Class.CALLS, Class.OTHER))
+
+
+@pytest.mark.parametrize("analysis", ["reading", "signal"])
+def test_every_elementwise_primitive_is_known_to_every_analysis_of_models(analysis):
+    rules = rules_of_all_rooms()[analysis]
+    unknown = [n for n in forward_primitives() if n not in rules]
+    elementwise = [n for n in unknown if TABLE[n].kind == Class.ELEMENTWISE]
+    assert not elementwise
+    print(f"{analysis} knows no rule for: {', '.join(unknown)}")
+
+
+def _toy(x):
+    return toy.bind(x)
+
+
+toy = jex.Primitive("toy")
+toy.def_abstract_eval(lambda x: jax.core.ShapedArray(x.shape, x.dtype))
+toy.def_impl(lambda x: jnp.tanh(x) + 0 * x)
+mlir.register_lowering(toy, mlir.lower_fun(lambda x: jnp.tanh(x), multiple_results=False))
+
+
+def test_a_toy_primitive_is_taught_to_all_rooms(monkeypatch):
+    """A row is all: the reading names it, the signal predicts it, the engine cuts beside it."""
+    jax.interpreters.ad.defjvp(toy, lambda g, x: g * (1 - jnp.tanh(x) ** 2))
+    monkeypatch.setitem(TABLE, "toy", TABLE["tanh"])  # taken back at the end
+    register(Primitive("toy", Class.ELEMENTWISE, Bits.ENTRYWISE, np.tanh, keeps_zeros=True))
+
+    def model(params, x):
+        return _toy(x @ params["w"]) @ params["out"]
+
+    shapes = {"w": jnp.zeros((64, 256)), "out": jnp.zeros((256, 8))}
+    reading = jaxinit.read(model, shapes, jnp.zeros((32, 64)))
+    assert reading["w"].uses[0].after.activation.name == "tanh"
+    plan = jaxinit.plan(shapes, [("*", init.lecun_normal())])
+    prediction = jaxinit.predict(reading, plan, measure=True, draws=4)
+    assert all(layer.holds(1.2) for layer in prediction.layers)
+    assert abs(prediction.layers[1].forward[0] - 0.39429449) < 1e-4  # E tanh(z)^2
+
+    def make(key):
+        return [_toy(jax.random.normal(k, (8, 8))) for k in jax.random.split(key, 3)]
+
+    drawn, wanted = (f(jax.random.key(0)) for f in (jaxinit.jit_init(make), jax.jit(make)))
+    assert all((one == other).all() for one, other in zip(drawn, wanted, strict=True))
+    assert not jaxinit.jit_init(make).explain(jax.random.key(0)).fallbacks
+    assert "toy" in {node.primitive for node in straighten(trace(make, jax.random.key(0))[0])}

@@ -13,9 +13,7 @@ import numpy as np
 
 from jaxinit.checks._measuring import Measured, concrete_leaves, measure
 from jaxinit.initializers import Fans, Initializer
-from jaxinit.planning import Plan
-from jaxinit.planning._messages import listing
-from jaxinit.planning._paths import flatten
+from jaxinit.planning import Plan, flatten, listing
 from jaxinit.reading._reader import Reading
 
 # Entries looked at to count distinct values: draws in float32 have 2**23 values or more, so of so

@@ -25,9 +25,7 @@ from jaxinit.checks._measuring import (
 )
 from jaxinit.checks._trees import fail, planned_specs, require_same_shapes
 from jaxinit.initializers import Initializer, Law, Part
-from jaxinit.planning import Plan, PlannedLeaf
-from jaxinit.planning._fingerprint import words_of
-from jaxinit.planning._paths import spec_of
+from jaxinit.planning import Plan, PlannedLeaf, spec_of, words_of
 
 # Mean, second moment and ends of the support, each on two sides.
 _SIDES = 6

@@ -19,7 +19,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from jaxinit.planning._paths import flatten, spec_of
+from jaxinit.planning import flatten, spec_of
 
 # A slice of an array: (axis, start, stop) for each axis that is cut. The empty box is the whole.
 Box = tuple[tuple[int, int, int], ...]

@@ -13,10 +13,7 @@ import numpy as np
 from jaxinit.checks._measuring import concrete_leaves, measure
 from jaxinit.checks._trees import fail, planned_specs, require_same_shapes
 from jaxinit.checks._units import Layout, filled_of, hashes_of, layouts_of
-from jaxinit.planning import Plan, PlannedLeaf
-from jaxinit.planning._messages import suggestion
-from jaxinit.planning._paths import ParamSpec, spec_of
-from jaxinit.planning._rules import as_matcher
+from jaxinit.planning import ParamSpec, Plan, PlannedLeaf, as_matcher, spec_of, suggestion
 
 # Probability, at most, that twins are reported which chance made.
 _FAILURE_RATE = 1e-5

@@ -10,8 +10,7 @@ import numpy as np
 
 from jaxinit._table import render_table
 from jaxinit.checks._measuring import measure
-from jaxinit.planning import ParamSpec, Plan
-from jaxinit.planning._paths import flatten, spec_of
+from jaxinit.planning import ParamSpec, Plan, flatten, spec_of
 
 _ROWS = 20
 

@@ -18,8 +18,7 @@ from jaxinit.checks._measuring import as_auto
 from jaxinit.initializers import Initializer
 from jaxinit.initializers._composites import Stacked
 from jaxinit.initializers._wrappers import Reshaped, Wrapper
-from jaxinit.planning import ParamSpec, Plan, PlannedLeaf
-from jaxinit.planning._fingerprint import LANES, mix, words_of
+from jaxinit.planning import LANES, ParamSpec, Plan, PlannedLeaf, mix, words_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from flax import nnx
 from flax.linen import recurrent
 
 from jaxinit.initializers._fans import Axes, einsum_axes
-from jaxinit.planning._paths import ParamSpec, spec_of
+from jaxinit.planning import ParamSpec, spec_of
 
 Shape = tuple[int, ...]
 

@@ -13,7 +13,7 @@ import jax
 
 from jaxinit.flax._layers import Shape, is_numeric, param_spec, stack_axes_of
 from jaxinit.flax._watch import Seen, leaves_of, watch_init
-from jaxinit.planning._paths import canonical_path
+from jaxinit.planning import canonical_path
 
 
 def linen_tree(module: nn.Module, *inputs: Any, rngs: Any = None, **kwargs: Any) -> Any:

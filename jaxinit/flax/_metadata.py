@@ -18,8 +18,7 @@ from flax import nnx
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from jaxinit.planning._paths import canonical_path
-from jaxinit.planning._shardings import check_fit, on_mesh
+from jaxinit.planning import canonical_path, check_fit, on_mesh
 
 _CALLER = "shardings_from_metadata"
 # An axis of the mesh, several, or None for an axis that is not cut.

@@ -21,7 +21,7 @@ from jaxinit.flax._linen import linen_tree
 from jaxinit.flax._nnx import nnx_tree
 from jaxinit.flax._own import own_initializers
 from jaxinit.initializers import Initializer
-from jaxinit.planning._paths import ParamSpec, flatten
+from jaxinit.planning import ParamSpec, flatten
 
 
 class NoModelError(TypeError):

@@ -24,8 +24,7 @@ from jaxinit.flax._layers import (
     stack_axes_of,
 )
 from jaxinit.flax._watch import first_line
-from jaxinit.planning._messages import listing, suggestion
-from jaxinit.planning._paths import ParamSpec, canonical_path, flatten
+from jaxinit.planning import ParamSpec, canonical_path, flatten, listing, suggestion
 
 
 def nnx_tree(model_or_factory: nnx.Module | Callable[[], nnx.Module], *filters: Any) -> nnx.State:

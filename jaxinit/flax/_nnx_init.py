@@ -17,8 +17,7 @@ import jax
 from flax import nnx
 
 from jaxinit.engine import Explanation, jit_init
-from jaxinit.planning._paths import flatten
-from jaxinit.planning._shardings import Place, resolve_shardings
+from jaxinit.planning import Place, flatten, resolve_shardings
 
 P = ParamSpec("P")
 R = TypeVar("R")

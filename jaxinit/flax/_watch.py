@@ -19,7 +19,7 @@ from flax import nnx
 from flax.core import DenyList, freeze
 
 from jaxinit.flax._layers import Call, Roles, Shape, linen_roles
-from jaxinit.planning._paths import canonical_path
+from jaxinit.planning import canonical_path
 
 
 class Source(NamedTuple):

@@ -8,8 +8,7 @@ from typing import Any
 from jaxinit import checks
 from jaxinit.advice import Finding
 from jaxinit.checks import Measured
-from jaxinit.planning._paths import ParamSpec
-from jaxinit.planning._rules import as_matcher
+from jaxinit.planning import ParamSpec, as_matcher
 from jaxinit.report._assemble import Assembled
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.checks._measuring import Measured, concrete_leaves, measure
+from jaxinit.checks import Measured, concrete_leaves, measure
 from jaxinit.initializers import Fans, Initializer
 from jaxinit.planning import Plan, flatten, listing
 from jaxinit.reading._reader import Reading

@@ -14,18 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._types import PyTree
 from jaxinit.checks._allowances import allowance
-from jaxinit.checks._measuring import (
-    Box,
-    Measured,
-    as_auto,
-    box_shape,
-    concrete_leaves,
-    measure_boxes,
-)
-from jaxinit.checks._trees import fail, planned_specs, require_same_shapes
+from jaxinit.checks._measuring import Box, Measured, as_auto, box_shape, measure_boxes
+from jaxinit.checks._trees import fail, planned_arrays, require_plan
 from jaxinit.initializers import Initializer, Law, Part
-from jaxinit.planning import Plan, PlannedLeaf, spec_of, words_of
+from jaxinit.planning import Plan, PlannedLeaf, words_of
 
 # Mean, second moment and ends of the support, each on two sides.
 _SIDES = 6
@@ -62,7 +56,7 @@ class _Failure(NamedTuple):
     allowed: float | None = None
 
 
-def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
+def assert_laws(params: PyTree, plan: Plan, *, failure_rate: float = 1e-5) -> None:
     r"""Asserts that every array follows the law that its plan declares.
 
     Of each leaf, or of each part of a fused one: all entries are finite; their mean is that of the
@@ -114,20 +108,14 @@ def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
         Traceback (most recent call last):
         jaxinit.checks.CheckError: assert_laws needs arrays that follow their laws, 1 of 1 ...
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(
-            f"assert_laws needs a plan, got a value of type {type(plan).__name__}. Make one with "
-            "jaxinit.plan(tree, rules)."
-        )
+    require_plan("assert_laws", plan)
     is_number = isinstance(failure_rate, Real) and not isinstance(failure_rate, bool)
     if not is_number or not 0 < failure_rate < 1:
         raise ValueError(
             f"assert_laws needs failure_rate between 0 and 1, got {failure_rate!r}. It is the "
             "probability that a right tree fails."
         )
-    arrays = concrete_leaves("assert_laws", params)
-    specs = {path: spec_of("assert_laws", path, array) for path, array in arrays.items()}
-    require_same_shapes("assert_laws", specs, planned_specs(plan))
+    arrays, _ = planned_arrays("assert_laws", params, plan)
     failures = [*_fixed_failures(arrays, plan), *_law_failures(arrays, plan, failure_rate)]
     if not failures:
         return

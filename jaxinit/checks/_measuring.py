@@ -19,7 +19,8 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from jaxinit.planning import flatten, spec_of
+from jaxinit._types import PyTree, Shape
+from jaxinit.planning import flatten
 
 # A slice of an array: (axis, start, stop) for each axis that is cut. The empty box is the whole.
 Box = tuple[tuple[int, int, int], ...]
@@ -63,7 +64,7 @@ class Measured:
 _EMPTY = Measured(0, math.nan, math.nan, math.nan, math.nan)
 
 
-def concrete_leaves(caller: str, tree: Any) -> dict[str, Any]:
+def concrete_leaves(caller: str, tree: PyTree) -> dict[str, Any]:
     """The arrays of a tree by canonical path.
 
     Raises:
@@ -71,18 +72,18 @@ def concrete_leaves(caller: str, tree: Any) -> dict[str, Any]:
         ValueError: when two leaves have the same canonical path.
     """
     flat = flatten(caller, tree)
-    for path, leaf in zip(flat.paths, flat.leaves, strict=True):
+    for path, leaf in flat.items():
         if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             kind = "a traced value" if isinstance(leaf, Tracer) else f"{leaf!r}"
             raise TypeError(
                 f"{caller} needs arrays with values, got {kind} of type {type(leaf).__name__} at "
                 f"{path!r}. Call it on concrete arrays, outside of jit."
             )
-        spec_of(caller, path, leaf)
-    return dict(zip(flat.paths, flat.leaves, strict=True))
+    flat.specs(caller)  # refuses what holds no numbers
+    return dict(flat.items())
 
 
-def measure(params: Any) -> dict[str, Measured]:
+def measure(params: PyTree) -> dict[str, Measured]:
     """Measures every array of a tree, where it lives.
 
     One pass over each array, one small program for each distinct shape, dtype and sharding. Sums
@@ -129,7 +130,7 @@ def measure_boxes(
     }
 
 
-def box_shape(shape: Sequence[int], box: Box) -> tuple[int, ...]:
+def box_shape(shape: Sequence[int], box: Box) -> Shape:
     """Shape of a box within an array."""
     sizes = list(shape)
     for axis, start, stop in box:

@@ -8,13 +8,13 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._types import PyTree
+from jaxinit._types import AnyArray, PyTree
 from jaxinit.checks._allowances import allowance
 from jaxinit.checks._measuring import Box, Measured, as_auto, box_shape, measure_boxes
 from jaxinit.checks._trees import fail, planned_arrays, require_plan
@@ -129,7 +129,7 @@ def assert_laws(params: PyTree, plan: Plan, *, failure_rate: float = 1e-5) -> No
     )
 
 
-def _fixed_failures(arrays: Mapping[str, Any], plan: Plan) -> Iterator[_Failure]:
+def _fixed_failures(arrays: Mapping[str, AnyArray], plan: Plan) -> Iterator[_Failure]:
     """Leaves that no key decides, compared with what their initializers draw."""
     differing = {}
     for leaf in plan:
@@ -147,12 +147,14 @@ def _fixed_failures(arrays: Mapping[str, Any], plan: Plan) -> Iterator[_Failure]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _count_differing(array: Any, initializer: Initializer, dtype: np.dtype) -> Any:
+def _count_differing(array: jax.Array, initializer: Initializer, dtype: np.dtype) -> jax.Array:
     fresh = initializer(None, array.shape, dtype)
     return jnp.sum(jnp.any(words_of(array) != words_of(fresh), axis=-1), dtype=jnp.uint32)
 
 
-def _law_failures(arrays: Mapping[str, Any], plan: Plan, failure_rate: float) -> Iterator[_Failure]:
+def _law_failures(
+    arrays: Mapping[str, AnyArray], plan: Plan, failure_rate: float
+) -> Iterator[_Failure]:
     """Laws that what was drawn does not follow."""
     claims = {
         leaf.path: list(_claims(leaf, leaf.law))

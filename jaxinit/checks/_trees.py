@@ -9,7 +9,7 @@ import chex
 import numpy as np
 
 from jaxinit._table import render_table
-from jaxinit._types import PyTree
+from jaxinit._types import AnyArray, PyTree
 from jaxinit.checks._measuring import concrete_leaves, measure
 from jaxinit.planning import ParamSpec, Plan, flatten
 
@@ -83,7 +83,7 @@ def assert_shapes(params: PyTree, expected: PyTree | Plan) -> None:
 
 def planned_arrays(
     caller: str, params: PyTree, plan: Plan | None
-) -> tuple[dict[str, Any], dict[str, ParamSpec]]:
+) -> tuple[dict[str, AnyArray], dict[str, ParamSpec]]:
     """The arrays of a tree that has the leaves of a plan, and their shapes and dtypes, by path.
 
     Args:

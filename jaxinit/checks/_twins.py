@@ -10,15 +10,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
-from jaxinit._types import PyTree, Shape
+from jaxinit._types import AnyArray, PyTree, Shape
 from jaxinit.checks._measuring import as_auto, measure
 from jaxinit.checks._trees import fail, planned_arrays
 from jaxinit.initializers import Initializer
@@ -59,7 +60,7 @@ class _Leaf:
     """
 
     path: str
-    array: Any
+    array: AnyArray
     layout: Layout
     planned: PlannedLeaf | None
 
@@ -194,7 +195,7 @@ class _Judge:
 
     def among(self, leaves: Sequence[_Leaf]) -> Iterator[_Twins]:
         """Leaves of one shape, dtype and layout that are equal and were meant to be random."""
-        alike: dict[Any, list[_Leaf]] = {}
+        alike: dict[tuple[Layout, np.dtype], list[_Leaf]] = {}
         for leaf in leaves:
             if not leaf.is_fixed:
                 alike.setdefault(leaf.comparable, []).append(leaf)
@@ -232,7 +233,7 @@ def _evidence(leaf: _Leaf) -> tuple[bool, np.ndarray]:
     return constant, entries * entropy_bits(leaf.array.dtype, std)
 
 
-def entropy_bits(dtype: Any, std: float) -> float:
+def entropy_bits(dtype: DTypeLike, std: float) -> float:
     """Bits of collision entropy of one random entry, at least.
 
     JAX draws from 2**23 levels in float32 and wider; a narrow dtype keeps its mantissa and the
@@ -408,7 +409,7 @@ def _borrowed(leaf: PlannedLeaf, stacks: Mapping[str, list[dict[int, int]]]) -> 
     return tuple(next(fitting, ()))
 
 
-def hashes_of(arrays: Mapping[str, tuple[Any, Layout]]) -> dict[str, np.ndarray]:
+def hashes_of(arrays: Mapping[str, tuple[AnyArray, Layout]]) -> dict[str, np.ndarray]:
     """64-bit checksums by layer (first axis) and unit (second axis) of each array.
 
     All are dispatched before the first is awaited; what travels is eight bytes per unit.
@@ -424,14 +425,14 @@ def hashes_of(arrays: Mapping[str, tuple[Any, Layout]]) -> dict[str, np.ndarray]
     return hashes
 
 
-def filled_of(array: Any, layout: Layout) -> np.ndarray:
+def filled_of(array: AnyArray, layout: Layout) -> np.ndarray:
     """Number of entries other than zero, by layer and unit."""
     with as_auto(array) as seen:
         filled = _filled(seen, layout.shape, layout.kept, _everywhere(seen))
     return _by_layer(jax.device_get(filled), layout)
 
 
-def _everywhere(array: Any) -> NamedSharding | None:
+def _everywhere(array: AnyArray) -> NamedSharding | None:
     """Where a small result must be for every process to read it."""
     sharding = getattr(array, "sharding", None)
     if not isinstance(sharding, NamedSharding):
@@ -450,7 +451,7 @@ def _by_layer(kept: np.ndarray, layout: Layout) -> np.ndarray:
 # equal checksums. Positions are mixed once per unit's entry and not for every unit again.
 @functools.partial(jax.jit, static_argnames=("shape", "kept", "place"))
 def _lanes(
-    array: Any, shape: Shape, kept: tuple[int, ...], place: NamedSharding | None
+    array: AnyArray, shape: Shape, kept: tuple[int, ...], place: NamedSharding | None
 ) -> list[jax.Array]:
     bits = words_of(jnp.asarray(array).reshape(shape))
     summed = tuple(axis for axis in range(bits.ndim) if axis not in kept)
@@ -468,7 +469,7 @@ def _lanes(
 
 @functools.partial(jax.jit, static_argnames=("shape", "kept", "place"))
 def _filled(
-    array: Any, shape: Shape, kept: tuple[int, ...], place: NamedSharding | None
+    array: AnyArray, shape: Shape, kept: tuple[int, ...], place: NamedSharding | None
 ) -> jax.Array:
     array = jnp.asarray(array).reshape(shape)
     summed = tuple(axis for axis in range(array.ndim) if axis not in kept)

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxinit._types import PyTree
+from jaxinit._types import AnyArray, PyTree
 from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import ParamSpec, flatten
 
 
-def kept_values(planned: Mapping[str, PlannedLeaf], keep: PyTree) -> dict[str, Any]:
+def kept_values(planned: Mapping[str, PlannedLeaf], keep: PyTree) -> dict[str, AnyArray]:
     """The arrays of ``keep`` by path, checked against the plan.
 
     Args:
@@ -92,7 +92,7 @@ def _planned_values(
     return {path: value for path, value in flat.items() if not isinstance(value, shapes)}
 
 
-def _misfits(planned: Mapping[str, PlannedLeaf], values: Mapping[str, Any]) -> list[str]:
+def _misfits(planned: Mapping[str, PlannedLeaf], values: Mapping[str, AnyArray]) -> list[str]:
     """Arrays that have another shape or dtype than the plan, as errors list them."""
     return [
         f"{path!r} of shape {value.shape} and {value.dtype} for {planned[path].shape} and "
@@ -114,7 +114,7 @@ def refuse_trace() -> None:
 def drawn_over(
     wanted: Sequence[PlannedLeaf],
     donated: Mapping[str, jax.Array],
-    untouched: Mapping[str, Any],
+    untouched: Mapping[str, AnyArray],
 ) -> list[jax.Array]:
     """The array that each drawn leaf takes the place of.
 

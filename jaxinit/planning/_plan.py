@@ -163,7 +163,8 @@ class Plan:
         if into is not None and isinstance(keys, Tracer):
             refuse_trace()
         arrays = draw(draws, keys, into=into, max_live_bytes=max_live_bytes, progress=progress)
-        values = {leaf.path: x for leaf, x in zip(wanted, arrays, strict=True)} | untouched
+        values: dict[str, object] = dict(untouched)
+        values.update(zip((leaf.path for leaf in wanted), arrays, strict=True))
         for leaf in self.leaves:
             if leaf.path not in values:
                 values[leaf.path] = leaf.as_struct(shardings[leaf.path])

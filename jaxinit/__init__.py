@@ -3,8 +3,11 @@
 One array (`jaxinit.initializers`), what an activation does to a signal (`jaxinit.activations`), one
 tree from rules (`plan`) or from any init function (`jit_init`), assertions that hold both to their
 declared laws (`jaxinit.checks`), what a model does with each of its parameters (`read`), and which
-initializer fits it (`advise`, `audit`). The bridge to Flax is `jaxinit.flax`, imported on its own.
+initializer fits it (`advise`, `audit`). The bridge to Flax is `jaxinit.flax`; Flax is imported when
+it is first used.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from jaxinit import activations as activations
 from jaxinit import checks as checks
@@ -19,6 +22,7 @@ from jaxinit.planning import ParamSpec as ParamSpec
 from jaxinit.planning import Plan as Plan
 from jaxinit.planning import ShardingRules as ShardingRules
 from jaxinit.planning import fingerprint as fingerprint
+from jaxinit.planning import key_for_path as key_for_path
 from jaxinit.planning import like_kernel as like_kernel
 from jaxinit.planning import plan as plan
 from jaxinit.planning import sharding_rules as sharding_rules
@@ -28,4 +32,28 @@ from jaxinit.reading import read as read
 from jaxinit.signal import Prediction as Prediction
 from jaxinit.signal import predict as predict
 
+if TYPE_CHECKING:
+    from jaxinit import flax as flax
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `jaxinit.flax` when it is first asked for."""
+    if name != "flax":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import jaxinit.flax as bridge
+    except ModuleNotFoundError as error:
+        if error.name != "flax":
+            raise
+        raise ImportError(
+            "jaxinit.flax needs Flax, and flax is not installed. Install it with "
+            "pip install 'jaxinit[flax]'.",
+            name="flax",
+        ) from None
+    return bridge
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "flax"})

@@ -13,7 +13,7 @@ import jaxinit
 from jaxinit import initializers as init
 from jaxinit.advice import GOALS, GUIDES
 from jaxinit.advice._patterns import rules_for
-from jaxinit.planning._globs import compile_glob
+from jaxinit.planning import compile_glob
 
 
 def situations(reading, goal="train"):

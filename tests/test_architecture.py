@@ -28,6 +28,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports rooms to its left, never to its right.
 STREET = (
+    "_types",
+    "_json",
     "_naming",
     "_table",
     "activations",
@@ -112,6 +114,17 @@ def imports_in(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
+def lines_run_late(tree: ast.AST) -> set[int]:
+    """Lines that run when an attribute of the module is first asked for, or for type checkers."""
+    late = [
+        node
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return {line for node in late for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+
+
 def settings_written_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and text of everything that writes `jax.config` or the environment of the process."""
     changing_calls = {
@@ -191,6 +204,21 @@ def test_the_reader_sees_every_way_to_change_a_setting():
         assert not list(settings_written_in(ast.parse(line))), line
 
 
+def test_the_reader_sees_which_imports_run_late():
+    source = """
+import early
+if TYPE_CHECKING:
+    from jaxinit import flax
+def __getattr__(name):
+    import jaxinit.flax
+def other():
+    import jaxinit.flax
+"""
+    tree = ast.parse(source)
+    late = lines_run_late(tree)
+    assert [line for line, _ in imports_in(tree, "jaxinit") if line not in late] == [2, 8]
+
+
 def test_a_room_sees_left_and_not_right():
     assert "engine" in allowed_rooms("planning")
     assert "planning" not in allowed_rooms("engine")
@@ -213,11 +241,13 @@ def test_every_room_is_on_the_map():
 @each_module
 def test_a_room_imports_only_leftwards(path):
     allowed = allowed_rooms(room_of(path))
+    late = {f"jaxinit/{inside(path)}:{line}" for line in lines_run_late(parse(path))}
     wrong = [
         f"{place} imports {name}"
         for place, name in imports_of(path)
         if (room := room_of_import(name)) not in {None, *allowed}
         and (inside(path), room) not in LATE
+        and not (room_of(path) == FACE and room == "flax" and place in late)
     ]
     assert not wrong, f"may import {sorted(allowed)}:\n" + "\n".join(wrong)
 
@@ -287,6 +317,45 @@ def test_import_brings_no_optional_package():
     assert not loaded & {"flax", "optax", "matplotlib", "orbax", "haiku", "equinox", "torch"}
 
 
+def test_the_bridge_to_flax_is_imported_when_it_is_asked_for():
+    source = """
+import sys, jaxinit
+assert "flax" in dir(jaxinit) and "flax" not in sys.modules
+assert callable(jaxinit.flax.linen_tree) and "flax" in sys.modules
+assert jaxinit.flax is sys.modules["jaxinit.flax"]
+from jaxinit import flax
+assert flax is jaxinit.flax
+"""
+    result = run_fresh(source)
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_flax_the_bridge_says_what_to_install():
+    source = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "flax":
+            raise ModuleNotFoundError("No module named 'flax'", name="flax")
+sys.meta_path.insert(0, Missing())
+import jaxinit
+for ask in ("jaxinit.flax", "exec('from jaxinit import flax')"):
+    try:
+        eval(ask)
+    except ImportError as error:
+        print(error)
+"""
+    result = run_fresh(source)
+    assert result.returncode == 0, result.stderr
+    said = "jaxinit.flax needs Flax, and flax is not installed. "
+    assert result.stdout.count(said + "Install it with pip install 'jaxinit[flax]'.") == 2
+
+
+def test_the_face_has_no_other_late_name():
+    with pytest.raises(AttributeError, match=r"module 'jaxinit' has no attribute 'linen'"):
+        _ = jaxinit.linen
+
+
 def test_import_starts_no_backend():
     """On a platform that does not exist, whatever asks for a device fails: the import asks not."""
     nowhere = {"JAX_PLATFORMS": "no_such_platform"}
@@ -321,6 +390,7 @@ def public_names(module: ModuleType) -> dict[str, object]:
     [
         "jaxinit",
         "jaxinit.activations",
+        "jaxinit.flax",
         "jaxinit.initializers",
         "jaxinit.checks",
         "jaxinit.reading",
@@ -345,4 +415,6 @@ def test_every_public_name_is_documented(name):
 
 def test_public_names_are_found():
     assert {"he_normal", "zeros", "Law"} <= set(public_names(jaxinit.initializers))
-    assert {"plan", "Plan", "ParamSpec", "like_kernel", "fingerprint"} <= set(public_names(jaxinit))
+    assert {"plan", "Plan", "ParamSpec", "key_for_path", "like_kernel", "fingerprint"} <= set(
+        public_names(jaxinit)
+    )

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 from jaxinit import jit_init, plan
 from jaxinit.engine import _compile as engine
-from jaxinit.planning import _donation as donation
+from jaxinit.planning import _given as given
 
 P = PartitionSpec
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
@@ -375,8 +375,8 @@ def test_memory_that_has_no_address_is_told_apart_by_its_array():
         device=0,
         unsafe_buffer_pointer=refuses,
     )
-    assert donation._memory(array) == [id(array)]
-    assert donation._memory(jnp.zeros((0, 3))) == []
+    assert given._memory(array) == [id(array)]
+    assert given._memory(jnp.zeros((0, 3))) == []
 
 
 # Interruptions.

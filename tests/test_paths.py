@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxinit import ParamSpec, plan
 from jaxinit.initializers import Axes
-from jaxinit.planning._paths import flatten, spec_of
+from jaxinit.planning import flatten, spec_of
 
 
 def paths(tree) -> tuple[str, ...]:

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxinit import ParamSpec, Plan, plan
+from jaxinit import ParamSpec, Plan, key_for_path, plan
 from jaxinit import initializers as init
-from jaxinit.planning import key_for_path
 
 P = PartitionSpec
 RULES = [("**/kernel", "he_normal"), ("**/scale", "ones"), ("**/bias", "zeros")]

@@ -355,10 +355,10 @@ def test_a_law_that_is_not_kept_is_found(report):
 
 def test_twins_are_found(report):
     made = report("constant_mlp")
-    assert codes(made) == ["symmetry"] * 3
+    assert codes(made) == ["twins"] * 3
     assert [f.leaves for f in made.findings] == [(f"params/Dense_{n}/kernel",) for n in range(3)]
     assert made.findings[0].evidence.startswith("Twins (constant): all 32 units are equal.")
-    assert codes(report("twin_mlp")) == ["symmetry"] * 3 + ["law-unknown"]
+    assert codes(report("twin_mlp")) == ["twins"] * 3 + ["law-unknown"]
 
 
 def test_twins_may_be_allowed(report):
@@ -373,8 +373,8 @@ def test_twins_may_be_allowed(report):
 
 def test_what_is_not_finite_is_found(report):
     made = report("broken_mlp")
-    assert {"not-finite", "law-unknown"} <= set(codes(made))
-    finding = next(f for f in made.findings if f.code == "not-finite")
+    assert {"nonfinite", "law-unknown"} <= set(codes(made))
+    finding = next(f for f in made.findings if f.code == "nonfinite")
     assert finding.evidence == "512 of 512 entries are infinite or NaN."
 
 

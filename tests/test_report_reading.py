@@ -189,7 +189,7 @@ def test_what_cannot_be_traced_still_has_its_checks(report, run):
     assert made.no_reading.startswith(
         "tracing the forward pass raised RuntimeError: no forward pass (models.py, line "
     )
-    assert codes(made) == ["symmetry"]
+    assert codes(made) == ["twins"]
     assert run("Untraceable", "--input", "2x5")[0] == 0
 
 
@@ -248,7 +248,7 @@ def test_findings_of_the_advice_join_and_the_worst_comes_first(report):
 
 def test_twins_are_said_once(report):
     made = report("constant")
-    assert codes(made) == ["symmetry"]
+    assert codes(made) == ["twins"]
     assert report("constant", allow=("**/Dense_0/kernel",)).findings == ()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxinit import ParamSpec, like_kernel, plan
 from jaxinit import initializers as init
-from jaxinit.planning._globs import compile_glob
+from jaxinit.planning import compile_glob
 
 
 def struct(*shape, dtype="float32"):

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxinit import initializers as init
-from jaxinit.flax._models import LinenModel, NnxModel, NoModelError, as_model
+from jaxinit.flax import LinenModel, NnxModel, NoModelError, as_model
 from jaxinit.planning import LikeKernel, like_kernel
 from jaxinit.report._errors import Unusable, one_line
 from jaxinit.report._expressions import parse_argument, parse_initializer, parse_literal

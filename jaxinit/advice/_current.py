@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.checks._measuring import Measured, concrete_leaves, measure
+from jaxinit.checks import Measured, concrete_leaves, measure
 from jaxinit.initializers import Fans, Initializer
-from jaxinit.planning import Plan
-from jaxinit.planning._messages import listing
-from jaxinit.planning._paths import flatten
+from jaxinit.planning import Plan, flatten, listing
 from jaxinit.reading._reader import Reading
 
 # Entries looked at to count distinct values: draws in float32 have 2**23 values or more, so of so

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Collection, Hashable, Sequence
 
-from jaxinit.planning._globs import compile_glob
+from jaxinit.planning import compile_glob
 
 _NUMBER = re.compile(r"\d+")
 _SPECIAL = re.compile(r"[*?\[\]{}]")

@@ -8,26 +8,18 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._types import AnyArray, PyTree
 from jaxinit.checks._allowances import allowance
-from jaxinit.checks._measuring import (
-    Box,
-    Measured,
-    as_auto,
-    box_shape,
-    concrete_leaves,
-    measure_boxes,
-)
-from jaxinit.checks._trees import fail, planned_specs, require_same_shapes
+from jaxinit.checks._measuring import Box, Measured, as_auto, box_shape, measure_boxes
+from jaxinit.checks._trees import fail, planned_arrays, require_plan
 from jaxinit.initializers import Initializer, Law, Part
-from jaxinit.planning import Plan, PlannedLeaf
-from jaxinit.planning._fingerprint import words_of
-from jaxinit.planning._paths import spec_of
+from jaxinit.planning import Plan, PlannedLeaf, words_of
 
 # Mean, second moment and ends of the support, each on two sides.
 _SIDES = 6
@@ -64,7 +56,7 @@ class _Failure(NamedTuple):
     allowed: float | None = None
 
 
-def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
+def assert_laws(params: PyTree, plan: Plan, *, failure_rate: float = 1e-5) -> None:
     r"""Asserts that every array follows the law that its plan declares.
 
     Of each leaf, or of each part of a fused one: all entries are finite; their mean is that of the
@@ -116,20 +108,14 @@ def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
         Traceback (most recent call last):
         jaxinit.checks.CheckError: assert_laws needs arrays that follow their laws, 1 of 1 ...
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(
-            f"assert_laws needs a plan, got a value of type {type(plan).__name__}. Make one with "
-            "jaxinit.plan(tree, rules)."
-        )
+    require_plan("assert_laws", plan)
     is_number = isinstance(failure_rate, Real) and not isinstance(failure_rate, bool)
     if not is_number or not 0 < failure_rate < 1:
         raise ValueError(
             f"assert_laws needs failure_rate between 0 and 1, got {failure_rate!r}. It is the "
             "probability that a right tree fails."
         )
-    arrays = concrete_leaves("assert_laws", params)
-    specs = {path: spec_of("assert_laws", path, array) for path, array in arrays.items()}
-    require_same_shapes("assert_laws", specs, planned_specs(plan))
+    arrays, _ = planned_arrays("assert_laws", params, plan)
     failures = [*_fixed_failures(arrays, plan), *_law_failures(arrays, plan, failure_rate)]
     if not failures:
         return
@@ -143,7 +129,7 @@ def assert_laws(params: Any, plan: Plan, *, failure_rate: float = 1e-5) -> None:
     )
 
 
-def _fixed_failures(arrays: Mapping[str, Any], plan: Plan) -> Iterator[_Failure]:
+def _fixed_failures(arrays: Mapping[str, AnyArray], plan: Plan) -> Iterator[_Failure]:
     """Leaves that no key decides, compared with what their initializers draw."""
     differing = {}
     for leaf in plan:
@@ -161,12 +147,14 @@ def _fixed_failures(arrays: Mapping[str, Any], plan: Plan) -> Iterator[_Failure]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _count_differing(array: Any, initializer: Initializer, dtype: np.dtype) -> Any:
+def _count_differing(array: jax.Array, initializer: Initializer, dtype: np.dtype) -> jax.Array:
     fresh = initializer(None, array.shape, dtype)
     return jnp.sum(jnp.any(words_of(array) != words_of(fresh), axis=-1), dtype=jnp.uint32)
 
 
-def _law_failures(arrays: Mapping[str, Any], plan: Plan, failure_rate: float) -> Iterator[_Failure]:
+def _law_failures(
+    arrays: Mapping[str, AnyArray], plan: Plan, failure_rate: float
+) -> Iterator[_Failure]:
     """Laws that what was drawn does not follow."""
     claims = {
         leaf.path: list(_claims(leaf, leaf.law))

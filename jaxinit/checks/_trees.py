@@ -9,9 +9,9 @@ import chex
 import numpy as np
 
 from jaxinit._table import render_table
-from jaxinit.checks._measuring import measure
-from jaxinit.planning import ParamSpec, Plan
-from jaxinit.planning._paths import flatten, spec_of
+from jaxinit._types import AnyArray, PyTree
+from jaxinit.checks._measuring import concrete_leaves, measure
+from jaxinit.planning import ParamSpec, Plan, flatten
 
 _ROWS = 20
 
@@ -49,7 +49,7 @@ def _complaint(assertion: Callable[..., None], *trees: Any) -> AssertionError | 
     return None
 
 
-def assert_shapes(params: Any, expected: Any) -> None:
+def assert_shapes(params: PyTree, expected: PyTree | Plan) -> None:
     """Asserts that a tree has the leaves, shapes and dtypes that it should.
 
     Leaves are compared by canonical path, so containers and boxes may differ.
@@ -77,20 +77,52 @@ def assert_shapes(params: Any, expected: Any) -> None:
     """
     found, wanted = _specs("assert_shapes", params), _specs("assert_shapes", expected)
     if complaint := _complaint(chex.assert_trees_all_equal_shapes_and_dtypes, found, wanted):
-        require_same_shapes("assert_shapes", found, wanted)
+        _require_same_shapes("assert_shapes", found, wanted)
         raise complaint
 
 
-def require_same_shapes(
+def planned_arrays(
+    caller: str, params: PyTree, plan: Plan | None
+) -> tuple[dict[str, AnyArray], dict[str, ParamSpec]]:
+    """The arrays of a tree that has the leaves of a plan, and their shapes and dtypes, by path.
+
+    Args:
+        caller: public name that an error starts with.
+        params: a tree of arrays.
+        plan: what the arrays were drawn by; None when unknown.
+
+    Raises:
+        CheckError: when leaves are missing or of another shape or dtype than planned.
+        TypeError: when the plan is none, or a leaf is not an array with values.
+    """
+    if plan is not None:
+        require_plan(caller, plan)
+    arrays = concrete_leaves(caller, params)
+    specs = _specs(caller, arrays)
+    if plan is not None:
+        _require_same_shapes(caller, specs, _specs(caller, plan))
+    return arrays, specs
+
+
+def require_plan(caller: str, plan: Any) -> None:
+    """Raises a ``TypeError`` when something else is given for a plan."""
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"{caller} needs a plan, got a value of type {type(plan).__name__}. Make one with "
+            "jaxinit.plan(params, rules)."
+        )
+
+
+def _require_same_shapes(
     caller: str, found: Mapping[str, ParamSpec], wanted: Mapping[str, ParamSpec]
 ) -> None:
     """Raises an ``AssertionError`` when leaves are missing, surplus, or differ."""
     rows = []
     for path in [*wanted, *(path for path in found if path not in wanted)]:
         if path not in found:
-            rows.append((path, "missing", _spell(wanted[path]), "nothing"))
+            rows.append((path, "missing", _shown(wanted[path]), "nothing"))
         elif path not in wanted:
-            rows.append((path, "surplus", "nothing", _spell(found[path])))
+            rows.append((path, "surplus", "nothing", _shown(found[path])))
         else:
             rows += [
                 (path, what, *ends)
@@ -112,26 +144,17 @@ def require_same_shapes(
     )
 
 
-def _specs(caller: str, tree: Any) -> dict[str, ParamSpec]:
+def _specs(caller: str, tree: PyTree | Plan) -> dict[str, ParamSpec]:
     if isinstance(tree, Plan):
-        return planned_specs(tree)
-    flat = flatten(caller, tree)
-    return {
-        path: spec_of(caller, path, leaf)
-        for path, leaf in zip(flat.paths, flat.leaves, strict=True)
-    }
+        return {leaf.path: ParamSpec(leaf.shape, leaf.dtype) for leaf in tree}
+    return flatten(caller, tree).specs(caller)
 
 
-def planned_specs(plan: Plan) -> dict[str, ParamSpec]:
-    """Shapes and dtypes of a plan by path."""
-    return {leaf.path: ParamSpec(leaf.shape, leaf.dtype) for leaf in plan}
-
-
-def _spell(spec: ParamSpec) -> str:
+def _shown(spec: ParamSpec) -> str:
     return f"{spec.shape} {spec.dtype}"
 
 
-def assert_finite(params: Any) -> None:
+def assert_finite(params: PyTree) -> None:
     """Asserts that no entry is infinite or NaN.
 
     The entries are looked at on their devices; chex, which would copy them to the host, is given

@@ -2,9 +2,9 @@
 
 One small function per layer type, in two tables, one for Linen and one for NNX. Subclasses of a
 layer count as that layer as long as their kernel keeps its shape; a kernel that does not fit is
-left without axes. An embedding table has none on purpose: a lookup contracts nothing, a tied head
-contracts the features, and which of the two counts is for a rule to say, as Flax's own default
-does with `out_axis=0`.
+left without axes. An embedding table has none on purpose: a lookup contracts nothing, and a tied
+head contracts the features. A rule says which of the two counts, as Flax's own default does with
+`out_axis=0`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.linen import recurrent
 
+from jaxinit._types import Shape
 from jaxinit.initializers._fans import Axes, einsum_axes
-from jaxinit.planning._paths import ParamSpec, spec_of
-
-Shape = tuple[int, ...]
+from jaxinit.planning import ParamSpec, spec_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +48,23 @@ def is_numeric(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
-def param_spec(leaf: Any, stack: tuple[int, ...], roles: Roles | None) -> ParamSpec:
-    """What is known of a leaf, for a plan."""
-    known = {} if roles is None else vars(roles)
-    return dataclasses.replace(spec_of("jaxinit.flax", "", leaf), stack_axes=stack, **known)
+def name_of(function: Any) -> str | None:
+    """The qualified name of a function or class, None for a callable that has none."""
+    return getattr(function, "__qualname__", None)
+
+
+def param_spec(leaf: Any, stack: tuple[int, ...] | None, roles: Roles | None) -> ParamSpec:
+    """What is known of a leaf, for a plan.
+
+    Args:
+        leaf: the array, or its shape and dtype.
+        stack: its stacked axes; None where it is not a stack of what its layer made, and then
+            the roles of the layer's axes say nothing.
+        roles: the roles of the other axes, where the layer is known.
+    """
+    spec = spec_of("jaxinit.flax", "", leaf)
+    known = {} if stack is None or roles is None else vars(roles)
+    return dataclasses.replace(spec, stack_axes=stack or (), **known)
 
 
 def contiguous(batch: int, inputs: int, outputs: int) -> Axes:
@@ -125,8 +137,7 @@ def _transposed(layer: Any) -> Roles:
 # Linen: the kernel's shape is seen while it is made, its roles follow from the layer's fields.
 
 
-def _linen_dense(layer: Any, shape: Shape, call: Call) -> Roles | None:
-    del call
+def _linen_dense(layer: Any, shape: Shape, _: Call) -> Roles | None:
     return Roles(Axes()) if len(shape) == 2 and shape[-1] == layer.features else None
 
 
@@ -136,8 +147,7 @@ def dense_general_counts(layer: nn.DenseGeneral, shape: Shape) -> tuple[int, int
     return batch, len(shape) - batch - outputs, outputs
 
 
-def _linen_dense_general(layer: Any, shape: Shape, call: Call) -> Roles | None:
-    del call
+def _linen_dense_general(layer: Any, shape: Shape, _: Call) -> Roles | None:
     counts = dense_general_counts(layer, shape)
     fits = counts[1] == len(_tuple(layer.axis)) and shape[-counts[2] :] == _tuple(layer.features)
     return Roles(contiguous(*counts)) if fits else None
@@ -148,22 +158,19 @@ def _linen_einsum(layer: Any, shape: Shape, call: Call) -> Roles | None:
     return _einsum_roles(given if layer.einsum_str is None else layer.einsum_str, shape)
 
 
-def _linen_conv(layer: Any, shape: Shape, call: Call) -> Roles | None:
-    del call
+def _linen_conv(layer: Any, shape: Shape, _: Call) -> Roles | None:
     fits = shape[:-2] == _tuple(layer.kernel_size) and shape[-1] == layer.features
     return Roles(Axes(), groups=layer.feature_group_count) if fits else None
 
 
-def _linen_conv_local(layer: Any, shape: Shape, call: Call) -> Roles | None:
+def _linen_conv_local(layer: Any, shape: Shape, _: Call) -> Roles | None:
     # Every output position has a kernel of its own: positions x (window * features) x features.
     # Window and features share an axis, so fan_out counts the outputs at one position only.
-    del call
     positions = len(_tuple(layer.kernel_size))
     return Roles(contiguous(positions, 1, 1)) if len(shape) == positions + 2 else None
 
 
-def _linen_conv_transpose(layer: Any, shape: Shape, call: Call) -> Roles | None:
-    del call
+def _linen_conv_transpose(layer: Any, shape: Shape, _: Call) -> Roles | None:
     return _transposed(layer) if shape[:-2] == _tuple(layer.kernel_size) else None
 
 
@@ -195,8 +202,8 @@ def linen_roles(module: nn.Module, name: str, shape: Shape, call: Call) -> Roles
     return None
 
 
-# NNX: layers are made under transformations that leave no trace, but keep their sizes as fields,
-# from which the shape of a single layer follows.
+# NNX: `nnx.vmap` around a constructor leaves no trace, but layers keep their sizes as fields. From
+# these the shape of a single layer follows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,18 +239,12 @@ def _nnx_einsum(layer: Any) -> dict[str, Single]:
 
 
 def _nnx_conv(layer: Any) -> dict[str, Single]:
-    roles = Roles(Axes(), groups=layer.feature_group_count)
-    return {
-        "kernel": Single(tuple(layer.kernel_shape), roles),
-        "bias": Single((layer.out_features,)),
-    }
-
-
-def _nnx_conv_transpose(layer: Any) -> dict[str, Single]:
-    return {
-        "kernel": Single(tuple(layer.kernel_shape), _transposed(layer)),
-        "bias": Single((layer.out_features,)),
-    }
+    if isinstance(layer, nnx.ConvTranspose):
+        roles = _transposed(layer)
+    else:
+        roles = Roles(Axes(), groups=layer.feature_group_count)
+    kernel = Single(tuple(layer.kernel_shape), roles)
+    return {"kernel": kernel, "bias": Single((layer.out_features,))}
 
 
 def _nnx_embed(layer: Any) -> dict[str, Single]:
@@ -269,7 +270,7 @@ _NNX: tuple[tuple[type, Callable[[Any], dict[str, Single]]], ...] = (
     (nnx.LinearGeneral, _nnx_linear_general),
     (nnx.Einsum, _nnx_einsum),
     (nnx.Conv, _nnx_conv),
-    (nnx.ConvTranspose, _nnx_conv_transpose),
+    (nnx.ConvTranspose, _nnx_conv),
     (nnx.Embed, _nnx_embed),
     (nnx.BatchNorm, _nnx_norm),
     (nnx.LayerNorm, _nnx_norm),

@@ -1,9 +1,9 @@
 """Shardings that a Flax model already carries: the axis names in Linen's boxes and NNX's variables.
 
 Flax writes down where a parameter shall live (`nn.with_partitioning`,
-`nn.with_logical_partitioning`, ``out_sharding`` of an `nnx.Variable`) and leaves it to the user to
-do it. `shardings_from_metadata` reads what is written, so that `jaxinit.jit_init` and
-``plan.init`` can.
+`nn.with_logical_partitioning`, ``out_sharding`` of an `nnx.Variable`) and does not place it there.
+`shardings_from_metadata` reads what is written, and `jaxinit.jit_init` and ``plan.init`` place the
+parameter accordingly.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from flax import nnx
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from jaxinit.planning._paths import canonical_path
-from jaxinit.planning._shardings import check_fit, on_mesh
+from jaxinit._types import PyTree
+from jaxinit.planning import canonical_path, check_fit, check_is_mesh, on_mesh
 
 _CALLER = "shardings_from_metadata"
 # An axis of the mesh, several, or None for an axis that is not cut.
@@ -39,18 +39,14 @@ class MetadataShardings:
     logical_rules: tuple[tuple[str, _OnMesh], ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mesh, Mesh | AbstractMesh):
-            raise TypeError(
-                f"{_CALLER} needs a mesh, got {self.mesh!r} of type {type(self.mesh).__name__}. "
-                "Make one with jax.make_mesh((8,), ('model',))."
-            )
+        check_is_mesh(_CALLER, self.mesh)
         object.__setattr__(self, "logical_rules", _pairs(self.logical_rules))
 
-    def __call__(self, tree: Any) -> Any:
+    def __call__(self, params: PyTree) -> PyTree:
         """Places every leaf of a tree.
 
         Args:
-            tree: Linen variables, boxes included, or an NNX state.
+            params: Linen variables, boxes included, or an NNX state.
 
         Returns:
             The tree with a ``NamedSharding`` in the place of every array. As `nn.get_sharding` has
@@ -69,9 +65,9 @@ class MetadataShardings:
                 check_fit(_CALLER, path, tuple(array.shape), sharding)
             return leaf.replace(sharding) if isinstance(leaf, nnx.Variable) else sharding
 
-        # What flax says of logical axes depends on rules in the context; ours are the ones.
+        # Flax reads the rules of logical axes from the context.
         with nn.logical_axis_rules(self.logical_rules):
-            return jax.tree_util.tree_map_with_path(place, tree, is_leaf=_is_annotated)
+            return jax.tree_util.tree_map_with_path(place, params, is_leaf=_is_annotated)
 
     def _sharding(self, path: str, leaf: Any) -> NamedSharding:
         spec, mesh = PartitionSpec(), None
@@ -131,13 +127,13 @@ def shardings_from_metadata(
     Args:
         mesh: the mesh that axis names are laid over, where the metadata name none of their own.
         logical_rules: pairs of a logical axis and the axis of the mesh that it is cut along, or
-            None; an earlier pair goes before a later one. When empty, the rules that
-            `nn.logical_axis_rules` has set when this function is called. Rules in a box go before
-            these; unlike Flax, a logical axis that no rule knows is an error.
+            None; an earlier pair takes precedence over a later one. When empty, the rules that
+            `nn.logical_axis_rules` has set when this function is called. Rules in a box take
+            precedence over these; unlike Flax, a logical axis that no rule knows is an error.
 
     Returns:
         A function from a tree of shapes to a tree of shardings, for ``out_shardings`` of
-        `jaxinit.jit_init`, `jaxinit.flax._nnx_init`, ``plan.init`` and `jaxinit.plan`.
+        `jaxinit.jit_init`, `jaxinit.flax.nnx_init`, ``plan.init`` and `jaxinit.plan`.
 
     Raises:
         TypeError: when ``mesh`` is no mesh or ``logical_rules`` are no pairs.

@@ -10,52 +10,23 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxinit.flax._layers import name_of
 from jaxinit.flax._linen import linen_tree
 from jaxinit.flax._nnx import nnx_tree
 from jaxinit.flax._own import own_initializers
 from jaxinit.initializers import Initializer
-from jaxinit.planning._paths import ParamSpec, flatten
+from jaxinit.planning import ParamSpec, flatten
 
 
 class NoModelError(TypeError):
     """What was given is no model, and makes none."""
-
-
-class Model(Protocol):
-    """A model of either kind, by canonical path."""
-
-    @property
-    def kind(self) -> str:
-        """``"Linen"`` or ``"NNX"``."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Name of the class of the model."""
-        ...
-
-    def shapes(self) -> dict[str, ParamSpec]:
-        """Shape of every parameter, of Linen also of the other variables."""
-        ...
-
-    def own_initializers(self) -> dict[str, Initializer | None]:
-        """What the model itself would draw each of them with; None where unknown."""
-        ...
-
-    def is_parameter(self, path: str) -> bool:
-        """Whether the leaf is a parameter, and not for example a running mean."""
-        ...
-
-    def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
-        """The model's own initialization, jitted; only some of the leaves where paths are given."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +47,24 @@ class LinenModel:
 
     @property
     def name(self) -> str:
+        """Name of the class of the model."""
         return type(self.module).__name__
 
     def shapes(self) -> dict[str, ParamSpec]:
+        """Shape of every variable, by canonical path."""
         return _by_path(linen_tree(self.module, *self.inputs, **self.kwargs))
 
     def own_initializers(self) -> dict[str, Initializer | None]:
+        """What the module itself would draw each leaf with; None where unknown."""
         return own_initializers(self.module, *self.inputs, **self.kwargs)
 
     def is_parameter(self, path: str) -> bool:
+        """Whether the leaf is a parameter, and not for example a running mean."""
         return path.startswith("params/")
 
     def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
+        """The model's own initialization, jitted; only some of the leaves where paths are given."""
+
         def init(key: jax.Array) -> dict[str, jax.Array]:
             inputs, kwargs = jax.tree.map(_filled, (self.inputs, dict(self.kwargs)))
             return _only(paths, _by_path(self.module.init(key, *inputs, **kwargs)))
@@ -112,24 +89,32 @@ class NnxModel:
     kind = "NNX"
 
     def shapes(self) -> dict[str, ParamSpec]:
+        """Shape of every parameter, by canonical path."""
         key = jax.random.key(0)
         return _by_path(nnx_tree(self.make(key) if self.made else lambda: self.make(key)))
 
     def own_initializers(self) -> dict[str, Initializer | None]:
-        return dict.fromkeys(self.shapes())  # NNX layers do not keep what drew them
+        """None for every leaf: NNX layers do not keep what drew them."""
+        return dict.fromkeys(self.shapes())
 
     def is_parameter(self, path: str) -> bool:
+        """Whether the leaf is a parameter: every leaf is, since `shapes` has no others."""
         del path
         return True
 
     def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
+        """The model's own initialization, jitted; only some of the leaves where paths are given."""
+
         def init(key: jax.Array) -> dict[str, jax.Array]:
             return _only(paths, _by_path(nnx.state(self.make(key), nnx.Param)))
 
         return init(key) if self.made else jax.jit(init)(key)
 
 
-def as_model(value: Any) -> LinenModel | NnxModel:
+Model: TypeAlias = LinenModel | NnxModel
+
+
+def as_model(value: Any) -> Model:
     """Brings a module, a model, a class or a function under one face.
 
     A class or function is called without arguments, or with ``rngs=nnx.Rngs(key)`` when it has a
@@ -162,7 +147,7 @@ def as_model(value: Any) -> LinenModel | NnxModel:
     return _from_factory(value)
 
 
-def _from_factory(factory: Callable[..., Any]) -> LinenModel | NnxModel:
+def _from_factory(factory: Callable[..., Any]) -> Model:
     asks_rngs = _asks_rngs(factory)
 
     def make(key: jax.Array) -> Any:
@@ -177,7 +162,7 @@ def _from_factory(factory: Callable[..., Any]) -> LinenModel | NnxModel:
     if isinstance(made[0], nnx.Module):
         return NnxModel(type(made[0]).__name__, make)
     if isinstance(made[0], nn.Module):
-        # Made again outside of the trace, should it hold an array.
+        # Made again outside of the trace, because it may hold an array.
         return LinenModel(make(jax.random.key(0)))
     raise NoModelError(
         f"needs to return a Flax module (Linen or NNX), and returns {type(made[0]).__name__}."
@@ -202,7 +187,7 @@ def _asks_rngs(function: Any) -> bool:
         and parameter.name != "rngs"
     ]
     if missing:
-        name = _name(function)
+        name = name_of(function) or type(function).__name__
         raise NoModelError(
             f"needs arguments ({', '.join(missing)}), and is called without any. "
             f"Name a function that makes the model, such as def model(): return {name}(...)."
@@ -210,13 +195,8 @@ def _asks_rngs(function: Any) -> bool:
     return any(parameter.name == "rngs" for parameter in parameters)
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", None) or type(function).__name__
-
-
 def _by_path(tree: Any) -> dict[str, Any]:
-    flat = flatten("jaxinit.flax", tree)
-    return dict(zip(flat.paths, flat.leaves, strict=True))
+    return dict(flatten("jaxinit.flax", tree).items())
 
 
 def _only(paths: Collection[str] | None, leaves: dict[str, Any]) -> dict[str, Any]:

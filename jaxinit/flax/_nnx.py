@@ -15,17 +15,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxinit._types import PyTree
 from jaxinit.flax._layers import (
-    Roles,
     Single,
     is_numeric,
+    name_of,
     nnx_parameters,
     param_spec,
     stack_axes_of,
 )
-from jaxinit.flax._watch import first_line
-from jaxinit.planning._messages import listing, suggestion
-from jaxinit.planning._paths import ParamSpec, canonical_path, flatten
+from jaxinit.flax._linen import first_line
+from jaxinit.planning import ParamSpec, canonical_path, flatten, listing, suggestion
 
 
 def nnx_tree(model_or_factory: nnx.Module | Callable[[], nnx.Module], *filters: Any) -> nnx.State:
@@ -64,7 +64,9 @@ def nnx_tree(model_or_factory: nnx.Module | Callable[[], nnx.Module], *filters: 
     return jax.tree_util.tree_map_with_path(spec, state)
 
 
-def nnx_model(model_or_factory: nnx.Module | Callable[[], nnx.Module], values: Any) -> nnx.Module:
+def nnx_model(
+    model_or_factory: nnx.Module | Callable[[], nnx.Module], values: PyTree
+) -> nnx.Module:
     """A working model with these values; what they leave out is made by the factory.
 
     Only what is missing is computed: parameters that `values` holds are never drawn by the
@@ -95,8 +97,8 @@ def nnx_model(model_or_factory: nnx.Module | Callable[[], nnx.Module], values: A
     """
     model = _abstract("nnx_model", model_or_factory)
     graph, state = nnx.split(model)
-    paths, leaves, structure = flatten("nnx_model", state)
-    wanted = dict(zip(paths, leaves, strict=True))
+    flat = flatten("nnx_model", state)
+    wanted = dict(flat.items())
     given = _given(values, wanted)
     missing = [path for path in wanted if path not in given]
     if isinstance(model_or_factory, nnx.Module):
@@ -110,7 +112,8 @@ def nnx_model(model_or_factory: nnx.Module | Callable[[], nnx.Module], values: A
             f"{listing(open_)}. Pass the factory instead of the abstract model, or give them all."
         )
     found = given | rest
-    return nnx.merge(graph, jax.tree.unflatten(structure, [found[path] for path in paths]))
+    leaves = [found[path] for path in flat.paths]
+    return nnx.merge(graph, jax.tree.unflatten(flat.treedef, leaves))
 
 
 def nnx_apply(
@@ -160,28 +163,25 @@ def _abstract(caller: str, model_or_factory: Any) -> nnx.Module:
             f"{caller} needs an nnx.Module or a function that makes one, got "
             f"{type(model_or_factory).__name__}. {advice}"
         )
+    name = name_of(model_or_factory) or repr(model_or_factory)
     try:
-        # A function of our own, so that no earlier trace of theirs is taken for this one.
+        # A new function, because JAX would reuse the trace of an earlier call of the same one.
         model = nnx.eval_shape(lambda: model_or_factory())
     except Exception as error:
         raise ValueError(
             f"{caller} needs a function without arguments that makes an nnx.Module under "
-            f"abstract evaluation, got {_name(model_or_factory)}: {first_line(error)} Write "
+            f"abstract evaluation, got {name}: {first_line(error)} Write "
             "lambda: Model(..., rngs=nnx.Rngs(0)), with the nnx.Rngs made inside."
         ) from error
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f"{caller} needs a function that makes an nnx.Module, got {type(model).__name__} from "
-            f"{_name(model_or_factory)}. Return the model."
+            f"{name}. Return the model."
         )
     return model
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", None) or repr(function)
-
-
-def _walk(model: nnx.Module, path: tuple[Any, ...]) -> Any:
+def _object_at(model: nnx.Module, path: tuple[Any, ...]) -> Any:
     """The object that a path of the state leads to, None where it cannot be followed."""
     found: Any = model
     for key in path:
@@ -190,10 +190,6 @@ def _walk(model: nnx.Module, path: tuple[Any, ...]) -> Any:
         except (LookupError, TypeError):
             return None
     return found
-
-
-def _joined(path: tuple[Any, ...]) -> str:
-    return "/".join(map(str, path))
 
 
 def _specs(model: nnx.Module) -> dict[str, ParamSpec]:
@@ -205,7 +201,7 @@ def _specs(model: nnx.Module) -> dict[str, ParamSpec]:
         if len(leaves) != 1 or not is_numeric(leaves[0]):
             continue
         shapes[path] = leaves[0]
-        owner = _walk(model, path[:-1])
+        owner = _object_at(model, path[:-1])
         known = nnx_parameters(owner) if isinstance(owner, nnx.Module) else {}
         if (single := known.get(str(path[-1]))) is not None:
             singles[path] = single
@@ -214,38 +210,30 @@ def _specs(model: nnx.Module) -> dict[str, ParamSpec]:
         for path, single in singles.items()
     }
     return {
-        _joined(path): _known(leaf, singles[path].roles, stacks[path])
+        "/".join(map(str, path)): param_spec(leaf, stacks[path], singles[path].roles)
         if path in singles
-        else _unknown(leaf, path, shapes, stacks)
+        else param_spec(leaf, _stack_around(path, shapes, stacks), None)
         for path, leaf in shapes.items()
     }
 
 
-def _known(leaf: Any, roles: Roles | None, stack: tuple[int, ...] | None) -> ParamSpec:
-    if stack is None:  # a subclass with a kernel of another form
-        return param_spec(leaf, (), None)
-    return param_spec(leaf, stack, roles)
-
-
-def _unknown(
-    leaf: Any,
+def _stack_around(
     path: tuple[Any, ...],
     shapes: dict[tuple[Any, ...], Any],
     stacks: dict[tuple[Any, ...], tuple[int, ...] | None],
-) -> ParamSpec:
-    """A parameter of a module that is no known layer: stacked if all layers below are."""
-    owner = path[:-1]
+) -> tuple[int, ...] | None:
+    """Stacked axes of a parameter whose module is no known layer: those of all layers below it."""
+    owner, shape = path[:-1], shapes[path].shape
     below = {
         (stack, tuple(shapes[other].shape[axis] for axis in stack or ()))
         for other, stack in stacks.items()
         if other[: len(owner)] == owner
     }
-    if len(below) == 1:
-        stack, sizes = below.pop()
-        if stack and stack[-1] < len(leaf.shape):
-            if tuple(leaf.shape[axis] for axis in stack) == sizes:
-                return param_spec(leaf, stack, None)
-    return param_spec(leaf, (), None)
+    if len(below) != 1:
+        return None
+    stack, sizes = below.pop()
+    fits = stack and stack[-1] < len(shape) and tuple(shape[axis] for axis in stack) == sizes
+    return stack if fits else None
 
 
 def _given(values: Any, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +241,7 @@ def _given(values: Any, wanted: dict[str, Any]) -> dict[str, Any]:
     flat = flatten("nnx_model", values)
     given = {
         path: leaf
-        for path, leaf in zip(flat.paths, flat.leaves, strict=True)
+        for path, leaf in flat.items()
         if not isinstance(leaf, jax.ShapeDtypeStruct | ParamSpec)
     }
     unknown = [f"{path!r}{suggestion(path, wanted)}" for path in given if path not in wanted]
@@ -277,8 +265,7 @@ def _made(factory: Callable[[], nnx.Module], paths: list[str]) -> dict[str, Any]
     """Variables that the factory makes at these paths, and nothing else of it computed."""
 
     def make() -> dict[str, Any]:
-        state = flatten("nnx_model", nnx.state(factory()))
-        made = dict(zip(state.paths, state.leaves, strict=True))
+        made = dict(flatten("nnx_model", nnx.state(factory())).items())
         return {path: made[path] for path in paths}
 
     # Under jit whatever does not lead to a result is dropped: the parameters' own draws.

@@ -1,8 +1,8 @@
 """NNX constructors as `jaxinit.jit_init` runs them: a model comes out, with the bits of `nnx.jit`.
 
 A function that makes a model is run on the state of its arguments and returns the state of its
-results, as `nnx.jit` does it; `jaxinit.jit_init` takes the place of ``jax.jit`` in between. So
-generators that are passed in advance, and what a model shares with them stays shared.
+results, as `nnx.jit` does it, with `jaxinit.jit_init` in place of ``jax.jit``. So generators that
+are passed in advance, and what a model shares with its arguments stays shared.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from jaxinit._types import Shardings
 from jaxinit.engine import Explanation, jit_init
-from jaxinit.planning._paths import flatten
-from jaxinit.planning._shardings import Place, resolve_shardings
+from jaxinit.planning import flatten, resolve_shardings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +27,7 @@ R = TypeVar("R")
 def nnx_init(
     make: Callable[P, R],
     *,
-    out_shardings: Any = None,
+    out_shardings: Shardings = None,
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     max_live_bytes: int | None = None,
@@ -90,7 +90,9 @@ def nnx_init(
 class NnxInit(Generic[P, R]):
     """A fast constructor of NNX models; see `nnx_init`, which makes it."""
 
-    def __init__(self, make: Callable[P, R], out_shardings: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self, make: Callable[P, R], out_shardings: Shardings, options: dict[str, Any]
+    ) -> None:
         functools.update_wrapper(self, make, updated=())
         self._make: Callable[..., R] = make
         self._out_shardings = out_shardings
@@ -105,8 +107,8 @@ class NnxInit(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Returns what ``nnx.jit(make)`` returns for these arguments; changes what it changes."""
-        # Flax follows an object through four steps by this tag: out of the caller's hands, into
-        # the function, out of it, and back to the caller, who finds his own objects updated.
+        # By this tag Flax follows an object through four steps: from the caller, into the function,
+        # out of it, and back to the caller, whose own objects are then updated.
         with nnx.update_context(self):
             pure_args, pure_kwargs = nnx.to_tree((args, kwargs), ctxtag=self)
             pure = self._fast(*pure_args, **pure_kwargs)
@@ -133,15 +135,15 @@ class NnxInit(Generic[P, R]):
         """Shardings of everything that `_run` returns, from those of the model's state."""
         structs, treedef = jax.tree.flatten(pure)
         numbers = jax.tree.unflatten(treedef, list(range(len(structs))))
-        # Numbers instead of arrays, to know each again wherever it is found in the model.
+        # Numbers stand for the arrays: a number found in the model says which array lies there.
         *_, made = nnx.from_tree(numbers)
-        paths, found, state = flatten("nnx_init", nnx.state(made))
-        places = [
-            Place(path, structs[number].shape, structs[number].dtype)
-            for path, number in zip(paths, found, strict=True)
-        ]
-        wishes = resolve_shardings("nnx_init", places, state, self._out_shardings)
-        chosen = dict(zip(found, wishes, strict=True))
+        flat = flatten("nnx_init", nnx.state(made))
+        leaves = {
+            path: jax.ShapeDtypeStruct(structs[number].shape, structs[number].dtype)
+            for path, number in flat.items()
+        }
+        wishes = resolve_shardings("nnx_init", leaves, flat.treedef, self._out_shardings)
+        chosen = {number: wishes[path] for path, number in flat.items()}
         return jax.tree.unflatten(treedef, [chosen.get(n) for n in range(len(structs))])
 
 

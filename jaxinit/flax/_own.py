@@ -1,9 +1,9 @@
 """The initializers that a Linen module brings itself, as jaxinit values with declared laws.
 
-Each parameter is made by a function that the module hands to Flax. That function is one of ours, a
-closure of `jax.nn.initializers`, one of these inside a partitioning wrapper, or the wrapper with
-which DenseGeneral flattens the shape first; all of these are translated. A function that yields
-the same number everywhere, whatever the key, is a constant. Anything else stays unknown.
+Each parameter is made by a function that the module hands to Flax. An initializer
+of this package, a closure of `jax.nn.initializers`, either of them inside a partitioning wrapper,
+and the wrapper with which DenseGeneral flattens the shape first are translated. A function that returns
+the same number everywhere, whatever the key, is a constant. Any other function stays unknown.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxinit.flax._layers import Roles, Shape, dense_general_counts, flat_shape
-from jaxinit.flax._linen import layer_axes
-from jaxinit.flax._watch import Later, Made, Source, leaves_of, watch_init
+from jaxinit._types import Shape
+from jaxinit.flax._layers import Roles, dense_general_counts, flat_shape
+from jaxinit.flax._linen import Later, Made, Source, layer_axes, leaves_of, watch_init
 from jaxinit.initializers import (
     Initializer,
     Law,
@@ -47,9 +47,10 @@ def own_initializers(
 ) -> dict[str, Initializer | None]:
     """What a Linen module itself would draw, leaf by leaf.
 
-    Each value, called with the shape of its leaf or used as a rule of a plan, has the law that
-    `module.init` gives that leaf, wrong fans included: where Flax hands its initializer a flattened
-    shape, so does the value here, and it keeps to it when a plan knows better axes.
+    Each initializer, called with the shape of its leaf or used as a rule of a plan, has the law
+    that `module.init` gives that leaf, wrong fans included: where Flax hands its initializer a
+    flattened shape, the initializer here draws in that shape too, also when a plan knows the true
+    axes.
 
     Args:
         module: the module, not bound.
@@ -149,10 +150,10 @@ def _as_jax_reads(initializer: Initializer, shape: Shape) -> Initializer:
 
 
 def _lasting(initializer: Initializer, drawn: Shape, made: Made) -> Initializer:
-    """An initializer with the law that this one has in the shape it is drawn in.
+    """An initializer that has, in the shape of the parameter, the law of this one as drawn.
 
-    It has that law in the shape of the parameter, and also after a plan has told it the true
-    axes of the kernel. The candidates are tried from plain to explicit.
+    It keeps that law after a plan has told it the true axes of the kernel. The candidates are tried
+    from plain to explicit.
     """
     target = initializer.law(drawn, made.dtype)
     candidates = [initializer]
@@ -193,7 +194,7 @@ def _equal(one: Law, other: Law) -> bool:
 
 
 def _as_constant(source: Source, shape: Shape) -> Initializer | None:
-    """The constant that a function yields whatever its key, if it does."""
+    """The constant that a function returns for every key, None when it returns no constant."""
     function = source.function
     if function is None or math.prod(shape) > _MAX_CONSTANT:
         return None
@@ -207,7 +208,7 @@ def _as_constant(source: Source, shape: Shape) -> Initializer | None:
             if _uses_inputs(jax.make_jaxpr(draw)(*keys).jaxpr):
                 return None
             values = np.asarray(draw(*keys))
-    except Exception:  # the user's function, outside of the module it was made for
+    except Exception:  # a user's function may raise anything outside of its module
         return None
     if not values.size or (values != values.flat[0]).any():
         return None

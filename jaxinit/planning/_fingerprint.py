@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxinit._types import AnyArray, PyTree
 from jaxinit.planning._paths import flatten
 
 _SCHEME = "jaxinit-fingerprint/1"
@@ -45,7 +46,7 @@ class Fingerprint:
         return "\n".join([f"{self.tree}  (tree)", *lines])
 
 
-def fingerprint(params: Any) -> Fingerprint:
+def fingerprint(params: PyTree) -> Fingerprint:
     """Tells whether two trees of parameters are the same, bit for bit.
 
     Sensitive to every bit of every entry (so 0.0 and -0.0 differ), to position, shape, dtype and
@@ -83,14 +84,14 @@ def fingerprint(params: Any) -> Fingerprint:
     return Fingerprint(whole.hexdigest()[:32], leaves)
 
 
-def _leaf_digest(leaf: Any, lanes: Any) -> str:
+def _leaf_digest(leaf: AnyArray, lanes: Sequence[np.ndarray]) -> str:
     words = ",".join(str(int(lane)) for lane in lanes)
     dtype = getattr(leaf.dtype, "name", leaf.dtype)  # without the byte order
     text = f"{_SCHEME}\0{dtype}\0{tuple(leaf.shape)}\0{words}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _lanes(path: str, leaf: Any) -> Any:
+def _lanes(path: str, leaf: AnyArray) -> list[jax.Array]:
     host = isinstance(leaf, np.ndarray | np.generic)
     if isinstance(leaf, Tracer) or not (host or isinstance(leaf, jax.Array)):
         raise TypeError(
@@ -110,7 +111,7 @@ def _lanes(path: str, leaf: Any) -> Any:
     return _sum_array(leaf)
 
 
-def _host_words(array: np.ndarray) -> Any:
+def _host_words(array: np.ndarray) -> AnyArray:
     """Entries as 32-bit words along a last axis; without JAX, which would cut 64 bits to 32."""
     if array.dtype.itemsize < 8:
         return words_of(jnp.asarray(array))
@@ -138,7 +139,7 @@ def words_of(array: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)[..., None]
 
 
-def mix(word: Any) -> Any:
+def mix(word: jax.Array) -> jax.Array:
     """The finalizer of MurmurHash3 (Appleby, 2011): a bijection that spreads every bit."""
     word = (word ^ (word >> 16)) * np.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * np.uint32(0xC2B2AE35)

@@ -19,17 +19,18 @@ import numpy as np
 from jax.core import Tracer
 from jax.custom_batching import sequential_vmap
 
+from jaxinit._types import Key
 from jaxinit.engine import _host as host
 from jaxinit.initializers._arguments import as_key
 
 SCHEME = "jaxinit-keys/1"
 
-# Implementations whose fold_in gives the same bits under vmap. It does not for unsafe_rbg, and
-# nobody has looked at those that users define.
+# Implementations whose fold_in gives the same bits under vmap. That of unsafe_rbg does not, and
+# implementations that users define have not been tried.
 _VMAPPABLE = ("threefry2x32", "rbg")
 
 
-# Remembered for the next init: hashing takes a tenth of the time of a small leaf.
+# Cached for the next init: hashing a path takes a tenth of the time of drawing a small leaf.
 @functools.lru_cache(maxsize=2**16)
 def path_words(path: str) -> tuple[int, int]:
     """The two 32-bit words that a path folds into a key.
@@ -42,12 +43,17 @@ def path_words(path: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
 
-def key_for_path(key: Any, path: str) -> jax.Array:
-    """The key that a plan gives the leaf at a path.
+def key_for_path(key: Key, path: str) -> jax.Array:
+    """The key that a plan gives the leaf at a path: the contract of ``plan.init``.
+
+    The leaf has the bits of its initializer called alone under ``jax.jit`` with this key. So one
+    leaf can be drawn again without the others, in a test or by another program, and a model that
+    is drawn leaf by leaf equals one that is drawn whole. Manifests name the scheme of the keys,
+    ``jaxinit-keys/1``; another scheme would have another name.
 
     Args:
         key: the root key, typed or raw ``uint32``.
-        path: canonical path of the leaf.
+        path: canonical path of the leaf, as ``plan.paths`` lists it.
 
     Returns:
         A typed key.
@@ -57,8 +63,13 @@ def key_for_path(key: Any, path: str) -> jax.Array:
         ValueError: when ``key`` is a batch of keys.
 
     Example:
-        >>> key_for_path(jax.random.key(0), "dense/kernel").shape
-        ()
+        >>> import jaxinit
+        >>> tree = {"dense": {"kernel": jax.ShapeDtypeStruct((4, 2), "float32")}}
+        >>> plan, key = jaxinit.plan(tree, [("**", "he_normal")]), jax.random.key(0)
+        >>> draw = jax.jit(jaxinit.initializers.he_normal(), static_argnums=(1, 2))
+        >>> kernel = draw(key_for_path(key, "dense/kernel"), (4, 2), "float32")
+        >>> bool((kernel == plan.init(key)["dense"]["kernel"]).all())
+        True
     """
     if not isinstance(path, str):
         raise TypeError(
@@ -67,7 +78,7 @@ def key_for_path(key: Any, path: str) -> jax.Array:
     return keys_for_paths(as_key("key_for_path", key), [path])[0]
 
 
-def keys_for_paths(key: Any, paths: Sequence[str]) -> jax.Array:
+def keys_for_paths(key: Key, paths: Sequence[str]) -> jax.Array:
     """The keys of many leaves, in one vectorised hash.
 
     Args:

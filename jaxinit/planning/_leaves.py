@@ -1,17 +1,21 @@
-"""The lines of a plan, and the groups of them that differ in their keys alone."""
+"""The lines of a plan, the groups that they form, and how the lines of two plans differ."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxinit._table import render_table
+from jaxinit._types import ArraySharding, Shape
 from jaxinit.engine import Draw
 from jaxinit.initializers import Fans, Initializer, Law
+from jaxinit.planning._paths import ParamSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +36,42 @@ class PlannedLeaf:
     """
 
     path: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: np.dtype
     initializer: Initializer
-    sharding: Any
-    # The rest follows from the above, or says where it came from: equal draws are equal leaves.
+    sharding: ArraySharding
+    # The fields below follow from those above, or say where those came from: leaves that are drawn
+    # alike compare equal.
     rule: str = dataclasses.field(compare=False)
     rule_index: int | None = dataclasses.field(compare=False)
     fans: Fans | None = dataclasses.field(compare=False)
     law: Law = dataclasses.field(compare=False)
-    group: int = dataclasses.field(compare=False)
+    group: int = dataclasses.field(compare=False, default=0)
+
+    @classmethod
+    def of(
+        cls, path: str, spec: ParamSpec, initializer: Initializer, rule: str, index: int | None
+    ) -> PlannedLeaf:
+        """The line of a leaf that this initializer draws, not yet in a group.
+
+        Raises:
+            TypeError: when the initializer has no law for the dtype.
+            ValueError: when it has none for the shape.
+        """
+        law = initializer.law(spec.shape, spec.dtype)
+        fans = initializer.fans(spec.shape)
+        return cls(path, spec.shape, spec.dtype, initializer, spec.sharding, rule, index, fans, law)
+
+    @property
+    def spec(self) -> ParamSpec:
+        """What a predicate is told of the leaf."""
+        return ParamSpec(self.shape, self.dtype, self.sharding)
 
     def as_draw(self) -> Draw:
         """What the engine needs to know."""
         return Draw(self.initializer, self.shape, self.dtype, self.sharding)
 
-    def as_struct(self, sharding: Any) -> jax.ShapeDtypeStruct:
+    def as_struct(self, sharding: ArraySharding) -> jax.ShapeDtypeStruct:
         """The leaf as an array that is not there."""
         return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
@@ -92,3 +116,91 @@ def number_groups(leaves: Sequence[PlannedLeaf]) -> tuple[PlannedLeaf, ...]:
         dataclasses.replace(leaf, group=numbers.setdefault(leaf.as_draw(), len(numbers)))
         for leaf in leaves
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One property of one leaf that differs.
+
+    Attributes:
+        path: canonical path of the leaf.
+        what: ``"shape"``, ``"dtype"``, ``"initializer"`` or ``"sharding"``.
+        before: its value in the first plan.
+        after: its value in the second.
+    """
+
+    path: str
+    what: str
+    before: Any
+    after: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanDiff:
+    """What changes from one plan to another; false when nothing does.
+
+    Attributes:
+        added: paths that only the second plan has.
+        removed: paths that only the first plan has.
+        changed: properties that differ, of leaves that both have.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[Change, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def __str__(self) -> str:
+        if not self:
+            return "The plans draw the same."
+        rows = [(path, "removed", "", "") for path in self.removed]
+        rows += [(path, "added", "", "") for path in self.added]
+        rows += [(c.path, c.what, _shown(c.before), _shown(c.after)) for c in self.changed]
+        return render_table(["path", "what", "before", "after"], rows)
+
+
+def _shown(value: Any) -> str:
+    """A property as the table shows it; of a sharding the partition and the mesh axes."""
+    if isinstance(value, NamedSharding):
+        return f"{value.spec} on {dict(value.mesh.shape)}"
+    return str(value)
+
+
+def compare(before: Iterable[PlannedLeaf], after: Iterable[PlannedLeaf]) -> PlanDiff:
+    """The difference between the leaves of two plans."""
+    old = {leaf.path: leaf for leaf in before}
+    new = {leaf.path: leaf for leaf in after}
+    changed = [
+        Change(path, what, getattr(leaf, what), getattr(new[path], what))
+        for path, leaf in old.items()
+        if path in new
+        for what in ("shape", "dtype", "initializer", "sharding")
+        if not _same(getattr(leaf, what), getattr(new[path], what))
+    ]
+    return PlanDiff(
+        added=tuple(path for path in new if path not in old),
+        removed=tuple(path for path in old if path not in new),
+        changed=tuple(changed),
+    )
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Equality; a sharding without devices, as manifests keep it, equals any with its partition."""
+    if before == after:
+        return True
+    partitions = [partition_of(value) for value in (before, after)]
+    bare = any(isinstance(value, PartitionSpec) for value in (before, after))
+    return bare and None not in partitions and partitions[0] == partitions[1]
+
+
+def partition_of(sharding: Any) -> tuple[Any, ...] | None:
+    """The mesh axes of each dimension, None for a sharding that is not made of mesh axes."""
+    spec = sharding if isinstance(sharding, PartitionSpec) else getattr(sharding, "spec", None)
+    if spec is None:
+        return None
+    entries = list(spec)
+    while entries and entries[-1] is None:
+        entries.pop()
+    return tuple(entries)

@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jaxinit._json import dumps
+from jaxinit._types import Json, Shape
 from jaxinit.initializers import Initializer, from_config, to_config
-from jaxinit.planning._diff import partition_of
 from jaxinit.planning._keys import SCHEME
-from jaxinit.planning._leaves import PlannedLeaf, number_groups
+from jaxinit.planning._leaves import PlannedLeaf, number_groups, partition_of
 from jaxinit.planning._messages import listing, suggestion
-from jaxinit.planning._paths import FlatTree, ParamSpec, as_numeric_dtype, spec_of
+from jaxinit.planning._paths import FlatTree, ParamSpec, as_numeric_dtype
 
 _FORMAT = "jaxinit-plan"
 _VERSION = 1
@@ -48,17 +49,18 @@ def write_manifest(leaves: Sequence[PlannedLeaf], indent: int | None) -> str:
     lines = [_line(leaf, names[leaf.initializer]) for leaf in ordered]
     top = {"format": _FORMAT, "version": _VERSION, "keys": SCHEME}
     if indent is None:
-        return json.dumps({**top, "initializers": configs, "leaves": lines}, allow_nan=False)
+        return dumps({**top, "initializers": configs, "leaves": lines}, indent=None)
     one, two = " " * indent, " " * (2 * indent)
-    head = [f"{one}{json.dumps(name)}: {json.dumps(value)}" for name, value in top.items()]
-    named = [
-        f"{two}{json.dumps(name)}: {json.dumps(configs[name], allow_nan=False)}"
-        for name in sorted(configs)
-    ]
-    listed = [two + json.dumps(line) for line in lines]
+    head = [one + _entry(name, value) for name, value in top.items()]
+    named = [two + _entry(name, configs[name]) for name in sorted(configs)]
+    listed = [two + dumps(line, indent=None) for line in lines]
     head.append(f'{one}"initializers": {_block("{", named, one, "}")}')
     head.append(f'{one}"leaves": {_block("[", listed, one, "]")}')
     return _block("{", head, "", "}") + "\n"
+
+
+def _entry(name: str, value: Json) -> str:
+    return dumps({name: value}, indent=None)[1:-1]
 
 
 def _block(opening: str, lines: Sequence[str], margin: str, closing: str) -> str:
@@ -66,7 +68,7 @@ def _block(opening: str, lines: Sequence[str], margin: str, closing: str) -> str
     return f"{opening}\n{body}\n{margin}{closing}" if lines else opening + closing
 
 
-def _config(leaf: PlannedLeaf) -> dict[str, Any]:
+def _config(leaf: PlannedLeaf) -> dict[str, Json]:
     try:
         return to_config(leaf.initializer)
     except TypeError as error:
@@ -76,7 +78,7 @@ def _config(leaf: PlannedLeaf) -> dict[str, Any]:
         ) from None
 
 
-def _name(initializer: Initializer, config: Any) -> str:
+def _name(initializer: Initializer, config: Json) -> str:
     name = repr(initializer)
     if len(name) <= _LONGEST_NAME:
         return name
@@ -84,7 +86,7 @@ def _name(initializer: Initializer, config: Any) -> str:
     return f"{initializer.label}-{digest[:16]}"
 
 
-def _line(leaf: PlannedLeaf, name: str) -> dict[str, Any]:
+def _line(leaf: PlannedLeaf, name: str) -> dict[str, Json]:
     line = {
         "path": leaf.path,
         "shape": list(leaf.shape),
@@ -103,7 +105,7 @@ def _line(leaf: PlannedLeaf, name: str) -> dict[str, Any]:
     return {**line, "sharding": entries}
 
 
-def _is_partition_entry(entry: Any) -> bool:
+def _is_partition_entry(entry: Json) -> bool:
     if isinstance(entry, list):
         return all(isinstance(axis, str) for axis in entry)
     return entry is None or isinstance(entry, str)
@@ -155,8 +157,8 @@ def arrange(leaves: Sequence[PlannedLeaf], like: FlatTree) -> tuple[PlannedLeaf,
             "Make a new plan for a new tree."
         )
     arranged = []
-    for path, value in zip(like.paths, like.leaves, strict=True):
-        leaf, spec = by_path[path], spec_of("Plan.from_json, in like=,", path, value)
+    for path, spec in like.specs("Plan.from_json, in like=,").items():
+        leaf = by_path[path]
         if (spec.shape, spec.dtype) != (leaf.shape, leaf.dtype):
             raise ValueError(
                 f"Plan.from_json needs like= with the shapes of the manifest, got {spec.shape} and "
@@ -168,7 +170,7 @@ def arrange(leaves: Sequence[PlannedLeaf], like: FlatTree) -> tuple[PlannedLeaf,
     return number_groups(arranged)
 
 
-def _parse(text: Any) -> dict[str, Any]:
+def _parse(text: Any) -> dict[str, Json]:
     if not isinstance(text, str | bytes | bytearray):
         raise TypeError(
             f"Plan.from_json needs the text of a manifest, got {type(text).__name__}. "
@@ -184,7 +186,7 @@ def _parse(text: Any) -> dict[str, Any]:
     return _typed("the manifest", top, dict, "an object")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -196,45 +198,34 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON.")
 
 
-def _leaf(place: str, line: Any, initializers: Mapping[str, Initializer]) -> PlannedLeaf:
+def _leaf(place: str, line: Json, initializers: Mapping[str, Initializer]) -> PlannedLeaf:
     _check_entries(place, _typed(place, line, dict, "an object"), _LEAF, ("sharding",))
     path = _typed(f"{place}.path", line["path"], str, "a string")
     place = f"{place} ({path})"
-    spec = ParamSpec(
-        _shape(f"{place}.shape", line["shape"]), _dtype(f"{place}.dtype", line["dtype"])
-    )
+    shape = _shape(f"{place}.shape", line["shape"])
+    dtype = _dtype(f"{place}.dtype", line["dtype"])
+    sharding = _sharding(f"{place}.sharding", line.get("sharding"), shape)
+    rule = _typed(f"{place}.rule", line["rule"], str, "a string")
     name = _typed(f"{place}.initializer", line["initializer"], str, "a string")
     if name not in initializers:
         _fail(
             f"{place}.initializer", f"a name in initializers{suggestion(name, initializers)}", name
         )
-    initializer = initializers[name]
     try:
-        fans, law = initializer.fans(spec.shape), initializer.law(spec.shape, spec.dtype)
+        spec = ParamSpec(shape, dtype, sharding)
+        return PlannedLeaf.of(path, spec, initializers[name], rule, None)
     except _BAD_CONFIG as error:
-        _fail(place, f"an initializer for shape {spec.shape} and {spec.dtype}", name, str(error))
-    return PlannedLeaf(
-        path,
-        spec.shape,
-        spec.dtype,
-        initializer,
-        _sharding(f"{place}.sharding", line.get("sharding"), spec.shape),
-        rule=_typed(f"{place}.rule", line["rule"], str, "a string"),
-        rule_index=None,
-        fans=fans,
-        law=law,
-        group=0,
-    )
+        _fail(place, f"an initializer for shape {shape} and {dtype}", name, str(error))
 
 
-def _initializer(name: str, config: Any) -> Initializer:
+def _initializer(name: str, config: Json) -> Initializer:
     try:
         return from_config(config)
     except _BAD_CONFIG as error:
         _fail(f"initializers[{name!r}]", "the config of an initializer", config, str(error))
 
 
-def _shape(place: str, value: Any) -> tuple[int, ...]:
+def _shape(place: str, value: Json) -> Shape:
     sizes = _typed(place, value, list, "a list")
     for size in sizes:
         if type(size) is not int or not 0 <= size < _LARGEST_SIZE:
@@ -242,7 +233,7 @@ def _shape(place: str, value: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _dtype(place: str, value: Any) -> np.dtype:
+def _dtype(place: str, value: Json) -> np.dtype:
     name = _typed(place, value, str, "a string")
     try:
         dtype = as_numeric_dtype("a leaf", name)
@@ -253,7 +244,7 @@ def _dtype(place: str, value: Any) -> np.dtype:
     return dtype
 
 
-def _sharding(place: str, value: Any, shape: tuple[int, ...]) -> PartitionSpec | None:
+def _sharding(place: str, value: Json, shape: Shape) -> PartitionSpec | None:
     if value is None:
         return None
     entries = _typed(place, value, list, "a list")
@@ -267,7 +258,7 @@ def _sharding(place: str, value: Any, shape: tuple[int, ...]) -> PartitionSpec |
 
 
 def _check_entries(
-    place: str, value: Mapping[str, Any], required: Sequence[str], optional: Sequence[str] = ()
+    place: str, value: Mapping[str, Json], required: Sequence[str], optional: Sequence[str] = ()
 ) -> None:
     if missing := [name for name in required if name not in value]:
         _fail(place, f"an entry {missing[0]!r}", sorted(value))
@@ -275,13 +266,13 @@ def _check_entries(
         _fail(place, f"no entry {unknown[0]!r}{suggestion(unknown[0], required)}", sorted(value))
 
 
-def _typed(place: str, value: Any, kind: type, words: str) -> Any:
+def _typed(place: str, value: Json, kind: type, words: str) -> Json:
     if not isinstance(value, kind):
         _fail(place, words, value)
     return value
 
 
-def _fail(place: str, wanted: str, got: Any, advice: str = "") -> NoReturn:
+def _fail(place: str, wanted: str, got: Json, advice: str = "") -> NoReturn:
     shown = repr(got)
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     advice = advice or "Write manifests with plan.to_json()."

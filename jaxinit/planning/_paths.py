@@ -1,16 +1,16 @@
 """One canonical string per leaf of any pytree, and what is known about the array behind it.
 
 The path of a leaf is made of the keys, indices and attribute names on the way to it, joined by
-``/``. A last attribute called ``value`` is left out, for there boxes (``flax.linen.Partitioned``)
-and variables (``flax.nnx.Param``) keep their array: so the Linen variables and the NNX state of one
-architecture have the same paths. Nothing is escaped; two leaves with one path are an error.
+``/``. A last attribute called ``value`` is left out, because boxes (``flax.linen.Partitioned``) and
+variables (``flax.nnx.Param``) keep their array there: so the Linen variables and the NNX state of
+one architecture have the same paths. Nothing is escaped; two leaves with one path are an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from jaxinit._types import ArraySharding, PyTree, Shape, TreeDef
 from jaxinit.initializers import Axes
 from jaxinit.initializers._arguments import as_shape
 from jaxinit.planning._messages import listing
@@ -47,9 +48,9 @@ class ParamSpec:
         (64, 256)
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: np.dtype
-    sharding: Any = None
+    sharding: ArraySharding = None
     axes: Axes | None = None
     stack_axes: tuple[int, ...] = ()
     groups: int = 1
@@ -75,7 +76,7 @@ class ParamSpec:
         return self.size * self.dtype.itemsize
 
     @property
-    def layer_shape(self) -> tuple[int, ...]:
+    def layer_shape(self) -> Shape:
         """Shape of one layer: the shape without the stacked axes."""
         return tuple(n for axis, n in enumerate(self.shape) if axis not in self.stack_axes)
 
@@ -86,12 +87,20 @@ class FlatTree(NamedTuple):
     Attributes:
         paths: canonical path of each leaf.
         leaves: the leaves, in the same order.
-        treedef: what puts them together again.
+        treedef: the structure, which builds the tree again.
     """
 
     paths: tuple[str, ...]
     leaves: list[Any]
-    treedef: Any
+    treedef: TreeDef
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Path and leaf, one after the other."""
+        return zip(self.paths, self.leaves, strict=True)
+
+    def specs(self, caller: str) -> dict[str, ParamSpec]:
+        """What every leaf says about its array, by path; `spec_of` says what it raises."""
+        return {path: spec_of(caller, path, leaf) for path, leaf in self.items()}
 
 
 def canonical_path(entries: tuple[Any, ...]) -> str:
@@ -118,7 +127,7 @@ def _segment(entry: Any) -> str:
     return str(entry)
 
 
-def flatten(caller: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> FlatTree:
+def flatten(caller: str, tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> FlatTree:
     """Takes a tree apart into canonical paths and leaves.
 
     Args:
@@ -165,7 +174,7 @@ def spec_of(caller: str, path: str, leaf: Any) -> ParamSpec:
         )
     dtype = as_numeric_dtype(f"{caller}, at {path!r},", leaf.dtype)
     if isinstance(leaf, np.ndarray | np.generic):
-        # As jnp.asarray would take it: numpy's default of 64 bits says nothing about intent.
+        # The dtype that jnp.asarray would give it: a float64 of NumPy is seldom meant to be one.
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
     return ParamSpec(tuple(leaf.shape), dtype, _sharding_of(leaf))
 
@@ -173,8 +182,8 @@ def spec_of(caller: str, path: str, leaf: Any) -> ParamSpec:
 def as_numeric_dtype(caller: str, dtype: Any) -> np.dtype:
     """A dtype of numbers or booleans; keys, objects and the like are refused."""
     try:
-        kinds = (jnp.number, jnp.bool_)
-        numeric = dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+        classes = (jnp.number, jnp.bool_)
+        numeric = dtype is not None and any(jnp.issubdtype(dtype, each) for each in classes)
     except TypeError:
         numeric = False
     if not numeric:
@@ -185,20 +194,21 @@ def as_numeric_dtype(caller: str, dtype: Any) -> np.dtype:
     return np.dtype(jnp.dtype(dtype))
 
 
-def _sharding_of(leaf: Any) -> Any:
+def _sharding_of(leaf: Any) -> ArraySharding:
+    """The sharding that a leaf asks for, None where it only happens to live somewhere."""
     if isinstance(leaf, Tracer | np.ndarray | np.generic):
         return None
     sharding = getattr(leaf, "sharding", None)
     if isinstance(leaf, jax.Array):
-        # Where a concrete array happens to be is no wish, unless somebody laid it over a mesh.
+        # Somebody laid the array over a mesh; any other sharding came by default.
         return sharding if isinstance(sharding, NamedSharding) else None
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
-        # What jax.eval_shape says of every array under jax.set_mesh is no wish either.
+        # Under jax.set_mesh, jax.eval_shape says "replicated" of every array that nobody placed.
         return None if sharding.is_fully_replicated else sharding
     return sharding
 
 
-def _stack_axes(stack_axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _stack_axes(stack_axes: Any, shape: Shape) -> tuple[int, ...]:
     try:
         axes = tuple(int(axis) for axis in stack_axes)
     except (TypeError, ValueError):

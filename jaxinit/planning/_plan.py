@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+from jax.core import Tracer
 
 from jaxinit._table import render_table
-from jaxinit.engine import Estimate, Progress
+from jaxinit._types import ArraySharding, Key, PyTree, Shardings, TreeDef
+from jaxinit.engine import Draw, Estimate, Progress, draw, estimate
 from jaxinit.engine._compile import check_bound
 from jaxinit.initializers._arguments import as_key
-from jaxinit.planning._diff import PlanDiff, compare
-from jaxinit.planning._donation import committed_places, donated_values
-from jaxinit.planning._drawing import as_draws, draw_leaves, estimate_leaves
-from jaxinit.planning._leaves import Group, PlannedLeaf, number_groups
+from jaxinit.planning._given import donated_values, drawn_over, kept_values, refuse_trace
+from jaxinit.planning._keys import keys_for_paths
+from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, number_groups
 from jaxinit.planning._manifest import arrange, read_manifest, write_manifest
 from jaxinit.planning._messages import suggestion
-from jaxinit.planning._paths import flatten, spec_of
-from jaxinit.planning._resolve import resolve
-from jaxinit.planning._rules import as_rules, assign
-from jaxinit.planning._selection import kept_values, selected
-from jaxinit.planning._shardings import resolve_shardings
+from jaxinit.planning._paths import flatten
+from jaxinit.planning._patterns import Patterns, matching_paths
+from jaxinit.planning._rules import Rules, as_rules, planned_leaves
+from jaxinit.planning._shardings import check_mesh, resolve_shardings
 
 _REPR_LEAVES = 60
 
@@ -42,7 +41,7 @@ class Plan:
     """
 
     leaves: tuple[PlannedLeaf, ...]
-    treedef: Any
+    treedef: TreeDef
 
     def __hash__(self) -> int:
         return hash(self.paths)
@@ -90,21 +89,21 @@ class Plan:
 
     def init(
         self,
-        key: Any,
+        key: Key,
         *,
-        only: Any = None,
-        keep: Any = None,
-        donate: Any = None,
-        out_shardings: Any = None,
+        only: Patterns | None = None,
+        keep: PyTree = None,
+        donate: PyTree = None,
+        out_shardings: Shardings = None,
         max_live_bytes: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> PyTree:
         """Draws the tree.
 
         Every leaf has exactly the bits of ``leaf.initializer`` called alone under ``jax.jit`` with
-        ``key_for_path(key, leaf.path)``. Works under ``jax.jit``, ``jax.vmap`` over keys (an
-        ensemble) and ``jax.eval_shape``. Outside of ``jax.jit`` each group compiles once, in
-        small programs; that is the fastest way to call it.
+        ``jaxinit.key_for_path(key, leaf.path)``. Works under ``jax.jit``, ``jax.vmap`` over keys
+        (an ensemble) and ``jax.eval_shape``. It is fastest outside of ``jax.jit``, where it
+        compiles one small program for each group.
 
         Args:
             key: the root key, typed or raw ``uint32``.
@@ -114,14 +113,14 @@ class Plan:
                 unless ``only`` names them.
             donate: a tree of arrays to draw over, matched by canonical path, such as parameters
                 that are needed no longer. Each leaf that is drawn takes over the memory of its
-                array there, or where it goes to another place the array is deleted first; either
+                array; where the leaf goes to another place, the array is deleted first. Either
                 way the old array is gone. Leaves that are not drawn are returned as they are.
                 Arrays that are committed to a place stay there. Not in a trace.
             out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or
-                a function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is;
-                goes before what the plan and ``donate`` say.
+                a function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is.
+                It takes precedence over the plan's shardings and over ``donate``.
             max_live_bytes: memory in bytes that may be in use beside the finished leaves; by
-                default as much as the largest leaf has, and at least 1 MiB. A leaf that needs more
+                default the size of the largest leaf, and at least 1 MiB. A leaf that needs more
                 is drawn alone. In a trace the compiler decides.
             progress: called as ``progress(done_leaves, total_leaves, done_bytes, total_bytes)``
                 each time a leaf is ready; never inside a trace. What it raises ends the draw.
@@ -144,39 +143,43 @@ class Plan:
         """
         root = as_key("plan.init", key)
         check_bound("plan.init", max_live_bytes)
-        kept = kept_values(self._by_path, keep)
-        donated = donated_values(self._by_path, donate)
+        kept = {} if keep is None else kept_values(self._by_path, keep)
+        donated = {} if donate is None else donated_values(self._by_path, donate)
         if only is None:
             wanted = [leaf for leaf in self.leaves if leaf.path not in kept]
         else:
-            wanted = selected(self.leaves, only)
+            specs = {leaf.path: leaf.spec for leaf in self.leaves}
+            chosen = matching_paths("plan.init", "only", only, specs)
+            wanted = [leaf for leaf in self.leaves if leaf.path in chosen]
         names = {leaf.path for leaf in wanted}
         untouched = {path: x for path, x in (donated | kept).items() if path not in names}
+        committed = {path: array.sharding for path, array in donated.items() if array.committed}
         shardings = resolve_shardings(
-            "plan.init", self.leaves, self.treedef, out_shardings, committed_places(donated)
+            "plan.init", self._by_path, self.treedef, out_shardings, committed
         )
-        places = dict(zip(self.paths, shardings, strict=True))
-        drawn = draw_leaves(
-            root,
-            wanted,
-            [places[leaf.path] for leaf in wanted],
-            donated=None if donate is None else donated,
-            untouched=untouched,
-            max_live_bytes=max_live_bytes,
-            progress=progress,
-        )
-        values = drawn | untouched
-        for leaf in self.leaves if len(values) < len(self.leaves) else ():
+        into = None if donate is None else drawn_over(wanted, donated, untouched)
+        draws = _as_draws("plan.init", wanted, shardings)
+        keys = keys_for_paths(root, [leaf.path for leaf in wanted])
+        if into is not None and isinstance(keys, Tracer):
+            refuse_trace()
+        arrays = draw(draws, keys, into=into, max_live_bytes=max_live_bytes, progress=progress)
+        values: dict[str, object] = dict(untouched)
+        values.update(zip((leaf.path for leaf in wanted), arrays, strict=True))
+        for leaf in self.leaves:
             if leaf.path not in values:
-                values[leaf.path] = leaf.as_struct(places[leaf.path])
+                values[leaf.path] = leaf.as_struct(shardings[leaf.path])
         return jax.tree_util.tree_unflatten(self.treedef, [values[path] for path in self.paths])
 
     def estimate(
-        self, key: Any = None, *, out_shardings: Any = None, max_live_bytes: int | None = None
+        self,
+        key: Key | None = None,
+        *,
+        out_shardings: Shardings = None,
+        max_live_bytes: int | None = None,
     ) -> Estimate:
         """Says what memory ``init`` takes, before any of it is allocated.
 
-        Compiles the programs that ``init`` runs, which finds them compiled.
+        This compiles the programs that ``init`` runs, and a later ``init`` finds them compiled.
 
         Args:
             key: a key such as ``init`` will get; by default one of JAX's default implementation.
@@ -184,7 +187,7 @@ class Plan:
             max_live_bytes: as in ``init``.
 
         Returns:
-            A record of leaves, kinds and bytes, which prints as a table.
+            A record of leaves, groups and bytes, which prints as a table.
 
         Raises:
             TypeError: when an argument is of the wrong kind.
@@ -197,10 +200,15 @@ class Plan:
             (524288, True)
         """
         check_bound("plan.estimate", max_live_bytes)
-        root = None if key is None else as_key("plan.estimate", key)
-        shardings = resolve_shardings("plan.estimate", self.leaves, self.treedef, out_shardings)
-        draws = as_draws("plan.estimate", self.leaves, shardings)
-        return estimate_leaves(root, draws, max_live_bytes)
+        implementation = place = None
+        if key is not None:
+            root = as_key("plan.estimate", key)
+            words = jax.random.key_data(root)
+            implementation = jax.random.key_impl(root)
+            place = words.sharding if words.committed else None
+        shardings = resolve_shardings("plan.estimate", self._by_path, self.treedef, out_shardings)
+        draws = _as_draws("plan.estimate", self.leaves, shardings)
+        return estimate(draws, implementation, place, max_live_bytes=max_live_bytes)
 
     def diff(self, other: Plan) -> PlanDiff:
         """What changes from this plan to another: leaves added, removed, drawn differently."""
@@ -222,7 +230,7 @@ class Plan:
         return write_manifest(self.leaves, indent)
 
     @classmethod
-    def from_json(cls, text: str | bytes, like: Any = None) -> Plan:
+    def from_json(cls, text: str | bytes, like: PyTree = None) -> Plan:
         """Reads a manifest back.
 
         Args:
@@ -275,11 +283,43 @@ def _table(leaves: Sequence[PlannedLeaf], title: str) -> str:
     return render_table(columns, rows, title=title)
 
 
-def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
+def _as_draws(
+    caller: str, leaves: Sequence[PlannedLeaf], shardings: Mapping[str, ArraySharding]
+) -> list[Draw]:
+    """What the engine draws; leaves that differ in their keys alone share one object.
+
+    Args:
+        caller: public name that an error starts with.
+        leaves: the leaves to draw.
+        shardings: where each goes, by path.
+
+    Raises:
+        ValueError: when a leaf needs a mesh or 64-bit types that are not there.
+    """
+    # By identity, because hashing the initializer and the sharding of a leaf takes longer than
+    # drawing it.
+    known: dict[tuple[object, ...], Draw] = {}
+    draws = []
+    for leaf in leaves:
+        sharding = shardings[leaf.path]
+        identity = (id(leaf.initializer), leaf.shape, leaf.dtype, id(sharding))
+        if identity not in known:
+            check_mesh(caller, leaf, sharding)
+            if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+                raise ValueError(
+                    f"{caller} needs 64-bit types to draw {leaf.path!r} as {leaf.dtype}, and they "
+                    "are off. Set jax.config.update('jax_enable_x64', True), or plan for 32 bits."
+                )
+            known[identity] = Draw(leaf.initializer, leaf.shape, leaf.dtype, sharding)
+        draws.append(known[identity])
+    return draws
+
+
+def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Plan:
     """Decides for every leaf of a tree how it will be drawn, before anything is.
 
     Args:
-        tree: any pytree whose leaves have a shape and a dtype: what ``jax.eval_shape`` returns, a
+        params: any pytree whose leaves have a shape and a dtype: what ``jax.eval_shape`` returns, a
             Linen variables dictionary (boxes stay), an NNX state, the arrays of an Equinox module,
             or what `jaxinit.flax` reads from a model. Arrays serve as shapes.
         rules: a list of (pattern, initializer); the first match wins. A pattern is a glob over the
@@ -287,8 +327,8 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
             (path, leaf). An initializer is one of `jaxinit.initializers`, its name or config, a
             closure of ``jax.nn.initializers``, or `like_kernel`.
         out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or a
-            function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is; goes
-            before the shardings in ``tree``.
+            function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is. It
+            takes precedence over the shardings in ``params``.
 
     Returns:
         The plan.
@@ -305,31 +345,9 @@ def plan(tree: Any, rules: Any, *, out_shardings: Any = None) -> Plan:
         >>> p["dense/kernel"].fans.fan_in, p["dense/bias"].initializer
         (64.0, zeros)
     """
-    flat = flatten("plan", tree)
-    specs = [
-        spec_of("plan", path, leaf) for path, leaf in zip(flat.paths, flat.leaves, strict=True)
-    ]
-    compiled = as_rules("plan", rules)
-    assigned = assign("plan", compiled, flat.paths, specs)
-    resolved = resolve("plan", flat.paths, specs, compiled, assigned)
-    leaves = [
-        PlannedLeaf(
-            path,
-            spec.shape,
-            spec.dtype,
-            fitted.initializer,
-            spec.sharding,
-            rule=compiled[number].text,
-            rule_index=number,
-            fans=fitted.fans,
-            law=fitted.law,
-            group=0,
-        )
-        for path, spec, number, fitted in zip(flat.paths, specs, assigned, resolved, strict=True)
-    ]
-    shardings = resolve_shardings("plan", leaves, flat.treedef, out_shardings)
-    leaves = [
-        dataclasses.replace(leaf, sharding=sharding)
-        for leaf, sharding in zip(leaves, shardings, strict=True)
-    ]
-    return Plan(number_groups(leaves), flat.treedef)
+    flat = flatten("plan", params)
+    leaves = planned_leaves("plan", flat.specs("plan"), as_rules("plan", rules))
+    by_path = {leaf.path: leaf for leaf in leaves}
+    shardings = resolve_shardings("plan", by_path, flat.treedef, out_shardings)
+    placed = [dataclasses.replace(leaf, sharding=shardings[leaf.path]) for leaf in leaves]
+    return Plan(number_groups(placed), flat.treedef)

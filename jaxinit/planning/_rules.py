@@ -1,24 +1,23 @@
 """Which initializer for which leaf: an ordered list of patterns, the first match wins.
 
-A pattern is a glob over the canonical path, a compiled regular expression that is searched in it,
-or a predicate on (path, leaf). Rules are strict: one that matches nothing, or nothing that an
-earlier one left over, is an error, and so is a leaf that no rule covers.
+Rules are strict: one that matches nothing, or nothing that an earlier one left over, is an error,
+and so is a leaf that no rule covers. The initializer of a rule is then fitted to each of its
+leaves: true axes where the model is known, stacked layers, the fans of a sibling for `like_kernel`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, TypeAlias, cast
 
-from jaxinit.initializers import Initializer, get, names
-from jaxinit.planning._globs import compile_glob
+from jaxinit.initializers import Fans, Initializer, get, names, stacked
+from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._messages import listing, nearest_globs, suggestion
 from jaxinit.planning._paths import ParamSpec
+from jaxinit.planning._patterns import Matcher, Pattern, as_matcher
 
-Predicate = Callable[[str, ParamSpec], bool]
-Pattern = str | re.Pattern[str] | Predicate
+_SIBLINGS = ("kernel", "weight", "w", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,15 @@ class LikeKernel:
         return f"like_kernel({self.initializer!r}{sibling})"
 
 
-def like_kernel(initializer: Any, sibling: str | None = None) -> LikeKernel:
+# An initializer, its name, its config, or a closure of `jax.nn.initializers`.
+InitializerLike: TypeAlias = Initializer | str | Mapping[str, Any] | Callable[..., Any]
+Rules: TypeAlias = (
+    Iterable[tuple[Pattern, InitializerLike | LikeKernel]]
+    | Mapping[str, InitializerLike | LikeKernel]
+)
+
+
+def like_kernel(initializer: InitializerLike, sibling: str | None = None) -> LikeKernel:
     """Gives a bias the fans of the kernel beside it, which its own shape does not show.
 
     The law is that of ``initializer`` with the fans of the sibling: torch's default bias,
@@ -56,7 +63,7 @@ def like_kernel(initializer: Any, sibling: str | None = None) -> LikeKernel:
         >>> like_kernel("lecun_uniform")
         like_kernel(lecun_uniform())
     """
-    resolved = as_initializer("like_kernel", initializer)
+    resolved = _as_initializer("like_kernel", initializer)
     if not hasattr(resolved, "at_fans"):
         raise TypeError(
             f"like_kernel needs an initializer whose variance depends on fans, got {resolved!r}. "
@@ -71,8 +78,7 @@ def like_kernel(initializer: Any, sibling: str | None = None) -> LikeKernel:
     return LikeKernel(resolved, sibling)
 
 
-def as_initializer(caller: str, value: Any) -> Initializer:
-    """An initializer from itself, a name, a config, or a closure of JAX."""
+def _as_initializer(caller: str, value: InitializerLike) -> Initializer:
     try:
         return get(value)
     except (TypeError, ValueError) as error:
@@ -84,57 +90,14 @@ def as_initializer(caller: str, value: Any) -> Initializer:
         raise type(error)(f"{caller} needs an initializer, got {value!r}. {error}") from None
 
 
-@dataclasses.dataclass(frozen=True)
-class Matcher:
-    """A pattern made ready.
-
-    Attributes:
-        text: how tables and manifests show it.
-        matches: predicate on (path, leaf).
-    """
-
-    text: str
-    matches: Predicate
-
-
-def as_matcher(caller: str, pattern: Any) -> Matcher:
-    """Compiles a glob, regular expression or predicate.
-
-    Raises:
-        TypeError: when the pattern is none of these.
-        ValueError: when a glob is malformed.
-    """
-    if isinstance(pattern, str):
-        full = compile_glob(caller, pattern).fullmatch
-        return Matcher(pattern, lambda path, leaf: full(path) is not None)
-    if isinstance(pattern, re.Pattern):
-        if isinstance(pattern.pattern, bytes):
-            raise TypeError(f"{caller} needs a regular expression of str, got {pattern!r}.")
-        search = pattern.search
-        return Matcher(f"re:{pattern.pattern}", lambda path, leaf: search(path) is not None)
-    if callable(pattern):
-        name = getattr(pattern, "__name__", type(pattern).__name__)
-        return Matcher(f"predicate:{name}", lambda path, leaf: bool(pattern(path, leaf)))
-    raise TypeError(
-        f"{caller} needs a pattern that is a glob, a compiled regular expression or a predicate on "
-        f"(path, leaf), got {pattern!r}. Write for example '**/kernel'."
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One line of the list: which leaves, and how to draw them."""
 
     matcher: Matcher
     initializer: Initializer | LikeKernel
 
-    @property
-    def text(self) -> str:
-        """The pattern as tables and manifests show it."""
-        return self.matcher.text
 
-
-def as_rules(caller: str, rules: Any) -> tuple[Rule, ...]:
+def as_rules(caller: str, rules: Rules) -> tuple[Rule, ...]:
     """Checks and compiles a list of (pattern, initializer).
 
     Raises:
@@ -148,7 +111,7 @@ def as_rules(caller: str, rules: Any) -> tuple[Rule, ...]:
     ):
         place = f"{caller}, in rule {number},"
         if not isinstance(initializer, LikeKernel):
-            initializer = as_initializer(place, initializer)
+            initializer = _as_initializer(place, initializer)
         compiled.append(Rule(as_matcher(place, pattern), initializer))
     return tuple(compiled)
 
@@ -183,42 +146,28 @@ def as_pairs(caller: str, rules: Any, noun: str, example: tuple[str, str]) -> li
     return pairs
 
 
-class Matching(Protocol):
-    """Anything that takes leaves by a pattern."""
-
-    @property
-    def matcher(self) -> Matcher:
-        """The pattern."""
-        ...
-
-
-def assign(
-    caller: str, rules: Sequence[Matching], paths: Sequence[str], specs: Sequence[ParamSpec]
-) -> list[int]:
-    """Number of the rule that each leaf gets.
+def assign(caller: str, matchers: Sequence[Matcher], specs: Mapping[str, Any]) -> dict[str, int]:
+    """Number of the rule that each leaf gets, by path.
 
     Args:
         caller: public name that an error starts with.
-        rules: the rules; the first match wins.
-        paths: canonical paths of the leaves.
-        specs: what a predicate is told of each leaf.
+        matchers: the patterns of the rules; the first match wins.
+        specs: what a predicate is told of each leaf, by path.
 
     Raises:
         ValueError: when a rule matches nothing, or nothing that is left, or a leaf has no rule.
             All offenders are named.
     """
-    chosen: dict[int, int] = {}
+    chosen: dict[str, int] = {}
     complaints = []
-    remaining = list(range(len(paths)))
-    for number, rule in enumerate(rules):
-        taken = {i for i in remaining if rule.matcher.matches(paths[i], specs[i])}
-        chosen.update(dict.fromkeys(taken, number))
-        remaining = [i for i in remaining if i not in taken]
+    for number, matcher in enumerate(matchers):
+        taken = [p for p, spec in specs.items() if p not in chosen and matcher.matches(p, spec)]
         if not taken:
-            complaints.append(_idle(number, rules, chosen, paths, specs))
-    if remaining:
-        globs = [rule.matcher.text for rule in rules]
-        bare = [f"{paths[i]!r}{nearest_globs(paths[i], globs)}" for i in remaining[:10]]
+            complaints.append(_idle(number, matchers, chosen, specs))
+        chosen.update(dict.fromkeys(taken, number))
+    if remaining := [path for path in specs if path not in chosen]:
+        globs = [matcher.text for matcher in matchers]
+        bare = [f"{path!r}{nearest_globs(path, globs)}" for path in remaining[:10]]
         noun = "leaf has" if len(remaining) == 1 else "leaves have"
         complaints.append(f"{len(remaining)} {noun} no rule: {listing(bare, total=len(remaining))}")
     if complaints:
@@ -226,23 +175,123 @@ def assign(
             f"{caller} needs every rule to take a leaf and every leaf to have a rule. "
             f"{'; '.join(complaints)}. Correct the patterns, or end with ('**', ...) for the rest."
         )
-    return [chosen[i] for i in range(len(paths))]
+    return chosen
 
 
 def _idle(
-    number: int,
-    rules: Sequence[Matching],
-    chosen: Mapping[int, int],
-    paths: Sequence[str],
-    specs: Sequence[ParamSpec],
+    number: int, matchers: Sequence[Matcher], chosen: Mapping[str, int], specs: Mapping[str, Any]
 ) -> str:
     """Why a rule took no leaf."""
-    rule = rules[number]
-    takers = sorted(
-        {taker for i, taker in chosen.items() if rule.matcher.matches(paths[i], specs[i])}
-    )
-    text = rule.matcher.text
+    text, matches = matchers[number].text, matchers[number].matches
+    takers = sorted({taker for path, taker in chosen.items() if matches(path, specs[path])})
     if not takers:
-        return f"rule {number} {text!r} matches no leaf{suggestion(text, paths)}"
-    earlier = listing([f"rule {taker} {rules[taker].matcher.text!r}" for taker in takers])
+        return f"rule {number} {text!r} matches no leaf{suggestion(text, specs)}"
+    earlier = listing([f"rule {taker} {matchers[taker].text!r}" for taker in takers])
     return f"rule {number} {text!r} is shadowed: all that it matches is taken by {earlier}"
+
+
+def planned_leaves(
+    caller: str, specs: Mapping[str, ParamSpec], rules: Sequence[Rule]
+) -> list[PlannedLeaf]:
+    """The leaves of a tree with the initializers that their rules give them, not yet grouped.
+
+    Raises:
+        ValueError: when `assign` does, or an initializer makes no sense for a leaf; all offenders
+            are named with path, shape and rule.
+        TypeError: the same, when only dtypes are wrong.
+    """
+    assigned = assign(caller, [rule.matcher for rule in rules], specs)
+    fitted: dict[Any, PlannedLeaf | Exception] = {}
+    leaves, offenders = [], []
+    for path, spec in specs.items():
+        number = assigned[path]
+        rule, sibling, kernel = rules[number], None, None
+        if isinstance(rule.initializer, LikeKernel):
+            sibling = _sibling(path, rule.initializer, specs)
+        if sibling is not None:
+            kernel = specs[sibling], rules[assigned[sibling]].initializer
+        case = (number, spec, kernel)
+        if case not in fitted:
+            try:
+                initializer = _fit(rule.initializer, spec, kernel)
+                fitted[case] = PlannedLeaf.of(path, spec, initializer, rule.matcher.text, number)
+            except (TypeError, ValueError) as error:
+                fitted[case] = error
+        result = fitted[case]
+        if isinstance(result, Exception):
+            offenders.append((path, spec, f"rule {number} {rule.matcher.text!r}", result))
+        else:
+            leaves.append(dataclasses.replace(result, path=path))
+    if offenders:
+        _refuse(caller, offenders)
+    return leaves
+
+
+def _sibling(path: str, like: LikeKernel, specs: Mapping[str, ParamSpec]) -> str | None:
+    parent, slash, _ = path.rpartition("/")
+    beside = (f"{parent}{slash}{name}" for name in _sibling_names(like))
+    return next((sibling for sibling in beside if sibling in specs), None)
+
+
+def _sibling_names(like: LikeKernel) -> Sequence[str]:
+    return _SIBLINGS if like.sibling is None else (like.sibling,)
+
+
+def _fit(
+    initializer: Initializer | LikeKernel,
+    spec: ParamSpec,
+    kernel: tuple[ParamSpec, Initializer | LikeKernel] | None,
+) -> Initializer:
+    """The initializer for one leaf; `kernel` is the sibling of a `like_kernel` and its rule's."""
+    if not isinstance(initializer, LikeKernel):
+        return _stack(with_roles(initializer, spec), spec)
+    if kernel is None:
+        raise ValueError(
+            f"{initializer!r} needs a sibling named {' or '.join(_sibling_names(initializer))} "
+            "beside the leaf, found none. Name it with sibling=, or give the leaf a rule of its "
+            "own."
+        )
+    fans = _fans_of_kernel(initializer, *kernel)
+    return _stack(cast(Any, initializer.initializer).at_fans(fans), spec)
+
+
+def with_roles(initializer: Initializer, spec: ParamSpec) -> Initializer:
+    """The initializer with the axes that the model really contracts, where they are known."""
+    if spec.axes is None:
+        return initializer
+    return initializer.with_axes(
+        spec.axes, groups=spec.groups, transposed_strides=spec.transposed_strides
+    )
+
+
+def _stack(initializer: Initializer, spec: ParamSpec) -> Initializer:
+    """Draws every layer along the stacked axes on its own, unless the rule says so itself."""
+    if not spec.stack_axes or initializer.label == "stacked":
+        return initializer
+    law = initializer.law(spec.layer_shape, spec.dtype)
+    if not initializer.random and law.variance == 0:
+        return initializer  # one constant: a stack of it is the same array
+    return stacked(initializer, spec.stack_axes)
+
+
+def _fans_of_kernel(
+    like: LikeKernel, kernel: ParamSpec, kernel_initializer: Initializer | LikeKernel
+) -> Fans:
+    # Axes that were read from the model are the best; then those that the kernel's own rule names;
+    # then the defaults of the initializer.
+    if kernel.axes is None and isinstance(kernel_initializer, Initializer):
+        if kernel_initializer.axes is not None and (fans := kernel_initializer.fans(kernel.shape)):
+            return fans
+    return cast(Fans, with_roles(like.initializer, kernel).fans(kernel.layer_shape))
+
+
+def _refuse(caller: str, offenders: Sequence[tuple[str, ParamSpec, str, Exception]]) -> None:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for path, spec, rule, error in offenders:
+        leaf = f"{path!r} of shape {spec.shape} and {spec.dtype}"
+        reasons.setdefault((rule, str(error)), []).append(leaf)
+    parts = [f"{listing(who)} by {rule}: {error}" for (rule, error), who in reasons.items()]
+    only_types = all(isinstance(error, TypeError) for *_, error in offenders)
+    raise (TypeError if only_types else ValueError)(
+        f"{caller} cannot draw {listing(parts, separator=' Nor ')}"
+    )

@@ -9,8 +9,7 @@ from typing import Any
 
 from jaxinit.initializers import Fans, Initializer
 from jaxinit.initializers._variance import VarianceScaling
-from jaxinit.planning import Plan
-from jaxinit.planning._messages import listing
+from jaxinit.planning import Plan, listing
 from jaxinit.reading._records import Parameter
 from jaxinit.reading._result import Reading
 

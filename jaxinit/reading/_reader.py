@@ -9,7 +9,7 @@ import jax
 
 from jaxinit.jaxpr._equations import is_integral
 from jaxinit.jaxpr._graph import Graph, trace
-from jaxinit.planning._paths import FlatTree, canonical_path, flatten
+from jaxinit.planning import FlatTree, canonical_path, flatten
 from jaxinit.reading._apply import apply
 from jaxinit.reading._combine import uses_of
 from jaxinit.reading._records import Parameter, Role, Use

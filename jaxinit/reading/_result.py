@@ -11,7 +11,7 @@ from typing import Any
 from jaxinit._naming import common, skeleton
 from jaxinit._table import render_table
 from jaxinit.jaxpr._graph import Graph
-from jaxinit.planning._messages import suggestion
+from jaxinit.planning import suggestion
 from jaxinit.reading._records import Activation, Chain, Parameter, Use
 
 _FORMAT = "jaxinit-reading/1"

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.initializers import Initializer
-from jaxinit.planning import ParamSpec, Plan, plan
-from jaxinit.planning._rules import as_matcher
+from jaxinit.planning import ParamSpec, Plan, as_matcher, plan
 from jaxinit.report._errors import Unusable
 from jaxinit.report._rules import Pairs
 

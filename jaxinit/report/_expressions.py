@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxinit.initializers import Initializer, describe, get, names
-from jaxinit.planning import like_kernel
-from jaxinit.planning._rules import LikeKernel
+from jaxinit.planning import LikeKernel, like_kernel
 
 _CONSTANTS = {"inf": math.inf, "nan": math.nan, "true": True, "false": False, "null": None}
 # No power: 9**9**9 would keep the machine busy for good.

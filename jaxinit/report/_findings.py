@@ -8,8 +8,7 @@ from typing import Any
 from jaxinit import checks
 from jaxinit.advice import Finding
 from jaxinit.checks import Measured
-from jaxinit.planning._paths import ParamSpec
-from jaxinit.planning._rules import as_matcher
+from jaxinit.planning import ParamSpec, as_matcher
 from jaxinit.report._assemble import Assembled
 
 
@@ -37,7 +36,7 @@ def find(
 
     return (
         *_unknown(assembled.unknown),
-        *_not_finite(measured),
+        *_nonfinite(measured),
         *_laws(lambda: checks.assert_laws(planned, assembled.plan)),
         *_twins(twins(planned, plan=assembled.plan)),
         *_twins(twins(rest)),
@@ -78,11 +77,11 @@ def _unknown(paths: Sequence[str]) -> Iterator[Finding]:
     )
 
 
-def _not_finite(measured: Mapping[str, Measured]) -> Iterator[Finding]:
+def _nonfinite(measured: Mapping[str, Measured]) -> Iterator[Finding]:
     for path, found in measured.items():
         if not found.finite:
             yield Finding(
-                code="not-finite",
+                code="nonfinite",
                 severity="error",
                 leaves=(path,),
                 evidence=f"{found.nonfinite:,} of {found.n:,} entries are infinite or NaN.",
@@ -107,7 +106,7 @@ def _laws(check: Callable[[], None]) -> Iterator[Finding]:
 def _twins(check: Callable[[], None]) -> Iterator[Finding]:
     for path, what, found in _rows(check):
         yield Finding(
-            code="symmetry",
+            code="twins",
             severity="error",
             leaves=(path,),
             evidence=f"Twins ({what}): {found}. Equal units get equal gradients and stay equal.",

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit.planning._paths import as_numeric_dtype
+from jaxinit.planning import as_numeric_dtype
 from jaxinit.report._expressions import parse_literal
 
 _ARRAY = re.compile(r"(?P<shape>(\d+(x\d+)*)?)(:(?P<dtype>\w+))?", re.ASCII)

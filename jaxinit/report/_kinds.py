@@ -11,8 +11,7 @@ from typing import NamedTuple
 from jaxinit.advice import Prescription
 from jaxinit.checks import Measured
 from jaxinit.initializers import Fans, Law, lecun_normal
-from jaxinit.planning import ParamSpec
-from jaxinit.planning._resolve import with_roles
+from jaxinit.planning import ParamSpec, with_roles
 from jaxinit.reading import Parameter
 from jaxinit.report._assemble import Assembled, Specs
 from jaxinit.report._quantities import mean_z, spread_z

@@ -14,7 +14,7 @@ from jaxinit.report._inputs import Inputs, offered_inputs, parse_inputs
 from jaxinit.report._targets import Loaded, loaded
 
 if TYPE_CHECKING:
-    from jaxinit.flax._models import Model
+    from jaxinit.flax import Model
 
 SPECIMEN = "jaxinit.report._gpt2:gpt2_124m"
 
@@ -78,7 +78,7 @@ def opened_model(target: str | None, inputs: Sequence[str] = ()) -> Iterator[Ope
 
 def _flax_room() -> tuple[Any, Any, Any]:
     try:
-        from jaxinit.flax._models import LinenModel, NoModelError, as_model
+        from jaxinit.flax import LinenModel, NoModelError, as_model
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "flax":
             raise

@@ -13,7 +13,7 @@ from jaxinit.report._inputs import Inputs
 from jaxinit.report._open_model import Opened
 
 if TYPE_CHECKING:
-    from jaxinit.flax._models import LinenModel
+    from jaxinit.flax import LinenModel
 
 
 class NotReadError(Unusable):

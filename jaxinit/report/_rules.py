@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxinit.planning import Plan
-from jaxinit.planning._rules import as_rules
+from jaxinit.planning import Plan, as_rules
 from jaxinit.report._errors import Unusable, as_unusable
 from jaxinit.report._expressions import parse_initializer
 from jaxinit.report._targets import loaded

@@ -86,7 +86,7 @@ def joined(findings: Collection[Finding], understood: Understood) -> tuple[Findi
     kept = [
         finding
         for finding in findings
-        if finding.code != "symmetry" or roles.get(finding.leaves[0]) not in _ALIKE
+        if finding.code != "twins" or roles.get(finding.leaves[0]) not in _ALIKE
     ]
     more = [] if advice is None else [f for f in advice.findings if f.code not in _SAID_BY_CHECKS]
     both = [*kept, *_merged(more)]

@@ -15,9 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.initializers import Law
-from jaxinit.planning import Plan
-from jaxinit.planning._messages import suggestion
-from jaxinit.planning._paths import flatten
+from jaxinit.planning import Plan, flatten, suggestion
 from jaxinit.reading._reader import Reading
 
 Moments = tuple[float, float]

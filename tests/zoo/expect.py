@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit.planning._globs import compile_glob
+from jaxinit.planning import compile_glob
 
 
 @dataclasses.dataclass(frozen=True)

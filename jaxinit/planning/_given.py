@@ -1,4 +1,4 @@
-"""Which arrays a call of ``plan.init`` draws over, after a look at whether it may."""
+"""Arrays that ``plan.init`` is given: those that it keeps, and those that it draws over."""
 
 from __future__ import annotations
 
@@ -6,16 +6,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
-from jax.sharding import Sharding
 
+from jaxinit._types import AnyArray, PyTree
 from jaxinit.planning._leaves import PlannedLeaf
-from jaxinit.planning._messages import listing
-from jaxinit.planning._paths import ParamSpec
-from jaxinit.planning._selection import misfits, planned_values
+from jaxinit.planning._messages import listing, suggestion
+from jaxinit.planning._paths import ParamSpec, flatten
 
 
-def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str, jax.Array]:
+def kept_values(planned: Mapping[str, PlannedLeaf], keep: PyTree) -> dict[str, AnyArray]:
+    """The arrays of ``keep`` by path, checked against the plan.
+
+    Args:
+        planned: the leaves of the plan by path.
+        keep: a tree of arrays, matched by canonical path; None gives none.
+
+    Raises:
+        TypeError: when a leaf is no array.
+        ValueError: when a leaf is not in the plan, or has another shape or dtype.
+    """
+    kept = _planned_values("keep", planned, keep)
+    for path, value in kept.items():
+        if not isinstance(value, jax.Array | np.ndarray):
+            raise TypeError(
+                f"plan.init needs arrays in keep=, got {value!r} of type {type(value).__name__} at "
+                f"{path!r}. Convert it with jnp.asarray, or leave it out."
+            )
+    if wrong := _misfits(planned, kept):
+        raise ValueError(
+            "plan.init needs arrays in keep= of the planned shape and dtype, got "
+            f"{listing(wrong)}. Convert them, or leave them out to have them drawn."
+        )
+    return kept
+
+
+def donated_values(planned: Mapping[str, PlannedLeaf], donate: PyTree) -> dict[str, jax.Array]:
     """The arrays of ``donate`` by path, checked against the plan.
 
     Args:
@@ -26,15 +52,11 @@ def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str,
         TypeError: when a leaf is something else than an array of JAX.
         ValueError: when a leaf is not in the plan, is deleted, or has another shape or dtype.
     """
-    if donate is None:
-        return {}
-    donated: dict[str, jax.Array] = {}
-    for path, value in planned_values(planned, "donate", donate):
+    donated = _planned_values("donate", planned, donate)
+    for path, value in donated.items():
         if isinstance(value, Tracer):
             refuse_trace()
-        if isinstance(value, jax.Array):
-            donated[path] = value
-        elif not isinstance(value, jax.ShapeDtypeStruct | ParamSpec):
+        if not isinstance(value, jax.Array):
             raise TypeError(
                 f"plan.init needs arrays of JAX in donate=, got {type(value).__name__} at "
                 f"{path!r}, whose memory is not JAX's to reuse. Convert it with jnp.asarray, or "
@@ -46,7 +68,7 @@ def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str,
             f"{listing(deleted)}. They were donated before, perhaps to a training step: pass what "
             "it returned."
         )
-    if wrong := misfits(planned, donated):
+    if wrong := _misfits(planned, donated):
         raise ValueError(
             f"plan.init needs arrays in donate= of the planned shape and dtype, got "
             f"{listing(wrong)}. Only equal ones can be drawn over: leave donate= out, and delete "
@@ -55,9 +77,29 @@ def donated_values(planned: Mapping[str, PlannedLeaf], donate: Any) -> dict[str,
     return donated
 
 
-def committed_places(donated: Mapping[str, jax.Array]) -> dict[str, Sharding]:
-    """Where arrays insist on being, by path."""
-    return {path: array.sharding for path, array in donated.items() if array.committed}
+def _planned_values(
+    argument: str, planned: Mapping[str, PlannedLeaf], tree: PyTree
+) -> dict[str, Any]:
+    """What a tree holds for leaves of the plan, by path; shapes stand for nothing."""
+    flat = flatten(f"plan.init, in {argument}=,", tree)
+    if unknown := [path for path in flat.paths if path not in planned]:
+        named = [f"{path!r}{suggestion(path, planned)}" for path in unknown[:10]]
+        raise ValueError(
+            f"plan.init needs {argument}= to hold leaves of the plan, got also "
+            f"{listing(named, total=len(unknown))}. Remove them or correct the paths."
+        )
+    shapes = jax.ShapeDtypeStruct | ParamSpec
+    return {path: value for path, value in flat.items() if not isinstance(value, shapes)}
+
+
+def _misfits(planned: Mapping[str, PlannedLeaf], values: Mapping[str, AnyArray]) -> list[str]:
+    """Arrays that have another shape or dtype than the plan, as errors list them."""
+    return [
+        f"{path!r} of shape {value.shape} and {value.dtype} for {planned[path].shape} and "
+        f"{planned[path].dtype}"
+        for path, value in values.items()
+        if (value.shape, value.dtype) != (planned[path].shape, planned[path].dtype)
+    ]
 
 
 def refuse_trace() -> None:
@@ -72,7 +114,7 @@ def refuse_trace() -> None:
 def drawn_over(
     wanted: Sequence[PlannedLeaf],
     donated: Mapping[str, jax.Array],
-    untouched: Mapping[str, Any],
+    untouched: Mapping[str, AnyArray],
 ) -> list[jax.Array]:
     """The array that each drawn leaf takes the place of.
 
@@ -124,5 +166,5 @@ def _memory(array: jax.Array) -> Iterable[Any]:
     try:
         return [(shard.device, shard.unsafe_buffer_pointer()) for shard in shards]
     except (jax.errors.JaxRuntimeError, NotImplementedError):
-        # Not every backend tells addresses. The same object is all that can be told apart then.
+        # Some backends tell no addresses. There, only the same object is known to be the same.
         return [id(array)]

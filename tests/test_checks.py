@@ -21,7 +21,7 @@ from catalogue import KINDS, each, evaluate, sample
 from jaxinit import checks
 from jaxinit.checks._symmetry import entropy_bits
 from jaxinit.checks._units import Layout, hashes_of, layout_of
-from jaxinit.initializers import Initializer, Law, he_normal, normal, zeros
+from jaxinit.initializers import BaseInitializer, Law, he_normal, normal, zeros
 
 SEED = 3
 KEY = jax.random.key(SEED)
@@ -337,7 +337,7 @@ def test_laws_need_a_plan_and_arrays():
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Vague(Initializer):
+class Vague(BaseInitializer):
     """A user's initializer that forgot its kurtosis."""
 
     def sample(self, key, shape, dtype):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.linen import recurrent
 
-from jaxinit.initializers._fans import Axes, einsum_axes
+from jaxinit.initializers import Axes, einsum_axes
 from jaxinit.planning._paths import ParamSpec, spec_of
 
 Shape = tuple[int, ...]

@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 
+from jaxinit._arguments import as_key
 from jaxinit._table import render_table
 from jaxinit.engine import Estimate, Progress
 from jaxinit.engine._compile import check_bound
-from jaxinit.initializers._arguments import as_key
 from jaxinit.planning._diff import PlanDiff, compare
 from jaxinit.planning._donation import committed_places, donated_values
 from jaxinit.planning._drawing import as_draws, draw_leaves, estimate_leaves

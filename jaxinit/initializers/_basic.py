@@ -260,7 +260,7 @@ class Normal(BaseInitializer):
             return laws.standard_normal().scaled(self.stddev, self.mean)
         law = laws.complex_normal().scaled(self.stddev)
         if self.mean:
-            law = dataclasses.replace(law, mean=self.mean, support=(0.0, math.inf))
+            law = dataclasses.replace(law, mean=complex(self.mean), support=(0.0, math.inf))
         return law
 
 

@@ -669,8 +669,6 @@ def test_gains_of_initializers_by_name(name):
     g = gain(name)
     for factory in (init.glorot_normal, init.glorot_uniform, init.lecun_normal, init.lecun_uniform):
         assert factory(gain=name) == factory(gain=g)
-    for factory in (init.he_normal, init.he_uniform):
-        assert factory(nonlinearity=name) == factory(gain=name) == factory(gain=g)
     scaled = init.variance_scaling(1.0, "fan_in", "normal", gain=name)
     assert scaled.law((50, 20)).variance == pytest.approx(g * g / 50, rel=1e-14)
 
@@ -680,30 +678,40 @@ def test_gains_of_initializers_by_callable():
         return jnp.tanh(z) + 0.1 * z
 
     g = gain(bent)
-    for made in (init.he_normal(nonlinearity=bent), init.glorot_uniform(gain=bent)):
+    for made in (init.lecun_normal(gain=bent), init.glorot_uniform(gain=bent)):
         assert made.arguments()["gain"] == g
         assert eval(repr(made), vars(init)) == made
         assert pickle.loads(pickle.dumps(made)) == made
         text = json.dumps(init.to_config(made))
         again = init.from_config(json.loads(text))
         assert (again, repr(again)) == (made, repr(made))
-    assert init.to_config(init.he_normal(nonlinearity=bent)) == {"name": "he_normal", "gain": g}
-    assert init.get("he_normal", nonlinearity="gelu") == init.he_normal(nonlinearity="gelu")
+    assert init.to_config(init.lecun_normal(gain=bent)) == {"name": "lecun_normal", "gain": g}
+    assert init.get("lecun_normal", gain="gelu") == init.lecun_normal(gain="gelu")
 
 
 def test_the_rectifiers_stay_what_they_are():
-    he = init.he_normal()
-    assert init.he_normal(nonlinearity="relu") == init.he_normal(nonlinearity=jax.nn.relu) == he
-    leaky = init.he_normal(negative_slope=0.2, nonlinearity="leaky_relu")
-    assert leaky == init.he_normal(negative_slope=0.2)
-    assert repr(leaky) == "he_normal(negative_slope=0.2)"
-    assert init.he_normal(nonlinearity="leaky_relu") == init.he_normal(negative_slope=0.01)
+    """A He recipe is the LeCun recipe with the gain of a rectifier, up to its last digit."""
+    for slope, name in ((0.0, "relu"), (0.2, "leaky_relu(0.2)")):
+        he, lecun = init.he_normal(negative_slope=slope), init.lecun_normal(gain=name)
+        assert he.law((50, 20)).variance == pytest.approx(lecun.law((50, 20)).variance, rel=1e-12)
+    assert repr(init.he_normal(negative_slope=0.2)) == "he_normal(negative_slope=0.2)"
+
+
+@pytest.mark.parametrize("he", ["he_normal", "he_uniform", "kaiming_normal", "kaiming_uniform"])
+@pytest.mark.parametrize("argument", ["nonlinearity", "gain"])
+def test_a_he_recipe_says_what_to_write_for_another_activation(he, argument):
+    with pytest.raises(TypeError, match=rf"^he_\w+ takes no {argument}='silu'") as error:
+        getattr(init, he)(**{argument: "silu"})
+    (line,) = re.findall(r"write (lecun_\w+\(.*?\)),", str(error.value))
+    assert eval(line, vars(init)).law((50, 20)).variance * 50 == pytest.approx(gain("silu") ** 2)
+    with pytest.raises(TypeError, match=rf"{argument}=silu: .*\(gain=silu\)"):
+        getattr(init, he)(**{argument: jax.nn.silu})
 
 
 def test_a_gain_under_a_trace():
     @jax.jit
     def draw(key):
-        return init.he_normal(nonlinearity=lambda z: jax.nn.silu(2 * z))(key, (8, 4))
+        return init.lecun_normal(gain=lambda z: jax.nn.silu(2 * z))(key, (8, 4))
 
     assert draw(jax.random.key(0)).shape == (8, 4)
 
@@ -714,17 +722,6 @@ def test_a_gain_under_a_trace():
         (lambda: init.glorot_normal(gain="gelo"), ValueError, r"^glorot_normal needs gain .*gelu"),
         (lambda: init.lecun_normal(gain=-1), ValueError, r"^lecun_normal needs gain >= 0"),
         (lambda: init.lecun_uniform(gain=jax.nn.softmax), ValueError, r"^lecun_uniform .* softmax"),
-        (lambda: init.he_normal(nonlinearity=2.0), TypeError, r"^he_normal needs nonlinearity"),
-        (
-            lambda: init.he_uniform(nonlinearity="gelu", gain=1.0),
-            ValueError,
-            r"^he_uniform needs one of negative_slope, nonlinearity and gain",
-        ),
-        (
-            lambda: init.he_normal(negative_slope=0.1, nonlinearity="relu"),
-            ValueError,
-            r"needs one of negative_slope, nonlinearity and gain",
-        ),
         (
             lambda: init.variance_scaling(1, "fan_in", "normal", gain="torch:gelu"),
             ValueError,

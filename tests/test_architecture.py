@@ -30,6 +30,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 STREET = (
     "_types",
     "_json",
+    "_arguments",
     "_naming",
     "_table",
     "activations",

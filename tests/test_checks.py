@@ -20,7 +20,7 @@ import jaxinit
 from catalogue import KINDS, each, evaluate, sample
 from jaxinit import checks
 from jaxinit.checks._twins import Layout, entropy_bits, hashes_of, layout_of
-from jaxinit.initializers import Initializer, Law, he_normal, normal, zeros
+from jaxinit.initializers import BaseInitializer, Law, he_normal, normal, zeros
 
 SEED = 3
 KEY = jax.random.key(SEED)
@@ -336,7 +336,7 @@ def test_laws_need_a_plan_and_arrays():
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Vague(Initializer):
+class Vague(BaseInitializer):
     """A user's initializer that forgot its kurtosis."""
 
     def sample(self, key, shape, dtype):

@@ -29,7 +29,7 @@ from catalogue import (
     evaluate,
 )
 from jaxinit import initializers
-from jaxinit.initializers import Initializer, from_config, get, to_config
+from jaxinit.initializers import BaseInitializer, from_config, get, to_config
 
 KEY = jax.random.key(0)
 
@@ -391,7 +391,7 @@ def test_an_initializer_of_ones_own():
     from jaxinit.initializers import Law
 
     @dataclasses.dataclass(frozen=True, repr=False)
-    class Rademacher(Initializer):
+    class Rademacher(BaseInitializer):
         def sample(self, key, shape, dtype):
             return jax.random.rademacher(key, shape, dtype)
 

@@ -36,7 +36,7 @@ def epsilon(dtype) -> float:
 def parts_of(values: np.ndarray, law: Law):
     """The array and its law, then each slice with a law of its own."""
     yield values, law
-    for part in law.parts:
+    for part in law.slabs:
         inside = [slice(None)] * values.ndim
         inside[part.axis] = slice(part.start, part.stop)
         yield from parts_of(values[tuple(inside)], part.law)
@@ -126,7 +126,7 @@ def test_bounded_laws_reach_their_ends(case):
     that are independent and bounded by density, not by geometry, are held to this.
     """
     law = case.initializer.law(case.bulk)
-    if law.fixed_norm or law.parts or not all(map(math.isfinite, law.support)):
+    if law.fixed_norm or law.slabs or not all(map(math.isfinite, law.support)):
         return
     values = wide(case.draw_bulk("float32"))
     low, high = law.support
@@ -299,7 +299,7 @@ def test_the_law_after_rounding(call):
     assert after.variance / before.variance == pytest.approx(growth, rel=2e-3)
     if after.variance:
         assert after.support[0] <= rounded.min() and rounded.max() <= after.support[1]
-    for part, part_before in zip(after.parts, before.parts, strict=True):
+    for part, part_before in zip(after.slabs, before.slabs, strict=True):
         assert part.law == part_before.law.rounded(jnp.dtype(dtype))
 
 
@@ -493,19 +493,19 @@ def test_laws_of_masks(call):
 
 def test_parts_of_fused_kernels():
     law = evaluate("fused([normal(0.1), zeros, uniform(0.2)], (2, 0, 3), axis=0)").law((5, 4))
-    assert [(part.axis, part.start, part.stop) for part in law.parts] == [(-2, 0, 2), (-2, 2, 5)]
-    assert law.parts[0].law.std == pytest.approx(0.1)
-    assert law.parts[1].law.support == (0, 0.2)
+    assert [(part.axis, part.start, part.stop) for part in law.slabs] == [(-2, 0, 2), (-2, 2, 5)]
+    assert law.slabs[0].law.std == pytest.approx(0.1)
+    assert law.slabs[1].law.support == (0, 0.2)
     law = evaluate("stacked(fused(normal(), (1, 2), axis=0), axis=1)").law((3, 7, 4))
-    assert [(part.axis, part.start, part.stop) for part in law.parts] == [(-3, 0, 1), (-3, 1, 3)]
+    assert [(part.axis, part.start, part.stop) for part in law.slabs] == [(-3, 0, 1), (-3, 1, 3)]
     law = evaluate("stacked(fused(normal(), (1, 3)), axis=-1)").law((3, 4, 7))
-    assert [part.axis for part in law.parts] == [-2, -2]
+    assert [part.axis for part in law.slabs] == [-2, -2]
     nested = "stacked(fused(fused(normal(), (1, 1), axis=0), (2, 2), axis=1), axis=1)"
     law = evaluate(nested).law((2, 9, 4))
-    assert [part.axis for part in law.parts] == [-1, -1]
-    assert [part.axis for part in law.parts[0].law.parts] == [-3, -3]
+    assert [part.axis for part in law.slabs] == [-1, -1]
+    assert [part.axis for part in law.slabs[0].law.slabs] == [-3, -3]
     turned = evaluate("scaled(fused([ones, zeros], (1, 1)), -1)").law((2,), "complex64")
-    assert [part.law.mean for part in turned.parts] == [-1, 0]
+    assert [part.law.mean for part in turned.slabs] == [-1, 0]
     assert turned.support == (0, 1)
 
 

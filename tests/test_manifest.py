@@ -204,7 +204,7 @@ def test_shardings_of_several_axes_per_dimension(devices):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Home(init.Initializer):
+class Home(init.BaseInitializer):
     """Somebody's own law, unknown to the catalogue."""
 
     name = "home_made"

@@ -657,7 +657,7 @@ def test_progress_counts_what_is_drawn():
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Counting(init.Initializer):
+class Counting(init.BaseInitializer):
     """Counts how often its law is asked for and its draw is traced."""
 
     name = "counting"

@@ -13,13 +13,22 @@ import pytest
 
 from catalogue import CASES, evaluate
 from jaxinit import initializers
-from jaxinit.initializers import Entry, Initializer, describe, from_config, get, names, to_config
+from jaxinit.initializers import (
+    Description,
+    Initializer,
+    describe,
+    from_config,
+    get,
+    names,
+    to_config,
+)
 
 KEY = jax.random.key(0)
 
 # Public names that are no factories.
 TOOLS = {
-    "Axes", "Entry", "Fans", "Initializer", "Law", "Part", "compute_fans", "describe",
+    "Axes", "BaseInitializer", "Description", "Fans", "Fused", "Initializer", "Law", "Reshaped",
+    "SingleWrapper", "Slab", "Stacked", "Traits", "VarianceScaling", "compute_fans", "describe",
     "einsum_axes", "from_config", "from_jax", "get", "names", "to_config",
 }  # fmt: skip
 # Flax's second spelling of `zeros` and `ones`: not in the catalogue, since it is the same value.
@@ -41,7 +50,7 @@ def test_the_catalogue_is_complete():
 @pytest.mark.parametrize("name", names())
 def test_entries(name):
     entry = describe(name)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Description)
     assert entry.name == name
     assert entry.factory is getattr(initializers, name)
     assert entry.law and entry.use and entry.source

@@ -17,7 +17,7 @@ from catalogue import QUICK, evaluate, sample, wide
 from jaxinit.checks import Measured, measure
 from jaxinit.checks._allowances import allowance
 from jaxinit.checks._measuring import _moments, measure_boxes
-from jaxinit.initializers import Law, Part, normal
+from jaxinit.initializers import Law, Slab, normal
 
 SEED = 11
 KEY = jax.random.key(SEED)
@@ -458,5 +458,5 @@ def test_orthogonal_kernels_are_held_to_rounding():
 def test_a_part_of_a_law_is_a_slice():
     law = evaluate("fused([normal(1.0), zeros], (3, 2))").law((4, 5))
     assert [part[:3] if isinstance(part, tuple) else (part.axis, part.start, part.stop)
-            for part in law.parts] == [(-1, 0, 3), (-1, 3, 5)]  # fmt: skip
-    assert isinstance(law.parts[0], Part)
+            for part in law.slabs] == [(-1, 0, 3), (-1, 3, 5)]  # fmt: skip
+    assert isinstance(law.slabs[0], Slab)

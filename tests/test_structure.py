@@ -373,7 +373,7 @@ def test_fused_pieces_have_the_fans_of_one():
     assert evaluate("glorot_normal()").law((64, 192)).variance == pytest.approx(1 / 128)
     unequal = evaluate("fused(glorot_normal(), (64, 32, 32))")
     assert unequal.fans((64, 128)) is None
-    assert [part.law.variance for part in unequal.law((64, 128)).parts] == pytest.approx(
+    assert [part.law.variance for part in unequal.law((64, 128)).slabs] == pytest.approx(
         [1 / 64, 1 / 48, 1 / 48]
     )
 

@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxinit._table import render_table
 from jaxinit.activations._function import Activation, Function, as_positive
-from jaxinit.activations._integrals import tidy
-from jaxinit.activations._lengths import (
+from jaxinit.activations._maps import (
     derivative_at,
     find_root,
     length_slope_at,
@@ -19,6 +17,8 @@ from jaxinit.activations._lengths import (
     second_at,
     spectrum,
 )
+from jaxinit.activations._moments import quantity_table
+from jaxinit.activations._quadrature import tidy
 
 Array = np.ndarray
 _SAME = 1e-10
@@ -60,13 +60,13 @@ class Critical:
     slope: float
 
     def __str__(self) -> str:
-        rows = [
-            ("weight variance x fan_in", f"{self.weight_variance:.9g}"),
-            ("bias variance", f"{self.bias_variance:.9g}"),
-            ("q*", f"{self.variance:.9g}"),
-            ("slope of the length map", f"{self.slope:.9g}"),
-        ]
-        return render_table(["quantity", "value"], rows, title=f"critical point of {self.name}")
+        rows = {
+            "weight variance x fan_in": self.weight_variance,
+            "bias variance": self.bias_variance,
+            "q*": self.variance,
+            "slope of the length map": self.slope,
+        }
+        return quantity_table(f"critical point of {self.name}", rows)
 
 
 def critical(

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxinit.activations._catalogue import Entry, entry_of, named
+from jaxinit.activations._catalogue import NamedActivation, known_as, named
 
 Array = np.ndarray
-Activation = str | Entry | Callable[..., Any]
+Activation = str | NamedActivation | Callable[..., Any]
 
 # One compiled shape serves everything; larger calls go through it in pieces.
 _SIZE = 4096
@@ -133,7 +133,7 @@ def as_function(caller: str, fn: Any, inputs: int | None = None) -> Function:
 
     Args:
         caller: public name that errors start with.
-        fn: a name of the catalogue, an entry of it, or a callable.
+        fn: a name of the catalogue, what it stands for, or a callable.
         inputs: how many inputs a callable takes; None is 1, or what the catalogue says.
 
     Raises:
@@ -149,9 +149,9 @@ def as_function(caller: str, fn: Any, inputs: int | None = None) -> Function:
         fn = named(fn)
     if isinstance(fn, Function):
         return fn
-    entry = fn if isinstance(fn, Entry) else entry_of(fn)
-    if entry is not None:
-        return _kept(entry.function, entry.name, entry.inputs if inputs is None else inputs)
+    known = fn if isinstance(fn, NamedActivation) else known_as(fn)
+    if known is not None:
+        return _kept(known.function, known.name, known.inputs if inputs is None else inputs)
     if not callable(fn) or isinstance(fn, type):
         raise TypeError(
             f"{caller} needs an activation as a callable or a name, got {fn!r}. "

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
 from jaxinit._table import render_table
+from jaxinit.activations._catalogue import is_torch_name, torch_gain
 from jaxinit.activations._function import Activation, Function, as_function, as_positive
-from jaxinit.activations._integrals import SECOND, measure, tidy
-from jaxinit.activations._torch_gains import is_torch_name, torch_gain
+from jaxinit.activations._quadrature import SECOND, measure, tidy
 
 Mode = Literal["forward", "backward", "average"]
 
@@ -67,23 +68,27 @@ class Moments:
         return self.slope > 1 + 1e-9
 
     def __str__(self) -> str:
-        rows = [
-            ("E f", _spell(self.mean)),
-            ("E f^2", _spell(self.second_moment)),
-            ("E f'^2", _spell(self.derivative_second_moment)),
-            ("forward gain", _spell(self.forward_gain)),
-            ("chi1 at that gain", _spell(self.chi1)),
-            ("Q' at that gain", _spell(self.slope)),
-        ]
-        title = f"{self.name} at variance {self.variance:g}"
-        lines = [render_table(["quantity", "value"], rows, title=title)]
+        rows = {
+            "E f": self.mean,
+            "E f^2": self.second_moment,
+            "E f'^2": self.derivative_second_moment,
+            "forward gain": self.forward_gain,
+            "chi1 at that gain": self.chi1,
+            "Q' at that gain": self.slope,
+        }
+        lines = [quantity_table(f"{self.name} at variance {self.variance:g}", rows)]
         if note := slope_note(self):
             lines.append(note)
         return "\n".join(lines)
 
 
-def _spell(value: float) -> str:
-    return f"{value:.9g}"
+def quantity_table(title: str, rows: Mapping[str, float | str | None], digits: int = 9) -> str:
+    """A table of names and numbers; None reads as "none", and text stays what it is."""
+    written = [
+        (name, value or "none" if isinstance(value, str | None) else f"{value:.{digits}g}")
+        for name, value in rows.items()
+    ]
+    return render_table(["quantity", "value"], written, title=title)
 
 
 def slope_note(known: Moments) -> str:

@@ -9,17 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit._table import render_table
 from jaxinit.activations._function import Activation, Function
-from jaxinit.activations._integrals import edges
-from jaxinit.activations._lengths import (
-    as_variances,
-    length_slope_at,
-    one_input,
-    second_at,
-    settled,
-)
-from jaxinit.activations._quadrature import DivergenceError, integrate, panels, weight
+from jaxinit.activations._maps import MeanField, one_input, second_at
+from jaxinit.activations._moments import quantity_table
+from jaxinit.activations._quadrature import DivergenceError, density, edges, integrate, panels
 
 Array = np.ndarray
 
@@ -47,12 +40,12 @@ class WidthSpread:
     def __str__(self) -> str:
         low, high = (math.exp(self.mean + sign * math.sqrt(self.variance)) for sign in (-1, 1))
         title = f"last second moment of {self.name} over its mean, {len(self.widths)} layers"
-        rows = [
-            ("variance of the log", f"{self.variance:.5g}"),
-            ("median", f"{self.median:.5g}"),
-            ("two in three within", f"{low:.3g} to {high:.3g}"),
-        ]
-        return render_table(["quantity", "value"], rows, title=title)
+        rows = {
+            "variance of the log": self.variance,
+            "median": self.median,
+            "two in three within": f"{low:.3g} to {high:.3g}",
+        }
+        return quantity_table(title, rows, digits=5)
 
 
 def width_spread(
@@ -94,20 +87,21 @@ def width_spread(
     sizes = _as_widths(caller, widths)
     function = one_input(caller, fn)
     if weight_variance is None:
-        weight_, bias = as_variances(caller, 1 / second_at(function, 1.0), bias_variance)
-        q = 1.0 if bias == 0 else settled(caller, function, weight_, bias, None)
+        weight_variance = 1 / second_at(function, 1.0)
+        keeps_one = bias_variance == 0
     else:
-        weight_, bias = as_variances(caller, weight_variance, bias_variance)
-        q = settled(caller, function, weight_, bias, None)
+        keeps_one = False
+    network = MeanField.of(caller, function, weight_variance, bias_variance)
+    q = 1.0 if keeps_one else network.settled(caller)
     if q == 0:
         raise ValueError(
             f"{caller} needs a length above 0, got {function.name} with "
-            f"weight_variance={weight_:g}, under which it shrinks to 0. Raise a variance."
+            f"weight_variance={network.weight:g}, under which it shrinks to 0. Raise a variance."
         )
     second = second_at(function, q)
-    share = weight_ * second / (weight_ * second + bias)
+    share = network.weight * second / network.length(q)
     per_layer = share**2 * (_fourth(caller, function, q) / second**2 - 1)
-    slope = weight_ * length_slope_at(function, q)
+    slope = network.length_slope(q)
     after = np.arange(len(sizes) - 1, -1, -1)
     variance = float(np.sum(np.float64(slope) ** (2 * after) * per_layer / np.array(sizes)))
     return WidthSpread(
@@ -142,7 +136,7 @@ def _fourth(caller: str, function: Function, q: float) -> float:
     def evaluate(z: Array, row: Array) -> Array:
         del row
         with np.errstate(over="ignore", invalid="ignore"):
-            return (function(scale * z, weighed=z)[0] ** 4 * weight(z))[None]
+            return (function(scale * z, weighed=z)[0] ** 4 * density(z))[None]
 
     try:
         over = panels(edges(function, np.array([scale])))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from jaxinit._table import render_table
+from jaxinit.activations._catalogue import TorchGain, torch_gain_of
 from jaxinit.activations._critical import Critical, NotCriticalError, critical
 from jaxinit.activations._function import Activation, as_function
-from jaxinit.activations._moments import Moments, moments_of, slope_note
-from jaxinit.activations._torch_gains import TorchGain, torch_gain_of
+from jaxinit.activations._moments import Moments, moments_of, quantity_table, slope_note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,30 +40,25 @@ class Summary:
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        known, none = self.moments, "none"
-        pair = self.critical
-        rows = [
-            ("E f", _number(known.mean)),
-            ("E f^2", _number(known.second_moment)),
-            ("E f'^2", _number(known.derivative_second_moment)),
-            ("forward gain", _number(self.forward_gain)),
-            ("backward gain", none if self.backward_gain is None else _number(self.backward_gain)),
-            ("chi1", _number(self.chi1)),
-            ("Q'(1)", _number(self.slope)),
-            ("torch gain", _number(self.torch.gain) if self.torch else none),
-            ("critical C_W", _number(pair.weight_variance) if pair else none),
-            ("critical C_b", _number(pair.bias_variance) if pair else none),
-            ("critical q*", _number(pair.variance) if pair else none),
-        ]
-        lines = [render_table(["quantity", "value"], rows, title=self.name)]
+        known, pair = self.moments, self.critical
+        rows = {
+            "E f": known.mean,
+            "E f^2": known.second_moment,
+            "E f'^2": known.derivative_second_moment,
+            "forward gain": self.forward_gain,
+            "backward gain": self.backward_gain,
+            "chi1": self.chi1,
+            "Q'(1)": self.slope,
+            "torch gain": self.torch and self.torch.gain,
+            "critical C_W": pair and pair.weight_variance,
+            "critical C_b": pair and pair.bias_variance,
+            "critical q*": pair and pair.variance,
+        }
+        lines = [quantity_table(self.name, rows)]
         if self.torch:
             lines.append(str(self.torch))
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:.9g}"
 
 
 def summary(fn: Activation, *, inputs: int | None = None) -> Summary:

@@ -18,7 +18,7 @@ from jaxinit._types import AnyArray, PyTree
 from jaxinit.checks._allowances import allowance
 from jaxinit.checks._measuring import Box, Measured, as_auto, box_shape, measure_boxes
 from jaxinit.checks._trees import fail, planned_arrays, require_plan
-from jaxinit.initializers import Initializer, Law, Part
+from jaxinit.initializers import Initializer, Law, Slab
 from jaxinit.planning import Plan, PlannedLeaf, words_of
 
 # Mean, second moment and ends of the support, each on two sides.
@@ -59,7 +59,7 @@ class _Failure(NamedTuple):
 def assert_laws(params: PyTree, plan: Plan, *, failure_rate: float = 1e-5) -> None:
     r"""Asserts that every array follows the law that its plan declares.
 
-    Of each leaf, or of each part of a fused one: all entries are finite; their mean is that of the
+    Of each leaf, or of each slab of a fused one: all entries are finite; their mean is that of the
     law; their second moment around the law's mean is the law's variance; the smallest and the
     largest lie in its support, or, where an end is infinite, no further out than one entry may
     reach. The sum of squares of an orthogonal kernel is held to rounding. A leaf whose initializer
@@ -171,20 +171,20 @@ def _law_failures(
 
 
 def _claims(leaf: PlannedLeaf, law: Law, box: Box = ()) -> Iterator[_Claim]:
-    """The law of a box, or those of its parts when they cover it."""
-    covered = sum(part.stop - part.start for part in law.parts)
-    sizes = {part.axis: box_shape(leaf.shape, box)[part.axis] for part in law.parts}
+    """The law of a box, or those of its slabs when they cover it."""
+    covered = sum(slab.stop - slab.start for slab in law.slabs)
+    sizes = {slab.axis: box_shape(leaf.shape, box)[slab.axis] for slab in law.slabs}
     if list(sizes.values()) != [covered]:
         yield _Claim(leaf, box, law)
-    for part in law.parts:
-        yield from _claims(leaf, part.law, _inside(box, part, len(leaf.shape)))
+    for slab in law.slabs:
+        yield from _claims(leaf, slab.law, _inside(box, slab, len(leaf.shape)))
 
 
-def _inside(box: Box, part: Part, rank: int) -> Box:
-    axis = part.axis % rank
+def _inside(box: Box, slab: Slab, rank: int) -> Box:
+    axis = slab.axis % rank
     offset = next((start for cut, start, _ in box if cut == axis), 0)
     others = (cut for cut in box if cut[0] != axis)
-    return (*others, (axis, offset + part.start, offset + part.stop))
+    return (*others, (axis, offset + slab.start, offset + slab.stop))
 
 
 def _judge(claim: _Claim, found: Measured, t: float) -> Iterator[_Failure]:

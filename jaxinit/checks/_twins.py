@@ -22,9 +22,7 @@ from jax.typing import DTypeLike
 from jaxinit._types import AnyArray, PyTree, Shape
 from jaxinit.checks._measuring import as_auto, measure
 from jaxinit.checks._trees import fail, planned_arrays
-from jaxinit.initializers import Initializer
-from jaxinit.initializers._composites import Stacked
-from jaxinit.initializers._wrappers import Reshaped, Wrapper
+from jaxinit.initializers import Initializer, Reshaped, SingleWrapper, Stacked
 from jaxinit.planning import (
     LANES,
     ParamSpec,
@@ -339,7 +337,7 @@ def layout_of(
         initializer: what drew it, None when unknown.
         stack: stacked axes that the initializer does not know of.
     """
-    while isinstance(initializer, Wrapper) and not isinstance(initializer, Stacked):
+    while isinstance(initializer, SingleWrapper) and not isinstance(initializer, Stacked):
         if isinstance(initializer, Reshaped):
             shape, stack = initializer.shape, ()
         initializer = initializer.initializer
@@ -350,7 +348,7 @@ def layout_of(
         initializer = initializer.initializer
     layer = [axis for axis in range(rank) if axis not in stack]
     inner = Layout(tuple(shape[axis] for axis in layer), (), (len(layer) - 1,) if layer else ())
-    if isinstance(initializer, Wrapper):
+    if isinstance(initializer, SingleWrapper):
         below = layout_of(inner.shape, initializer)
         # A layer that was drawn in another shape says nothing about the axes of this one.
         inner = below if below.shape == inner.shape else inner

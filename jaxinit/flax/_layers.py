@@ -22,7 +22,7 @@ from flax import nnx
 from flax.linen import recurrent
 
 from jaxinit._types import Shape
-from jaxinit.initializers._fans import Axes, einsum_axes
+from jaxinit.initializers import Axes, einsum_axes
 from jaxinit.planning import ParamSpec, spec_of
 
 

@@ -21,8 +21,10 @@ from jaxinit._types import Shape
 from jaxinit.flax._layers import Roles, dense_general_counts, flat_shape
 from jaxinit.flax._linen import Later, Made, Source, layer_axes, leaves_of, watch_init
 from jaxinit.initializers import (
+    Fans,
     Initializer,
     Law,
+    VarianceScaling,
     constant,
     from_jax,
     ones,
@@ -30,8 +32,6 @@ from jaxinit.initializers import (
     stacked,
     zeros,
 )
-from jaxinit.initializers._fans import Fans
-from jaxinit.initializers._variance import VarianceScaling
 
 # Above this many entries a function is not called to see whether it is constant.
 _MAX_CONSTANT = 2**16
@@ -160,7 +160,7 @@ def _lasting(initializer: Initializer, drawn: Shape, made: Made) -> Initializer:
     if made.roles is not None:
         candidates.append(_with_roles(initializer, made.roles))
     for candidate in candidates:
-        if drawn != made.shape and (target.parts or not candidate.elementwise):
+        if drawn != made.shape and (target.slabs or not candidate.elementwise):
             break
         if _keeps(candidate, target, made):
             return candidate
@@ -187,8 +187,8 @@ def _with_roles(initializer: Initializer, roles: Roles) -> Initializer:
 
 def _equal(one: Law, other: Law) -> bool:
     # The kurtosis of a constant is NaN, which equals nothing.
-    same = (one.mean, one.variance, one.support, one.parts) == (
-        other.mean, other.variance, other.support, other.parts,
+    same = (one.mean, one.variance, one.support, one.slabs) == (
+        other.mean, other.variance, other.support, other.slabs,
     )  # fmt: skip
     return same and (one.variance == 0 or one.kurtosis == other.kurtosis)
 

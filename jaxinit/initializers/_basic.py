@@ -2,7 +2,7 @@
 
 They are the classical starting points. A constant kernel leaves all units of a layer twins, and
 a fixed standard deviation fits one width only: use them for biases, scales, embeddings and
-output layers, and a fan-aware law (`jaxinit.initializers._variance`) for kernels.
+output layers, and `variance_scaling` or one of its recipes for kernels.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxinit._arguments import FrozenArray, Shape, as_flag, as_number, as_scale
 from jaxinit.initializers import _laws as laws
-from jaxinit.initializers._arguments import Kind, as_number, as_scale, spell
-from jaxinit.initializers._frozen import FrozenArray
-from jaxinit.initializers._protocol import Initializer, normalise_dtype
+from jaxinit.initializers._base import BaseInitializer, Traits, call_of, settle
+from jaxinit.initializers._protocol import OutSharding
 
 # Below this share of the normal's mass between the bounds, float32 inversion of the distribution
 # function leaves fewer than about ten thousand distinct values.
 _SMALLEST_MASS = 1e-3
 
-# Bytes of the dtype -> standard deviations from which its distribution function rounds to 1. JAX
+# Bytes of the dtype -> standard deviations beyond which its distribution function rounds to 1. JAX
 # returns the bound there, which is the largest float when the bound is infinite (one draw in 1e5
-# with lower=3); with a bound here it is the tail that those draws stand for.
+# with lower=3). A bound here makes these draws the tail that they stand for.
 _REACH = {4: 5.6, 8: 8.4}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Constant(Initializer):
-    """Law of `constant`."""
+class Constant(BaseInitializer):
+    """A number, or an array that broadcasts, in every draw."""
 
     value: FrozenArray
 
     name: ClassVar[str] = "constant"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"float", "complex", "integer", "bool"})
-    random: ClassVar[bool] = False
+    own_traits: ClassVar[Traits] = Traits(
+        frozenset({"float", "complex", "integer", "bool"}), random=False
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", FrozenArray.of("constant", "value", self.value))
-        normalise_dtype(self)
+        settle(self, value=FrozenArray.of)
 
     def __call__(
         self,
-        key: Any = None,
+        key: ArrayLike | None = None,
         shape: Sequence[int] | None = None,
         dtype: DTypeLike | None = None,
-        out_sharding: Any = None,
+        out_sharding: OutSharding = None,
     ) -> Any:
         """Draws as every initializer; without arguments returns itself, so ``zeros()`` works."""
         if key is None and shape is None and dtype is None and out_sharding is None:
@@ -61,10 +61,10 @@ class Constant(Initializer):
             raise TypeError(f"{self.label} needs a shape, as in {self!r}(key, (512, 256)).")
         return super().__call__(key, shape, dtype, out_sharding)
 
-    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(self.value.array.astype(dtype)), shape)
 
-    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
         values = self.value.array
         self.value.check_broadcasts(self.name, "value", shape)
         if is_complex:
@@ -136,7 +136,7 @@ ones = constant(1)
 
 
 def zeros_init() -> Constant:
-    """The initializer `zeros`: what a bias, or the last map of a residual branch, starts from.
+    """The initializer `zeros`: what a bias, or the last layer of a residual branch, starts from.
 
     Example:
         >>> zeros_init() == zeros
@@ -156,26 +156,24 @@ def ones_init() -> Constant:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Uniform(Initializer):
-    """Law of `uniform`."""
+class Uniform(BaseInitializer):
+    """Independent entries, uniform between two bounds."""
 
     minval: float
     maxval: float
 
     name: ClassVar[str] = "uniform"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"float"})
+    own_traits: ClassVar[Traits] = Traits(frozenset({"float"}))
 
     def __post_init__(self) -> None:
-        for bound in ("minval", "maxval"):
-            object.__setattr__(self, bound, as_number("uniform", bound, getattr(self, bound)))
+        settle(self, minval=as_number, maxval=as_number)
         if self.minval > self.maxval:
             raise ValueError(
                 f"uniform needs minval <= maxval, got minval={self.minval}, maxval={self.maxval}. "
                 "Swap the bounds; uniform(scale) is U(0, scale), so a negative scale has no law."
             )
-        normalise_dtype(self)
 
-    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
         unit = jax.random.uniform(key, shape, dtype)
         if self.minval == 0:
             return unit * self.maxval
@@ -184,7 +182,7 @@ class Uniform(Initializer):
         drawn = unit * (self.maxval - self.minval) + self.minval
         return jnp.clip(drawn, self.minval, self.maxval)
 
-    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
         half = self.maxval / 2 - self.minval / 2  # the difference itself may overflow
         law = laws.standard_uniform().scaled(half, self.minval + half)
         return dataclasses.replace(law, support=(self.minval, self.maxval))
@@ -196,12 +194,8 @@ class Uniform(Initializer):
         return arguments
 
     def __repr__(self) -> str:
-        # The scale reads as JAX users write it, by position; the bounds are keyword-only.
-        spelled = [
-            spell(value) if name == "scale" else f"{name}={spell(value)}"
-            for name, value in self.arguments().items()
-        ]
-        return f"{self.label}({', '.join(spelled)})"
+        # JAX users write the scale by position; the bounds are keyword-only.
+        return call_of(self.label, self.arguments(), positional=["scale"])
 
 
 def uniform(
@@ -246,8 +240,8 @@ def uniform(
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Normal(Initializer):
-    """Law of `normal`."""
+class Normal(BaseInitializer):
+    """Independent Gaussian entries."""
 
     stddev: float
     mean: float = 0.0
@@ -255,20 +249,18 @@ class Normal(Initializer):
     name: ClassVar[str] = "normal"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stddev", as_scale("normal", "stddev", self.stddev))
-        object.__setattr__(self, "mean", as_number("normal", "mean", self.mean))
-        normalise_dtype(self)
+        settle(self, stddev=as_scale, mean=as_number)
 
-    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
         drawn = jax.random.normal(key, shape, dtype) * self.stddev
         return drawn + self.mean if self.mean else drawn
 
-    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
         if not is_complex:
             return laws.standard_normal().scaled(self.stddev, self.mean)
         law = laws.complex_normal().scaled(self.stddev)
         if self.mean:
-            law = dataclasses.replace(law, mean=self.mean, support=(0.0, math.inf))
+            law = dataclasses.replace(law, mean=complex(self.mean), support=(0.0, math.inf))
         return law
 
 
@@ -303,8 +295,8 @@ def normal(stddev: float = 1e-2, dtype: DTypeLike | None = None, *, mean: float 
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class TruncatedNormal(Initializer):
-    """Law of `truncated_normal`."""
+class TruncatedNormal(BaseInitializer):
+    """Independent Gaussian entries, cut at two bounds."""
 
     stddev: float
     lower: float = -2.0
@@ -313,36 +305,28 @@ class TruncatedNormal(Initializer):
     exact: bool = False
 
     name: ClassVar[str] = "truncated_normal"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"float"})
+    own_traits: ClassVar[Traits] = Traits(frozenset({"float"}))
 
     def __post_init__(self) -> None:
-        caller = "truncated_normal"
-        object.__setattr__(self, "stddev", as_scale(caller, "stddev", self.stddev))
-        object.__setattr__(self, "mean", as_number(caller, "mean", self.mean))
-        for bound in ("lower", "upper"):
-            value = getattr(self, bound)
-            infinite = isinstance(value, float | np.floating) and math.isinf(value)
-            number = float(value) if infinite else as_number(caller, bound, value)
-            object.__setattr__(self, bound, number)
-        if not isinstance(self.exact, bool):
-            raise TypeError(f"{caller} needs exact as True or False, got {self.exact!r}.")
+        settle(
+            self, stddev=as_scale, lower=_as_bound, upper=_as_bound, mean=as_number, exact=as_flag
+        )
         cdf = statistics.NormalDist().cdf
         if not cdf(self.upper) - cdf(self.lower) >= _SMALLEST_MASS:
             raise ValueError(
-                f"{caller} needs lower < upper with at least {_SMALLEST_MASS} of the normal's mass "
-                f"between them, got lower={self.lower}, upper={self.upper}. The bounds count "
+                f"{self.name} needs lower < upper with at least {_SMALLEST_MASS} of the normal's "
+                f"mass between them, got lower={self.lower}, upper={self.upper}. The bounds count "
                 "standard deviations from the mean, not units of the array."
             )
-        normalise_dtype(self)
 
-    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
         factor, shift = self._affine()
         reach = _REACH[dtype.itemsize]
         lower, upper = max(self.lower, -reach), min(self.upper, reach)
         drawn = jax.random.truncated_normal(key, lower, upper, shape, dtype) * factor
         return drawn + shift if shift else drawn
 
-    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
         return laws.standard_truncated(self.lower, self.upper).scaled(*self._affine())
 
     def _affine(self) -> tuple[float, float]:
@@ -352,6 +336,12 @@ class TruncatedNormal(Initializer):
         standard = laws.standard_truncated(self.lower, self.upper)
         factor = self.stddev / standard.std
         return factor, self.mean - factor * float(standard.mean.real)
+
+
+def _as_bound(caller: str, name: str, value: Any) -> float:
+    """A real number, or an infinity."""
+    infinite = isinstance(value, float | np.floating) and math.isinf(value)
+    return float(value) if infinite else as_number(caller, name, value)
 
 
 def truncated_normal(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxinit.initializers._arguments import as_shape, position
+from jaxinit._arguments import Shape, as_axis, as_index, as_shape
 
 
 class Axes(NamedTuple):
@@ -54,31 +54,20 @@ def as_axes(caller: str, in_axis: Any, out_axis: Any, batch_axis: Any) -> Axes:
         ValueError: when the same axis is written twice.
     """
     named = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    axes = Axes(*(axis_tuple(caller, name, value) for name, value in named.items()))
-    written = [axis for group in axes for axis in group]
-    if len(set(written)) != len(written):
-        raise ValueError(
-            f"{caller} needs every axis to have one role, got {_spell(axes)}. "
-            "Name each axis once, in in_axis, out_axis or batch_axis."
-        )
+    axes = Axes(*(as_axis(caller, name, value) for name, value in named.items()))
+    _check_roles(caller, axes, axes)
     return axes
 
 
-def axis_tuple(caller: str, name: str, value: Any) -> tuple[int, ...]:
-    """An axis argument as a tuple of Python ints, or a ``TypeError`` that names it."""
-    try:
-        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-            return tuple(position(axis) for axis in value)
-        return (position(value),)
-    except TypeError:
-        raise TypeError(
-            f"{caller} needs {name} as an int or a sequence of ints, got {value!r}. "
-            "Axes are positions in the shape, for example -2 or (0, 1)."
-        ) from None
-
-
-def _spell(axes: Axes) -> str:
-    return ", ".join(f"{name}={value}" for name, value in axes._asdict().items())
+def _check_roles(caller: str, axes: Axes, written: Axes, of_shape: str = "") -> None:
+    """Raises ``ValueError`` where an axis has two roles; the error shows the axes as written."""
+    every = [axis for role in axes for axis in role]
+    if len(set(every)) != len(every):
+        roles = ", ".join(f"{name}={value}" for name, value in written._asdict().items())
+        raise ValueError(
+            f"{caller} needs every axis{of_shape} to have one role, got {roles}, which names an "
+            "axis twice. Name each axis once, in in_axis, out_axis or batch_axis."
+        )
 
 
 def compute_fans(
@@ -107,51 +96,46 @@ def compute_fans(
             roles, or the groups do not divide the outputs.
     """
     shape = as_shape(caller, shape)
-    rank = len(shape)
     roles = _resolve_axes(caller, shape, axes)
-    in_size, out_size = (math.prod(shape[axis] for axis in group) for group in roles[:2])
+    in_size, out_size = (math.prod(shape[axis] for axis in role) for role in roles[:2])
     if groups > 1 and out_size % groups:
         raise ValueError(
-            f"{caller} needs the {out_size} outputs of shape {tuple(shape)} to be a multiple of "
+            f"{caller} needs the {out_size} outputs of shape {shape} to be a multiple of "
             f"groups={groups}. Pass the groups of the convolution, its feature_group_count."
         )
-    named = {axis for group in roles for axis in group}
-    field = math.prod(shape[axis] for axis in range(rank) if axis not in named)
-    if len(transposed_strides) > 1 and len(transposed_strides) != rank - len(named):
+    named = {axis for role in roles for axis in role}
+    spatial = [size for axis, size in enumerate(shape) if axis not in named]
+    if len(transposed_strides) > 1 and len(transposed_strides) != len(spatial):
         raise ValueError(
             f"{caller} needs one stride per spatial axis, got transposed_strides="
-            f"{transposed_strides} for shape {tuple(shape)} with {rank - len(named)} spatial axes."
+            f"{transposed_strides} for shape {shape} with {len(spatial)} spatial axes."
         )
     strides = transposed_strides or (1,)
     if len(strides) == 1:
-        strides = strides * (rank - len(named))
+        strides = strides * len(spatial)
+    field = math.prod(spatial)
     return Fans(in_size * field / math.prod(strides), out_size * field / groups)
 
 
-def _resolve_axes(caller: str, shape: Sequence[int], axes: Axes) -> Axes:
+def _resolve_axes(caller: str, shape: Shape, axes: Axes) -> Axes:
+    """The axes counted from 0, each of them inside the shape."""
     rank = len(shape)
     if axes == DEFAULT_AXES and rank < 2:
         raise ValueError(
-            f"{caller} needs a shape with at least 2 axes, got {tuple(shape)}. A bias has no fan "
+            f"{caller} needs a shape with at least 2 axes, got {shape}. A bias has no fan "
             "of its own: use zeros, name its kernel with like_kernel(...), or pass in_axis and "
             "out_axis."
         )
-    resolved = []
-    for name, group in axes._asdict().items():
-        for axis in group:
+    for name, role in axes._asdict().items():
+        for axis in role:
             if not -rank <= axis < rank:
                 raise ValueError(
-                    f"{caller} needs {name} inside the {rank} axes of shape {tuple(shape)}, got "
+                    f"{caller} needs {name} inside the {rank} axes of shape {shape}, got "
                     f"{axis}. Use a position from {-rank} to {rank - 1}."
                 )
-        resolved.append(tuple(axis % rank for axis in group))
-    written = [axis for group in resolved for axis in group]
-    if len(set(written)) != len(written):
-        raise ValueError(
-            f"{caller} needs every axis of shape {tuple(shape)} to have one role, got "
-            f"{_spell(axes)}, which names an axis twice. Name each axis once."
-        )
-    return Axes(*resolved)
+    resolved = Axes(*(tuple(axis % rank for axis in role) for role in axes))
+    _check_roles(caller, resolved, axes, f" of shape {shape}")
+    return resolved
 
 
 def einsum_axes(equation: str, operand: int = 1) -> Axes:
@@ -188,8 +172,7 @@ def einsum_axes(equation: str, operand: int = 1) -> Axes:
             f"einsum_axes needs an explicit equation with '->', got {equation!r}. "
             "Write the output, for example 'btd,dhk->bthk'."
         )
-    if isinstance(operand, bool) or not isinstance(operand, int):
-        raise TypeError(f"einsum_axes needs operand as an int, got {operand!r}.")
+    operand = as_index("einsum_axes", "operand", operand)
     if not 0 <= operand < len(operands):
         raise ValueError(
             f"einsum_axes needs operand from 0 to {len(operands) - 1} for {equation!r}, "

@@ -3,7 +3,8 @@
 A law gives mean, variance, kurtosis and support per entry. It is declared once and used three
 times: tests hold drawn arrays to it, `jaxinit.checks` holds a user's tree to it, and advice
 reasons from it. Moments of a dtype with few bits are those of the rounded law, since rounding
-to eight bits moves a variance by more than a check can overlook.
+to eight bits moves a variance by more than a check can overlook. `check_fits` refuses a dtype that
+cannot hold a law at all.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ Quantile = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A slice of an array that has a law of its own.
+class Slab:
+    """A range of indices along one axis whose entries have a law of their own.
 
     Attributes:
-        axis: the axis that is sliced, counted from the end of the shape (negative).
-        start: first index of the slice.
+        axis: the axis that is cut, counted from the end of the shape (negative).
+        start: first index of the range.
         stop: index after the last.
         law: the law of the entries inside.
     """
@@ -54,21 +55,21 @@ class Law:
         kurtosis: expectation of ``|x - mean|**4`` over ``variance**2``; NaN when the
             variance is 0.
         support: lower and upper end of the values; of the moduli when entries are complex.
-        parts: slices with laws of their own, for example the three kernels of a packed QKV.
+        slabs: ranges with laws of their own, for example the three kernels of a packed QKV.
             The moments above are then those of the whole.
         fixed_norm: whether the sum of squares is the same in every draw, as for an
             orthogonal matrix of at least 16 bits.
-        quantile: the inverse distribution function where it is known, else None. It takes no
-            part in comparisons.
-        components: the weighted laws that entries come from, when this is a mixture. They take
-            no part in comparisons either.
+        quantile: the inverse distribution function where it is known, else None. Comparisons
+            ignore it.
+        components: the weighted laws that entries come from, when this is a mixture. Comparisons
+            ignore them.
     """
 
     mean: complex | float
     variance: float
     kurtosis: float
     support: tuple[float, float]
-    parts: tuple[Part, ...] = ()
+    slabs: tuple[Slab, ...] = ()
     fixed_norm: bool = False
     quantile: Quantile | None = dataclasses.field(default=None, compare=False, repr=False)
     components: tuple[tuple[float, Law], ...] = dataclasses.field(
@@ -85,7 +86,7 @@ class Law:
     def _content(self) -> tuple[Any, ...]:
         # NaN differs from itself, but two constants of one value have one law.
         moments = (self.mean, self.variance, self.kurtosis, *self.support)
-        return tuple(None if x != x else x for x in moments), self.parts, self.fixed_norm
+        return tuple(None if x != x else x for x in moments), self.slabs, self.fixed_norm
 
     @property
     def std(self) -> float:
@@ -101,13 +102,15 @@ class Law:
             variance=factor * factor * self.variance,  # `**` would raise where this gives inf
             kurtosis=self.kurtosis if factor else math.nan,
             support=(low + shift, high + shift),
-            parts=tuple(
-                dataclasses.replace(part, law=part.law.scaled(factor, shift)) for part in self.parts
-            ),
+            slabs=self.map_slabs(lambda law: law.scaled(factor, shift)),
             fixed_norm=self.fixed_norm and shift == 0,
             quantile=quantile and (lambda u: (factor * quantile(u) if factor else 0 * u) + shift),
             components=tuple((w, law.scaled(factor, shift)) for w, law in self.components),
         )
+
+    def map_slabs(self, change: Callable[[Law], Law]) -> tuple[Slab, ...]:
+        """The slabs with every law changed by a function."""
+        return tuple(dataclasses.replace(slab, law=change(slab.law)) for slab in self.slabs)
 
     def rounded(self, dtype: np.dtype) -> Law:
         """The law after one cast to ``dtype``.
@@ -117,16 +120,16 @@ class Law:
         """
         if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize >= 4:
             return self
-        low, high = (_round(end, dtype) for end in self.support)
         # Three bits of mantissa move the norm of a kernel by up to a percent from draw to draw.
         fixed_norm = self.fixed_norm and dtype.itemsize > 1
-        parts = tuple(dataclasses.replace(part, law=part.law.rounded(dtype)) for part in self.parts)
+        slabs = self.map_slabs(lambda law: law.rounded(dtype))
         if self.components:
             weights, inner = zip(*self.components, strict=True)
             law = mixture(weights, [law.rounded(dtype) for law in inner])
-            return dataclasses.replace(law, parts=parts, fixed_norm=fixed_norm)
+            return dataclasses.replace(law, slabs=slabs, fixed_norm=fixed_norm)
+        low, high = (_round(end, dtype) for end in self.support)
         law = dataclasses.replace(
-            self, support=(low, high), parts=parts, fixed_norm=fixed_norm, quantile=None
+            self, support=(low, high), slabs=slabs, fixed_norm=fixed_norm, quantile=None
         )
         if self.quantile is None:
             if self.variance == 0:
@@ -143,6 +146,54 @@ class Law:
         return dataclasses.replace(
             law, mean=float(mean.real), variance=float(variance), kurtosis=float(kurtosis)
         )
+
+
+def check_fits(caller: str, law: Law, dtype: np.dtype, *, random: bool = True) -> None:
+    """Raises ``ValueError`` when draws of ``law`` would leave the range of ``dtype``.
+
+    Where draws are random, a spread that the dtype rounds to nothing is refused too.
+    """
+    for slab in law.slabs:
+        check_fits(caller, slab.law, dtype, random=random)
+    centre = abs(law.mean)
+    infinite_on_purpose = not math.isfinite(centre) and not (random and _overflows(law))
+    if not jnp.issubdtype(dtype, jnp.inexact) or infinite_on_purpose:
+        return  # a constant may be infinite or NaN
+    limits = jnp.finfo(dtype)
+    drawn_in = jnp.finfo(widened(dtype))
+    std = law.std
+    # The largest normal that float32 sampling yields is 5.42 standard deviations out.
+    reach = 6 * std + centre
+    low, high = (end if math.isfinite(end) else math.copysign(reach, end) for end in law.support)
+    largest = max(abs(low), abs(high))
+    # A bounded law is drawn as a number below 1 times its width.
+    if not (largest <= float(limits.max) and high - low <= float(drawn_in.max)):
+        raise ValueError(
+            f"{caller} needs values within the range of {dtype}, got values up to {largest:.3g} "
+            f"where {dtype} ends at {float(limits.max):.3g}. Use a smaller scale or a wider dtype."
+        )
+    if not random or law.support[0] == law.support[1]:
+        return
+    collapses = std < 8 * float(drawn_in.eps) * centre or std < 8 * float(drawn_in.tiny)
+    if collapses or law.rounded(dtype).variance == 0:
+        raise ValueError(
+            f"{caller} needs a standard deviation that {dtype} can resolve, got {std:.3g} around "
+            f"a mean of {centre:.3g}. Use a larger scale or a wider dtype."
+        )
+
+
+def widened(dtype: np.dtype) -> np.dtype:
+    """The dtype to draw in: float32 for narrower floats, which are cast once at the end."""
+    narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+    return np.dtype(np.float32) if narrow else dtype
+
+
+def _overflows(law: Law) -> bool:
+    """Whether the moments of a random law leave the range of Python's floats."""
+    if law.components:
+        return any(_overflows(inner) for _, inner in law.components)
+    drawn = law.variance > 0 or (law.variance == 0 and law.quantile is not None)
+    return drawn and not math.isfinite(abs(law.mean))
 
 
 def _kurtosis(values: np.ndarray) -> float:
@@ -278,10 +329,10 @@ def mixture(weights: Sequence[float], laws: Sequence[Law]) -> Law:
     if len(components) == 1:
         return components[0][1]
     mean = sum(w * law.mean for w, law in components)
-    parts = [(w, law, abs(law.mean - mean)) for w, law in components]
-    variance = sum(w * (law.variance + shift * shift) for w, law, shift in parts)
+    shifted = [(w, law, abs(law.mean - mean)) for w, law in components]
+    variance = sum(w * (law.variance + shift * shift) for w, law, shift in shifted)
     kurtosis = 0.0 if variance else math.nan
-    for w, law, shift in parts if variance else ():
+    for w, law, shift in shifted if variance else ():
         # In units of the variance, since the square of a small one is 0.
         own, between = law.variance / variance, shift * shift / variance
         inner = 0.0 if math.isnan(law.kurtosis) else law.kurtosis

@@ -7,35 +7,19 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from jaxinit.initializers._basic import constant, normal, ones, truncated_normal, uniform, zeros
-from jaxinit.initializers._composites import fused, stacked
-from jaxinit.initializers._frozen import FrozenArray
-from jaxinit.initializers._orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
+from jaxinit._arguments import FrozenArray
+from jaxinit.initializers import _basic, _structured, _variance, _wrappers
+from jaxinit.initializers._base import BaseInitializer
 from jaxinit.initializers._protocol import Initializer
-from jaxinit.initializers._recipes import (
-    glorot_normal,
-    glorot_uniform,
-    he_normal,
-    he_uniform,
-    kaiming_normal,
-    kaiming_uniform,
-    lecun_normal,
-    lecun_uniform,
-    xavier_normal,
-    xavier_uniform,
-)
-from jaxinit.initializers._structured import dirac, identity, sparse
-from jaxinit.initializers._variance import variance_scaling
-from jaxinit.initializers._wrappers import masked, reshaped, scaled
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """A line of the catalogue.
+class Description:
+    """What the catalogue says of a name.
 
     Attributes:
         name: public name in `jaxinit.initializers`.
@@ -46,103 +30,51 @@ class Entry:
     """
 
     name: str
-    factory: Callable[..., Initializer]
+    factory: Callable[..., BaseInitializer]
     law: str
     use: str
     source: str
 
 
-_ENTRIES = (
-    Entry("zeros", zeros, "0", "biases; last map of a residual branch", "Goyal 2017"),
-    Entry("ones", ones, "1", "scales of normalisation layers", "Ioffe 2015"),
-    Entry("constant", constant, "c", "biases, gates; on kernels it leaves twins", "folklore"),
-    Entry("uniform", uniform, "U(a, b)", "shallow nets; one width only", "classical"),
-    Entry("normal", normal, "N(mean, std^2)", "embeddings, transformers (0.02)", "GPT-2"),
-    Entry(
-        "truncated_normal",
-        truncated_normal,
-        "N(mean, std^2) cut at bounds",
-        "as normal, without outliers",
-        "Abadi 2016",
-    ),
-    Entry(
-        "variance_scaling",
-        variance_scaling,
-        "var = gain^2 scale / fan",
-        "any fan-aware law",
-        "He 2015",
-    ),
-    Entry("lecun_uniform", lecun_uniform, "var = gain^2 / in", "linear, gates", "LeCun 1998"),
-    Entry("lecun_normal", lecun_normal, "var = gain^2 / in", "linear, SELU", "LeCun 1998"),
-    Entry(
-        "glorot_uniform",
-        glorot_uniform,
-        "var = 2 gain^2 / (in + out)",
-        "tanh, sigmoid, attention",
-        "Glorot 2010",
-    ),
-    Entry(
-        "glorot_normal",
-        glorot_normal,
-        "var = 2 gain^2 / (in + out)",
-        "tanh, sigmoid",
-        "Glorot 2010",
-    ),
-    Entry("xavier_uniform", xavier_uniform, "= glorot_uniform", "alias", "Glorot 2010"),
-    Entry("xavier_normal", xavier_normal, "= glorot_normal", "alias", "Glorot 2010"),
-    Entry(
-        "he_uniform",
-        he_uniform,
-        "var = 2 / ((1 + a^2) in)",
-        "ReLU, leaky ReLU, deep",
-        "He 2015",
-    ),
-    Entry(
-        "he_normal",
-        he_normal,
-        "var = 2 / ((1 + a^2) in)",
-        "ReLU, leaky ReLU, deep",
-        "He 2015",
-    ),
-    Entry("kaiming_uniform", kaiming_uniform, "= he_uniform", "alias", "He 2015"),
-    Entry("kaiming_normal", kaiming_normal, "= he_normal", "alias", "He 2015"),
-    Entry(
-        "orthogonal",
-        orthogonal,
-        "Haar, Q^T Q = s^2",
-        "recurrent; deep linear or tanh",
-        "Saxe 2013",
-    ),
-    Entry(
-        "scaled_orthogonal",
-        scaled_orthogonal,
-        "Haar, var = s^2 / in",
-        "as orthogonal, widening layers",
-        "Martens 2021",
-    ),
-    Entry(
-        "delta_orthogonal",
-        delta_orthogonal,
-        "Haar at one tap, else 0",
-        "very deep plain convolutions",
-        "Xiao 2018",
-    ),
-    Entry("identity", identity, "gain on the diagonal", "recurrent ReLU", "Le 2015"),
-    Entry("dirac", dirac, "gain at one tap", "identity convolution", "Zagoruyko 2017"),
-    Entry(
-        "sparse",
-        sparse,
-        "N(0, std^2), fixed zeros a unit",
-        "few inputs a unit",
-        "Martens 2010",
-    ),
-    Entry("scaled", scaled, "factor * x", "residual outputs", "GPT-2"),
-    Entry("masked", masked, "mask * x", "causal or block structure", "Germain 2015"),
-    Entry("reshaped", reshaped, "x in another shape", "Flax DenseGeneral", "Flax"),
-    Entry("stacked", stacked, "x for each layer", "scanned layers, experts", "folklore"),
-    Entry("fused", fused, "x for each piece", "packed QKV, gate and up", "folklore"),
+# Name, law, use, source. The name is that of a factory in one of the modules below.
+_CATALOGUE = (
+    ("zeros", "0", "biases; last map of a residual branch", "Goyal 2017"),
+    ("ones", "1", "scales of normalisation layers", "Ioffe 2015"),
+    ("constant", "c", "biases, gates; on kernels it leaves twins", "folklore"),
+    ("uniform", "U(a, b)", "shallow nets; one width only", "classical"),
+    ("normal", "N(mean, std^2)", "embeddings, transformers (0.02)", "GPT-2"),
+    ("truncated_normal", "N(mean, std^2) cut at bounds", "normal without outliers", "Abadi 2016"),
+    ("variance_scaling", "var = gain^2 scale / fan", "any fan-aware law", "He 2015"),
+    ("lecun_uniform", "var = gain^2 / in", "linear, gates", "LeCun 1998"),
+    ("lecun_normal", "var = gain^2 / in", "linear, SELU", "LeCun 1998"),
+    ("glorot_uniform", "var = 2 gain^2 / (in + out)", "tanh, sigmoid, attention", "Glorot 2010"),
+    ("glorot_normal", "var = 2 gain^2 / (in + out)", "tanh, sigmoid", "Glorot 2010"),
+    ("xavier_uniform", "= glorot_uniform", "alias", "Glorot 2010"),
+    ("xavier_normal", "= glorot_normal", "alias", "Glorot 2010"),
+    ("he_uniform", "var = 2 / ((1 + a^2) in)", "ReLU, leaky ReLU, deep", "He 2015"),
+    ("he_normal", "var = 2 / ((1 + a^2) in)", "ReLU, leaky ReLU, deep", "He 2015"),
+    ("kaiming_uniform", "= he_uniform", "alias", "He 2015"),
+    ("kaiming_normal", "= he_normal", "alias", "He 2015"),
+    ("orthogonal", "Haar, Q^T Q = s^2", "recurrent; deep linear or tanh", "Saxe 2013"),
+    ("scaled_orthogonal", "Haar, var = s^2 / in", "as orthogonal, widening layers", "Martens 2021"),
+    ("delta_orthogonal", "Haar at one tap, else 0", "very deep plain convolutions", "Xiao 2018"),
+    ("identity", "gain on the diagonal", "recurrent ReLU", "Le 2015"),
+    ("dirac", "gain at one tap", "identity convolution", "Zagoruyko 2017"),
+    ("sparse", "N(0, std^2), fixed zeros a unit", "few inputs a unit", "Martens 2010"),
+    ("scaled", "factor * x", "residual outputs", "GPT-2"),
+    ("masked", "mask * x", "causal or block structure", "Germain 2015"),
+    ("reshaped", "x in another shape", "Flax DenseGeneral", "Flax"),
+    ("stacked", "x for each layer", "scanned layers, experts", "folklore"),
+    ("fused", "x for each piece", "packed QKV, gate and up", "folklore"),
 )
-_BY_NAME = {entry.name: entry for entry in _ENTRIES}
+_MODULES = (_basic, _variance, _structured, _wrappers)
+
+
+def _factory(name: str) -> Callable[..., BaseInitializer]:
+    return next(getattr(module, name) for module in _MODULES if hasattr(module, name))
+
+
+_BY_NAME = {name: Description(name, _factory(name), *texts) for name, *texts in _CATALOGUE}
 
 
 def names() -> tuple[str, ...]:
@@ -155,8 +87,8 @@ def names() -> tuple[str, ...]:
     return tuple(_BY_NAME)
 
 
-def describe(name: str) -> Entry:
-    """The catalogue's line for a name.
+def describe(name: str) -> Description:
+    """What the catalogue says of a name.
 
     Raises:
         TypeError: when the name is no string.
@@ -199,7 +131,7 @@ def get(source: Any, **arguments: Any) -> Initializer:
         raise TypeError(
             f"get needs a name beside arguments, got {source!r} with {sorted(arguments)}."
         )
-    if isinstance(source, Initializer):
+    if _is_initializer(source):
         return source
     if isinstance(source, Mapping):
         return from_config(source)
@@ -210,19 +142,26 @@ def get(source: Any, **arguments: Any) -> Initializer:
     )
 
 
-def _call(entry: Entry, arguments: Mapping[str, Any]) -> Initializer:
-    if isinstance(entry.factory, Initializer):
+def _is_initializer(value: Any) -> TypeGuard[Initializer]:
+    """Whether a value is an initializer, and not a class of them, which has the same members."""
+    return isinstance(value, Initializer) and not isinstance(value, type)
+
+
+def _call(described: Description, arguments: Mapping[str, Any]) -> Initializer:
+    if isinstance(described.factory, BaseInitializer):
         if set(arguments) - {"dtype"}:
-            raise TypeError(f"{entry.name} takes no arguments but dtype, got {sorted(arguments)}.")
-        return dataclasses.replace(entry.factory, **arguments)
+            raise TypeError(
+                f"{described.name} takes no arguments but dtype, got {sorted(arguments)}."
+            )
+        return dataclasses.replace(described.factory, **arguments)
     try:
-        inspect.signature(entry.factory).bind(**arguments)
+        inspect.signature(described.factory).bind(**arguments)
     except TypeError as error:
         raise TypeError(
-            f"{entry.name} needs other arguments: {error}, got {sorted(arguments)}. "
-            f"Its signature is {entry.name}{_parameters(entry.factory)}."
+            f"{described.name} needs other arguments: {error}, got {sorted(arguments)}. "
+            f"Its signature is {described.name}{_parameters(described.factory)}."
         ) from None
-    return entry.factory(**arguments)
+    return described.factory(**arguments)
 
 
 def _parameters(factory: Callable[..., Any]) -> str:
@@ -242,12 +181,16 @@ def to_config(initializer: Initializer) -> dict[str, Any]:
         TypeError: when the value is not an initializer of the catalogue.
 
     Example:
+        >>> from jaxinit.initializers import he_normal
         >>> to_config(he_normal(batch_axis=0))
         {'name': 'he_normal', 'batch_axis': 0}
     """
-    # A subclass that has no name of its own would be read back as its base.
-    of_the_catalogue = isinstance(initializer, Initializer) and initializer.label in _BY_NAME
-    if not of_the_catalogue or "name" not in vars(type(initializer)):
+    if (
+        not isinstance(initializer, BaseInitializer)
+        # A subclass that has no name of its own would be read back as its base.
+        or "name" not in vars(type(initializer))
+        or initializer.label not in _BY_NAME
+    ):
         raise TypeError(
             f"to_config needs an initializer of the catalogue, got {initializer!r}. "
             "Only those can be written by name; pickle keeps any frozen dataclass."
@@ -287,7 +230,7 @@ def from_config(config: Mapping[str, Any]) -> Initializer:
 
 
 def _encode(value: Any) -> Any:
-    if isinstance(value, Initializer):
+    if isinstance(value, BaseInitializer):
         return to_config(value)
     if isinstance(value, FrozenArray):
         return _encode(value.tolist())
@@ -325,15 +268,11 @@ def _decode(value: Any) -> Any:
     return value
 
 
-_CLOSURES: dict[str, Callable[..., Initializer]] = {
-    "constant": constant,
-    "uniform": uniform,
-    "normal": normal,
-    "truncated_normal": truncated_normal,
-    "variance_scaling": variance_scaling,
-    "orthogonal": orthogonal,
-    "delta_orthogonal": delta_orthogonal,
-}
+# Factories of jax.nn.initializers whose closures bear the names of their arguments here.
+_MAKERS = (
+    "constant", "uniform", "normal", "truncated_normal", "variance_scaling", "orthogonal",
+    "delta_orthogonal",
+)  # fmt: skip
 
 
 def from_jax(function: Callable[..., Any]) -> Initializer:
@@ -356,7 +295,7 @@ def from_jax(function: Callable[..., Any]) -> Initializer:
         >>> from_jax(jax.nn.initializers.he_normal())
         he_normal()
     """
-    if isinstance(function, Initializer):
+    if _is_initializer(function):
         return function
     # A wrapper such as Flax's with_partitioning bears the name of what it wraps.
     wraps = hasattr(function, "__wrapped__")
@@ -364,11 +303,12 @@ def from_jax(function: Callable[..., Any]) -> Initializer:
         maker, _, inner = getattr(function, "__qualname__", "").partition(".<locals>.")
         if maker in ("zeros", "ones") and not inner:
             return _BY_NAME[maker].factory  # pyright: ignore[reportReturnType]
-        if maker in _CLOSURES and inner == "init":
+        if maker in _MAKERS and inner == "init":
             closed_over = dict(inspect.getclosurevars(function).nonlocals)
             closed_over["dtype"] = inspect.signature(function).parameters["dtype"].default
-            known = inspect.signature(_CLOSURES[maker]).parameters
-            return _CLOSURES[maker](**{k: v for k, v in closed_over.items() if k in known})
+            factory = _BY_NAME[maker].factory
+            known = inspect.signature(factory).parameters
+            return factory(**{k: v for k, v in closed_over.items() if k in known})
     raise ValueError(
         f"from_jax needs an initializer made by jax.nn.initializers, got {function!r}. "
         "Use the jaxinit factory with the law you want."

@@ -1,14 +1,16 @@
 """Variance scaling: entries whose variance is set by the fans, so that signals keep their size.
 
-One general factory, `variance_scaling`; its named recipes are in `recipes`.
+One general factory, `variance_scaling`, and its named recipes: LeCun for layers without a
+rectifier, Glorot (Xavier) for a compromise between forward and backward, He (Kaiming) for ReLU.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, ParamSpec, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,19 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxinit import activations
+from jaxinit._arguments import (
+    Axis,
+    Shape,
+    as_choice,
+    as_count,
+    as_number,
+    as_scale,
+    source_of,
+)
 from jaxinit.initializers import _laws as laws
-from jaxinit.initializers._arguments import as_choice, as_groups, as_index, as_scale
+from jaxinit.initializers._base import BaseInitializer, settle
 from jaxinit.initializers._basic import Normal, TruncatedNormal, Uniform
 from jaxinit.initializers._fans import DEFAULT_AXES, Axes, Fans, as_axes, compute_fans
-from jaxinit.initializers._protocol import Initializer, normalise_dtype
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
@@ -29,70 +39,62 @@ _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 _DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 _BOUND = 2.0  # standard deviations at which "truncated_normal" cuts, as in JAX and TensorFlow
 
-_RECIPES = {
-    (1.0, "fan_avg", "uniform"): "glorot_uniform",
-    (1.0, "fan_avg", "truncated_normal"): "glorot_normal",
-    (1.0, "fan_in", "uniform"): "lecun_uniform",
-    (1.0, "fan_in", "truncated_normal"): "lecun_normal",
-    (2.0, "fan_in", "uniform"): "he_uniform",
-    (2.0, "fan_in", "truncated_normal"): "he_normal",
+# Scale, mode and distribution of every recipe.
+_RECIPES: dict[str, tuple[float, Mode, Distribution]] = {
+    "glorot_uniform": (1.0, "fan_avg", "uniform"),
+    "glorot_normal": (1.0, "fan_avg", "truncated_normal"),
+    "lecun_uniform": (1.0, "fan_in", "uniform"),
+    "lecun_normal": (1.0, "fan_in", "truncated_normal"),
+    "he_uniform": (2.0, "fan_in", "uniform"),
+    "he_normal": (2.0, "fan_in", "truncated_normal"),
 }
+_RECIPE_NAMES = {law: name for name, law in _RECIPES.items()}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class VarianceScaling(Initializer):
-    """Law of `variance_scaling` and of every named recipe."""
+class VarianceScaling(BaseInitializer):
+    """Independent entries whose variance is ``scale`` over a fan."""
 
     scale: float
     mode: Mode
     distribution: Distribution
-    in_axis: int | Sequence[int] = DEFAULT_AXES.in_axis
-    out_axis: int | Sequence[int] = DEFAULT_AXES.out_axis
-    batch_axis: int | Sequence[int] = DEFAULT_AXES.batch_axis
+    in_axis: Axis = DEFAULT_AXES.in_axis
+    out_axis: Axis = DEFAULT_AXES.out_axis
+    batch_axis: Axis = DEFAULT_AXES.batch_axis
     groups: int = 1
-    transposed_strides: int | Sequence[int] = ()
-    # How a recipe was called, as (name, ((argument, value), ...)): for reading, not for comparing.
-    recipe: tuple[str, tuple[tuple[str, float], ...]] | None = dataclasses.field(
+    transposed_strides: Axis = ()
+    # Name of a recipe and the arguments that its scale does not show. They are for `repr` and
+    # configs: two initializers of one law are equal however they were written.
+    spelling: tuple[str, tuple[tuple[str, float], ...]] | None = dataclasses.field(
         default=None, compare=False
     )
 
     name: ClassVar[str] = "variance_scaling"
 
     def __post_init__(self) -> None:
-        caller = self.name
-        object.__setattr__(self, "scale", as_scale(caller, "scale", self.scale))
-        as_choice(caller, "mode", self.mode, _MODES)
-        as_choice(caller, "distribution", self.distribution, _DISTRIBUTIONS)
-        caller = self.label
-        axes = as_axes(caller, self.in_axis, self.out_axis, self.batch_axis)
+        # The label depends on these three, so their errors start with the name of the factory.
+        object.__setattr__(self, "scale", as_scale(self.name, "scale", self.scale))
+        as_choice(self.name, "mode", self.mode, _MODES)
+        as_choice(self.name, "distribution", self.distribution, _DISTRIBUTIONS)
+        axes = as_axes(self.label, self.in_axis, self.out_axis, self.batch_axis)
         for field, value in axes._asdict().items():
             object.__setattr__(self, field, value)
-        object.__setattr__(self, "groups", as_groups(caller, self.groups))
-        object.__setattr__(self, "transposed_strides", _strides(caller, self.transposed_strides))
-        normalise_dtype(self)
+        settle(self, groups=as_count, transposed_strides=_as_strides)
 
     @property
     def axes(self) -> Axes:
         return Axes(self.in_axis, self.out_axis, self.batch_axis)  # pyright: ignore
 
-    def with_axes(
-        self, axes: Axes, *, groups: int = 1, transposed_strides: int | Sequence[int] = ()
-    ) -> Self:
-        by_hand = self.axes != DEFAULT_AXES or self.groups != 1 or self.transposed_strides
-        if by_hand:
+    def with_axes(self, axes: Axes, *, groups: int = 1, transposed_strides: Axis = ()) -> Self:
+        if self.axes != DEFAULT_AXES or self.groups != 1 or self.transposed_strides:
             return self
         return dataclasses.replace(
             self, **axes._asdict(), groups=groups, transposed_strides=transposed_strides
         )
 
     def fans(self, shape: Sequence[int]) -> Fans:
-        return compute_fans(
-            self.label,
-            shape,
-            self.axes,
-            self.groups,
-            self.transposed_strides,  # pyright: ignore[reportArgumentType]
-        )
+        strides: Any = self.transposed_strides
+        return compute_fans(self.label, shape, self.axes, self.groups, strides)
 
     def variance_at(self, fans: Fans) -> float:
         """Variance per entry of a kernel with these fans; 0 when the fan that counts is 0."""
@@ -104,7 +106,7 @@ class VarianceScaling(Initializer):
         }[self.mode]
         return self.scale / n if n else 0.0
 
-    def at_fans(self, fans: Fans) -> Initializer:
+    def at_fans(self, fans: Fans) -> BaseInitializer:
         """The same law with the fans given, for an array that has none, such as a bias."""
         std = math.sqrt(self.variance_at(fans))
         if self.distribution == "normal":
@@ -114,42 +116,35 @@ class VarianceScaling(Initializer):
             return Uniform(-bound, bound, dtype=self.dtype)
         return TruncatedNormal(std, -_BOUND, _BOUND, exact=True, dtype=self.dtype)
 
-    def sample(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
         std = math.sqrt(self.variance_at(self.fans(shape)))
-        if dtype.kind == "c":
-            return _sample_complex(key, shape, dtype, self.distribution, std)
         if self.distribution == "normal":
             return jax.random.normal(key, shape, dtype) * std
+        if dtype.kind == "c":
+            return _sample_complex(key, shape, dtype, self.distribution, std)
         if self.distribution == "uniform":
             return jax.random.uniform(key, shape, dtype, -1) * (math.sqrt(3) * std)
         factor = std / laws.standard_truncated(-_BOUND, _BOUND).std
         return jax.random.truncated_normal(key, -_BOUND, _BOUND, shape, dtype) * factor
 
-    def exact_law(self, shape: tuple[int, ...], is_complex: bool) -> laws.Law:
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
         variance = self.variance_at(self.fans(shape))
-        if is_complex:
-            standard = _COMPLEX_LAWS[self.distribution]()
-        elif self.distribution == "normal":
-            standard = laws.standard_normal()
-        elif self.distribution == "uniform":
-            standard = laws.standard_uniform()
-        else:
-            standard = laws.standard_truncated(-_BOUND, _BOUND)
+        standard = _STANDARD_LAWS[self.distribution, is_complex]()
         law = standard.scaled(math.sqrt(variance) / standard.std)
         return dataclasses.replace(law, variance=variance)
 
     @property
     def label(self) -> str:
-        if self.recipe:
-            return self.recipe[0]
-        return _RECIPES.get((self.scale, self.mode, self.distribution), self.name)
+        if self.spelling:
+            return self.spelling[0]
+        return _RECIPE_NAMES.get((self.scale, self.mode, self.distribution), self.name)
 
     def arguments(self) -> dict[str, Any]:
         arguments = super().arguments()
-        recipe = arguments.pop("recipe", None)
-        arguments |= recipe[1] if recipe else ()
+        arguments.pop("spelling", None)
+        arguments |= self.spelling[1] if self.spelling else ()
         for axis in DEFAULT_AXES._fields:
-            if len(arguments.get(axis, ())) == 1:  # a single axis reads as JAX users write it
+            if len(arguments.get(axis, ())) == 1:  # JAX users write a single axis as an int
                 arguments[axis] = arguments[axis][0]
         if self.label != self.name:
             for name in ("scale", "mode", "distribution"):
@@ -157,31 +152,31 @@ class VarianceScaling(Initializer):
         return arguments
 
 
-def _strides(caller: str, strides: Any) -> tuple[int, ...]:
-    several = strides if isinstance(strides, Sequence) else (strides,)
-    checked = tuple(as_index(caller, "transposed_strides", stride) for stride in several)
-    if any(stride < 1 for stride in checked):
-        raise ValueError(f"{caller} needs transposed_strides >= 1, got {checked}.")
-    return checked if any(stride > 1 for stride in checked) else ()
+def _as_strides(caller: str, name: str, value: Any) -> tuple[int, ...]:
+    several = value if isinstance(value, Sequence) else (value,)
+    strides = tuple(as_count(caller, name, stride) for stride in several)
+    return strides if any(stride > 1 for stride in strides) else ()
 
 
-_COMPLEX_LAWS = {
-    "truncated_normal": lambda: laws.complex_truncated(_BOUND),
-    "normal": laws.complex_normal,
-    "uniform": laws.complex_disk,
+# By distribution, and whether entries are complex.
+_STANDARD_LAWS: dict[tuple[Distribution, bool], Callable[[], laws.Law]] = {
+    ("normal", False): laws.standard_normal,
+    ("normal", True): laws.complex_normal,
+    ("uniform", False): laws.standard_uniform,
+    ("uniform", True): laws.complex_disk,
+    ("truncated_normal", False): lambda: laws.standard_truncated(-_BOUND, _BOUND),
+    ("truncated_normal", True): lambda: laws.complex_truncated(_BOUND),
 }
 
 
 def _sample_complex(
-    key: Any, shape: tuple[int, ...], dtype: np.dtype, distribution: str, std: float
+    key: Any, shape: Shape, dtype: np.dtype, distribution: Distribution, std: float
 ) -> jax.Array:
-    """Circular draws with ``E|x|**2 = std**2``, from JAX's split of the key.
+    """Circular draws with ``E|x|**2 = std**2``, on a disk or cut, from JAX's split of the key.
 
     JAX divides the truncated law by 0.95311164, which is not its standard deviation; the law
     here is right, so its numbers are 0.99 times JAX's.
     """
-    if distribution == "normal":
-        return jax.random.normal(key, shape, dtype) * std
     key_modulus, key_angle = jax.random.split(key)
     real = jnp.finfo(dtype).dtype
     share = jax.random.uniform(key_modulus, shape, real)
@@ -214,14 +209,14 @@ def variance_scaling(
     scale: float,
     mode: Mode,
     distribution: Distribution,
-    in_axis: int | Sequence[int] = -2,
-    out_axis: int | Sequence[int] = -1,
-    batch_axis: int | Sequence[int] = (),
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
     dtype: DTypeLike | None = None,
     *,
     gain: Gain = 1.0,
     groups: int = 1,
-    transposed_strides: int | Sequence[int] = (),
+    transposed_strides: Axis = (),
 ) -> VarianceScaling:
     r"""Kernel whose variance follows its fans, so that a layer neither shrinks nor grows a signal.
 
@@ -270,13 +265,336 @@ def variance_scaling(
             f"and scale={scale}."
         )
     return VarianceScaling(
-        gain * gain * scale,
-        mode,
-        distribution,
-        in_axis,
-        out_axis,
-        batch_axis,
-        groups,
-        transposed_strides,
-        dtype=dtype,  # pyright: ignore[reportArgumentType]
+        gain * gain * scale, mode, distribution, in_axis, out_axis, batch_axis, groups,
+        transposed_strides, dtype=dtype,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
+def _recipe(
+    name: str,
+    in_axis: Axis,
+    out_axis: Axis,
+    batch_axis: Axis,
+    dtype: DTypeLike | None,
+    groups: int,
+    transposed_strides: Axis,
+    gain: Gain = 1.0,
+    negative_slope: float = 0.0,
+) -> VarianceScaling:
+    """The recipe of a name, which remembers the gain or the slope that it was called with."""
+    scale, mode, distribution = _RECIPES[name]
+    gain = as_gain(name, "gain", gain)
+    slope = as_number(name, "negative_slope", negative_slope)
+    if not (scale := scale / (1.0 + slope * slope)):
+        raise ValueError(
+            f"{name} needs a negative_slope whose square is finite, got {slope}. "
+            "It is the slope of a leaky ReLU below zero, for example 0.01."
+        )
+    scaling = variance_scaling(
+        scale, mode, distribution, in_axis, out_axis, batch_axis, dtype,
+        gain=gain, groups=groups, transposed_strides=transposed_strides,
+    )  # fmt: skip
+    arguments = (("gain", gain, 1.0), ("negative_slope", slope, 0.0))
+    written = tuple((argument, value) for argument, value, default in arguments if value != default)
+    return dataclasses.replace(scaling, spelling=(name, written)) if written else scaling
+
+
+def glorot_uniform(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DTypeLike | None = None,
+    *,
+    gain: Gain = 1.0,
+    groups: int = 1,
+    transposed_strides: Axis = (),
+) -> VarianceScaling:
+    r"""Kernel for tanh-like layers: a compromise that keeps signal and gradient near their size.
+
+    Law: :math:`W \sim U(-a, a)` with :math:`a = g \sqrt{6 / (n_{in} + n_{out})}`, so
+    :math:`\operatorname{Var} W = 2 g^2 / (n_{in} + n_{out})`. Also known as Xavier uniform.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        gain: factor on the standard deviation, for the activation that follows; or that
+            activation, by name or as a callable, for its forward gain; or ``"torch:NAME"``.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``2 * gain**2 / (fan_in + fan_out)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> low, high = glorot_uniform().law((300, 300)).support
+        >>> round(low, 9), round(high, 9)
+        (-0.1, 0.1)
+
+    References:
+        Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
+        networks*, 2010, equation 16.
+    """
+    return _recipe(
+        "glorot_uniform", in_axis, out_axis, batch_axis, dtype, groups, transposed_strides, gain
     )
+
+
+def glorot_normal(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DTypeLike | None = None,
+    *,
+    gain: Gain = 1.0,
+    groups: int = 1,
+    transposed_strides: Axis = (),
+) -> VarianceScaling:
+    r"""Kernel for tanh-like layers, Gaussian without tails; `glorot_uniform` with other entries.
+
+    Law: normal truncated at two standard deviations with
+    :math:`\operatorname{Var} W = 2 g^2 / (n_{in} + n_{out})`. Also known as Xavier normal.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        gain: factor on the standard deviation, for the activation that follows; or that
+            activation, by name or as a callable, for its forward gain; or ``"torch:NAME"``.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``2 * gain**2 / (fan_in + fan_out)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> glorot_normal().law((100, 300)).variance
+        0.005
+
+    References:
+        Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
+        networks*, 2010, equation 12.
+    """
+    return _recipe(
+        "glorot_normal", in_axis, out_axis, batch_axis, dtype, groups, transposed_strides, gain
+    )
+
+
+def lecun_uniform(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DTypeLike | None = None,
+    *,
+    gain: Gain = 1.0,
+    groups: int = 1,
+    transposed_strides: Axis = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of its input: for linear outputs, SELU, gates.
+
+    Law: :math:`W \sim U(-a, a)` with :math:`a = g \sqrt{3 / n_{in}}`, so
+    :math:`\operatorname{Var} W = g^2 / n_{in}`.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        gain: factor on the standard deviation; or the activation before this layer's inputs, by
+            name or as a callable, for its forward gain; or ``"torch:NAME"``.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``gain**2 / fan_in``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> round(lecun_uniform().law((300, 10)).support[1], 9)
+        0.1
+
+    References:
+        LeCun et al., *Efficient BackProp*, 1998, section 4.6, equation 16.
+    """
+    return _recipe(
+        "lecun_uniform", in_axis, out_axis, batch_axis, dtype, groups, transposed_strides, gain
+    )
+
+
+def lecun_normal(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DTypeLike | None = None,
+    *,
+    gain: Gain = 1.0,
+    groups: int = 1,
+    transposed_strides: Axis = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of its input; the default of Flax's layers.
+
+    Law: normal truncated at two standard deviations with
+    :math:`\operatorname{Var} W = g^2 / n_{in}`.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        gain: factor on the standard deviation; or the activation before this layer's inputs, by
+            name or as a callable, for its forward gain; or ``"torch:NAME"``.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance ``gain**2 / fan_in``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> lecun_normal().law((200, 10)).variance
+        0.005
+
+    References:
+        LeCun et al., *Efficient BackProp*, 1998, section 4.6, equation 16; Klambauer et al.,
+        *Self-Normalizing Neural Networks*, 2017, section "Initialization".
+    """
+    return _recipe(
+        "lecun_normal", in_axis, out_axis, batch_axis, dtype, groups, transposed_strides, gain
+    )
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def _with_slope_alone(
+    recipe: Callable[Parameters, VarianceScaling],
+) -> Callable[Parameters, VarianceScaling]:
+    """Answers ``nonlinearity=`` and ``gain=`` with the line to write instead."""
+
+    @functools.wraps(recipe)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> VarianceScaling:
+        for argument in {"nonlinearity", "gain"} & kwargs.keys():
+            he, value = recipe.__name__, kwargs[argument]
+            value = getattr(value, "__name__", None) or source_of(value)
+            raise TypeError(
+                f"{he} takes no {argument}={value}: it is the recipe of ReLU, {he}(), and of leaky "
+                f"ReLU, {he}(negative_slope=0.01). For any other activation or gain write "
+                f"{he.replace('he', 'lecun')}(gain={value}), which goes by the same fan."
+            )
+        return recipe(*args, **kwargs)
+
+    return checked
+
+
+@_with_slope_alone
+def he_uniform(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DTypeLike | None = None,
+    *,
+    negative_slope: float = 0.0,
+    groups: int = 1,
+    transposed_strides: Axis = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of a ReLU layer, with uniform entries.
+
+    Law: :math:`W \sim U(-b, b)` with :math:`b = \sqrt{6 / ((1 + a^2)\, n_{in})}`, so
+    :math:`\operatorname{Var} W = 2 / ((1 + a^2)\, n_{in})`, a the negative slope. Also known as
+    Kaiming uniform. For any other activation, ``lecun_uniform(gain="gelu")`` goes by the same fan
+    and computes the gain.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        negative_slope: slope of a leaky ReLU below zero; 0 is plain ReLU.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance
+        ``2 / ((1 + negative_slope**2) * fan_in)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> round(he_uniform().law((600, 10)).support[1], 9)
+        0.1
+
+    References:
+        He et al., *Delving Deep into Rectifiers*, 2015, equations 10 and 15.
+    """
+    return _recipe(
+        "he_uniform", in_axis, out_axis, batch_axis, dtype, groups, transposed_strides,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+
+
+@_with_slope_alone
+def he_normal(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DTypeLike | None = None,
+    *,
+    negative_slope: float = 0.0,
+    groups: int = 1,
+    transposed_strides: Axis = (),
+) -> VarianceScaling:
+    r"""Kernel that keeps the second moment of a ReLU layer.
+
+    Law: normal truncated at two standard deviations with
+    :math:`\operatorname{Var} W = 2 / ((1 + a^2)\, n_{in})`, :math:`n_{in}` the number of inputs
+    that one output sums over and a the negative slope. Also known as Kaiming normal. For any other
+    activation, ``lecun_normal(gain="gelu")`` goes by the same fan and computes the gain.
+
+    Args:
+        in_axis: axes of the shape that the layer contracts over.
+        out_axis: axes that it produces.
+        batch_axis: axes along which it repeats independently.
+        dtype: dtype to draw when the caller names none.
+        negative_slope: slope of a leaky ReLU below zero; 0 is plain ReLU.
+        groups: feature groups of a convolution.
+        transposed_strides: strides of a transposed convolution.
+
+    Returns:
+        An initializer; each entry has mean 0 and variance
+        ``2 / ((1 + negative_slope**2) * fan_in)``.
+
+    Raises:
+        TypeError, ValueError: as `variance_scaling`.
+
+    Example:
+        >>> import jax
+        >>> kernel = he_normal()(jax.random.key(0), (512, 256))
+        >>> kernel.shape, round(float(kernel.var()) * 512, 1)
+        ((512, 256), 2.0)
+
+    References:
+        He et al., *Delving Deep into Rectifiers*, 2015, equations 10 and 15.
+    """
+    return _recipe(
+        "he_normal", in_axis, out_axis, batch_axis, dtype, groups, transposed_strides,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+
+
+xavier_uniform = glorot_uniform
+xavier_normal = glorot_normal
+kaiming_uniform = he_uniform
+kaiming_normal = he_normal

@@ -19,9 +19,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.custom_batching import sequential_vmap
 
+from jaxinit._arguments import as_key
 from jaxinit._types import Key
 from jaxinit.engine import _host as host
-from jaxinit.initializers._arguments import as_key
 
 SCHEME = "jaxinit-keys/1"
 

@@ -20,9 +20,9 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from jaxinit._arguments import as_shape
 from jaxinit._types import ArraySharding, PyTree, Shape, TreeDef
 from jaxinit.initializers import Axes
-from jaxinit.initializers._arguments import as_shape
 from jaxinit.planning._messages import listing
 
 

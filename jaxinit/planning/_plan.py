@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 from jax.core import Tracer
 
+from jaxinit._arguments import as_key
 from jaxinit._table import render_table
 from jaxinit._types import ArraySharding, Key, PyTree, Shardings, TreeDef
 from jaxinit.engine import Draw, Estimate, Progress, draw, estimate
 from jaxinit.engine._compile import check_bound
-from jaxinit.initializers._arguments import as_key
 from jaxinit.planning._given import donated_values, drawn_over, kept_values, refuse_trace
 from jaxinit.planning._keys import keys_for_paths
 from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, number_groups

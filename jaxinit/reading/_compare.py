@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxinit.initializers import Fans, Initializer
-from jaxinit.initializers._variance import VarianceScaling
+from jaxinit.initializers import Fans, Initializer, VarianceScaling
 from jaxinit.planning import Plan, listing
 from jaxinit.reading._records import Parameter
 from jaxinit.reading._result import Reading

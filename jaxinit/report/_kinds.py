@@ -152,8 +152,8 @@ def _leaf(path: str, found: Measured, law: Law | None) -> Leaf:
     if not found.n:
         return Leaf(path, None, None, None, None, 0, None, None)
     mean_score = spread_score = None
-    # The moments of a fused array are those of a mixture; its parts are what is checked.
-    if law is not None and not law.parts:
+    # The moments of a fused array are those of a mixture; its slabs are what is checked.
+    if law is not None and not law.slabs:
         mean_score = mean_z(law, found.n, found.mean)
         spread_score = spread_z(law, found.n, found.mean, found.variance)
     return Leaf(

@@ -127,10 +127,10 @@ def _shown(initializer: Initializer, values: np.ndarray, dtype: str, seed: int) 
     fans = initializer.fans(values.shape)
     wide = _wide(values)
     parts = {}
-    for part in law.parts:
-        inside = np.take(wide, range(part.start, part.stop), axis=part.axis)
-        parts[f"axis {part.axis}, {part.start} to {part.stop}"] = quantities(
-            inside, part.law, random=initializer.random
+    for slab in law.slabs:
+        inside = np.take(wide, range(slab.start, slab.stop), axis=slab.axis)
+        parts[f"axis {slab.axis}, {slab.start} to {slab.stop}"] = quantities(
+            inside, slab.law, random=initializer.random
         )
     try:
         config = to_config(initializer)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxinit._table import spell_bytes
-from jaxinit.initializers import Entry
+from jaxinit.initializers import Description
 from jaxinit.report._histogram import draw_histogram
 from jaxinit.report._one_array import Shown
 from jaxinit.report._quantities import Quantity
@@ -58,7 +58,7 @@ def score(z: float | None, *, signed: bool = True) -> Text:
     return Text(f"{z:+.2f}" if signed else f"{z:.2f}", "bold red" if not abs(z) <= FAR else "")
 
 
-def print_catalogue(console: Console, entries: Sequence[Entry]) -> None:
+def print_catalogue(console: Console, entries: Sequence[Description]) -> None:
     """Prints the catalogue: name, law, when to use it, source."""
     table = new_table(["name", "law", "when to use it", "source"])
     for entry in entries:

@@ -1,10 +1,17 @@
-"""Checks that turn an argument into its one canonical form, or say what was needed instead."""
+"""Checks that turn an argument into its one canonical form, or say what was needed instead.
+
+Every function takes the public name that its error starts with. `FrozenArray` is the canonical form
+of an array of numbers: a value that compares, hashes, prints and serialises by its content.
+"""
 
 from __future__ import annotations
 
+import cmath
+import dataclasses
+import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, cast
 
 import jax
@@ -12,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+Shape = tuple[int, ...]
+Axis = int | Sequence[int]
 Kind = Literal["float", "complex", "integer", "bool"]
 
 _NUMPY_KINDS: tuple[tuple[Any, Kind], ...] = (
@@ -20,9 +29,11 @@ _NUMPY_KINDS: tuple[tuple[Any, Kind], ...] = (
     (jnp.integer, "integer"),
     (jnp.bool_, "bool"),
 )
+# Numbers of every real dtype are kept in one, so that equal numbers are equal values.
+_CANONICAL = dict.fromkeys("biuf", np.float64) | {"c": np.complex128}
 
 
-def as_shape(caller: str, shape: Any) -> tuple[int, ...]:
+def as_shape(caller: str, shape: Any) -> Shape:
     """A shape as a tuple of Python ints."""
     try:
         if isinstance(shape, str | bytes | Mapping | Set):
@@ -88,12 +99,25 @@ def as_index(caller: str, name: str, value: Any) -> int:
         raise TypeError(f"{caller} needs {name} as an int, got {value!r}.") from None
 
 
-def as_groups(caller: str, groups: Any) -> int:
-    """The number of feature groups of a convolution."""
-    groups = as_index(caller, "groups", groups)
-    if groups < 1:
-        raise ValueError(f"{caller} needs groups >= 1, got {groups}.")
-    return groups
+def as_axis(caller: str, name: str, value: Any) -> tuple[int, ...]:
+    """One or several axes as a tuple of Python ints."""
+    try:
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+            return tuple(position(axis) for axis in value)
+        return (position(value),)
+    except TypeError:
+        raise TypeError(
+            f"{caller} needs {name} as an int or a sequence of ints, got {value!r}. "
+            "Axes are positions in the shape, for example -2 or (0, 1)."
+        ) from None
+
+
+def as_count(caller: str, name: str, value: Any) -> int:
+    """An int of at least 1."""
+    count = as_index(caller, name, value)
+    if count < 1:
+        raise ValueError(f"{caller} needs {name} >= 1, got {count}.")
+    return count
 
 
 def as_number(caller: str, name: str, value: Any) -> float:
@@ -133,6 +157,13 @@ def as_scale(caller: str, name: str, value: Any) -> float:
     return number
 
 
+def as_flag(caller: str, name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{caller} needs {name} as True or False, got {value!r}.")
+    return value
+
+
 def as_choice(caller: str, name: str, value: Any, choices: Sequence[str]) -> str:
     """One of the strings in ``choices``."""
     if not isinstance(value, str) or value not in choices:
@@ -169,8 +200,95 @@ def as_key(caller: str, key: Any) -> Any:
     return key
 
 
-def spell(value: Any) -> str:
+def source_of(value: Any) -> str:
     """Source text that evaluates to ``value``."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(source_of, value))}]"
+    if isinstance(value, complex) and not cmath.isfinite(value):
+        return f"complex({source_of(value.real)}, {source_of(value.imag)})"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     return repr(value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FrozenArray:
+    """A read-only array with ``==``, ``hash`` and a ``repr`` made of nested lists."""
+
+    array: np.ndarray
+
+    @classmethod
+    def of(cls, caller: str, argument: str, value: Any) -> FrozenArray:
+        """Copies and freezes anything numeric.
+
+        Raises:
+            TypeError: when the value is traced or not numeric.
+            ValueError: when an integer is too large for a float64.
+        """
+        if isinstance(value, FrozenArray):
+            return value
+        if isinstance(value, Tracer):
+            raise TypeError(
+                f"{caller} needs {argument} as concrete numbers, got a traced value. Build the "
+                "initializer outside of jit."
+            )
+        try:
+            array = np.array(value)
+            if array.dtype.kind == "V":  # bfloat16 and its kin are void dtypes to numpy
+                array = array.astype(np.float64)
+            kind = array.dtype.kind
+            array = array.astype(_CANONICAL[kind])
+        except (TypeError, ValueError, KeyError, OverflowError):
+            raise TypeError(
+                f"{caller} needs {argument} as a number or an array of numbers, got {value!r}."
+            ) from None
+        if kind in "iu" and np.abs(array).max(initial=0) >= 2**53:
+            raise ValueError(
+                f"{caller} needs whole numbers in {argument} below 2**53, got {value!r}. "
+                "They are kept as float64."
+            )
+        if not array.size:
+            raise ValueError(
+                f"{caller} needs at least one number in {argument}, got an array of shape "
+                f"{array.shape}. A number broadcasts to an empty array too."
+            )
+        # -0.0 equals 0.0, so it must also draw the same.
+        array = np.asarray(array + 0)
+        reals = array.reshape(-1).view(np.float64)
+        reals[np.isnan(reals)] = math.nan  # of all its bit patterns one
+        array.setflags(write=False)
+        return cls(array)
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers; complex numbers as ``{"re": ..., "im": ...}``."""
+        if self.array.dtype.kind != "c":
+            return self.array.tolist()
+        return {"re": np.real(self.array).tolist(), "im": np.imag(self.array).tolist()}
+
+    def check_broadcasts(self, caller: str, argument: str, shape: Shape) -> None:
+        """Raises ``ValueError`` unless the array broadcasts to ``shape``."""
+        try:
+            fits = np.broadcast_shapes(self.array.shape, shape) == shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{caller} needs a {argument} that broadcasts to shape {shape}, got one of shape "
+                f"{self.array.shape}. Pass a number, or an array of the shape of the parameter."
+            )
+
+    @functools.cached_property
+    def _content(self) -> tuple[str, Shape, bytes]:
+        return self.array.dtype.kind, self.array.shape, self.array.tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FrozenArray) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    def __repr__(self) -> str:
+        return source_of(self.array.tolist())
+
+    def __reduce__(self) -> Any:
+        return FrozenArray.of, ("FrozenArray", "array", np.array(self.array))

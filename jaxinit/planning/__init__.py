@@ -10,9 +10,13 @@ from jaxinit.planning._keys import keys_for_paths as keys_for_paths
 from jaxinit.planning._leaves import Group as Group
 from jaxinit.planning._leaves import PlannedLeaf as PlannedLeaf
 from jaxinit.planning._paths import ParamSpec as ParamSpec
+from jaxinit.planning._paths import as_numeric_dtype as as_numeric_dtype
 from jaxinit.planning._plan import Plan as Plan
 from jaxinit.planning._plan import plan as plan
+from jaxinit.planning._resolve import with_roles as with_roles
 from jaxinit.planning._rules import LikeKernel as LikeKernel
+from jaxinit.planning._rules import as_matcher as as_matcher
+from jaxinit.planning._rules import as_rules as as_rules
 from jaxinit.planning._rules import like_kernel as like_kernel
 from jaxinit.planning._sharding_rules import ShardingRules as ShardingRules
 from jaxinit.planning._sharding_rules import sharding_rules as sharding_rules

@@ -13,10 +13,10 @@ import pytest
 from matplotlib.colors import to_hex
 
 import jaxinit
+from jaxinit.pictures import figure_of
 from jaxinit.pictures._cells import LABEL_LETTERS, wrapped
 from jaxinit.pictures._diagram import diagram_of
 from jaxinit.pictures._layout import WIDEST, lay_out
-from jaxinit.pictures._picture import figure_of
 from zoo import layers, vision
 from zoo.expect import array, ids
 
@@ -72,13 +72,13 @@ def test_a_chain_holds_paths_roles_fans_and_activations():
 
 def test_a_transformer_shows_its_stream_with_branches_beside_it(transformer):
     layout = lay_out(diagram_of(transformer))
-    rings = [cell for cell in layout.cells.values() if cell.node.kind == "residual"]
+    rings = [cell for cell in layout.cells.values() if cell.box.kind == "residual"]
     assert len(rings) == 4 and {ring.lane for ring in rings} == {0}
-    # Between first and last sum, every map lies in a branch.
+    # Between first and last sum, every layer lies in a branch.
     inside = [
         cell
         for cell in layout.cells.values()
-        if cell.node.kind == "map" and rings[0].column < cell.column < rings[-1].column
+        if cell.box.kind == "layer" and rings[0].column < cell.column < rings[-1].column
     ]
     assert len(inside) == 8 and min(cell.lane for cell in inside) == 1
     assert sum(layout.residual) == 4
@@ -149,7 +149,7 @@ def test_nothing_overlaps_and_the_page_is_not_too_wide(name):
         reading = read(model.apply, shapes, ids(2, 4))
     layout = lay_out(diagram_of(reading))
     boxes = [
-        (*(cell.box[0] - cell.room(cell.entry), cell.box[1] + cell.room(cell.exit)),)
+        (*(cell.sides[0] - cell.room(cell.entry), cell.sides[1] + cell.room(cell.exit)),)
         + (cell.y - cell.height / 2, cell.y + cell.height / 2)
         for cell in layout.cells.values()
     ]
@@ -216,7 +216,8 @@ def test_other_endings_are_refused(tmp_path):
 def test_large_models_are_refused_and_those_at_the_limit_are_not():
     words(chain(60, width=0))
     with pytest.raises(
-        ValueError, match=r"Reading\.draw needs .*at most 60 distinct maps, got 61\. Read and draw"
+        ValueError,
+        match=r"Reading\.draw needs .*at most 60 distinct layers, got 61\. Read and draw",
     ):
         chain(61, width=0).draw("never.png")
     # As many maps, but all of them alike.
@@ -226,7 +227,7 @@ def test_large_models_are_refused_and_those_at_the_limit_are_not():
 def test_models_without_a_map_are_refused():
     reading = read_case(layers.CASES["layer norm, alone"]())
     with pytest.raises(
-        ValueError, match=r"at least one map, got \d parameters and none.* Use print\(reading\)"
+        ValueError, match=r"at least one layer, got \d parameters and none.* Use print\(reading\)"
     ):
         reading.draw("never.png")
 

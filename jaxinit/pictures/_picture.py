@@ -61,7 +61,7 @@ def figure_of(reading: Reading) -> Any:
             "Read and draw a part of it, such as one block, or print(reading) for the table."
         )
     layout = lay_out(diagram)
-    title = f"{diagram.layer_count} maps" if diagram.layer_count != 1 else "1 map"
+    title = f"{diagram.layer_count} layers" if diagram.layer_count != 1 else "1 layer"
     if diagram.layer_count > drawn:
         title += f"; more than {FOLDS_ABOVE}, so that repeated layers are drawn once"
     return _drawn(Figure, layout, title)

@@ -14,7 +14,7 @@ def skeleton(path: str) -> str:
 
 
 def common(paths: Sequence[str]) -> str:
-    """One name for paths of the same skeleton: a star where they differ; of one path, itself.
+    """One name for paths of the same skeleton, with a star where they differ.
 
     Example:
         >>> common(["h_0/attn/Dense_1", "h_1/attn/Dense_1"])

@@ -327,6 +327,8 @@ def public_names(module: ModuleType) -> dict[str, object]:
         "jaxinit.reading",
         "jaxinit.signal",
         "jaxinit.advice",
+        "jaxinit.pictures",
+        "jaxinit.report",
     ],
 )
 def test_every_public_name_is_documented(name):

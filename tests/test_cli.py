@@ -263,6 +263,12 @@ def test_show_as_json_says_the_same(run):
     assert len(document["histogram"]["edges"]) == len(document["histogram"]["counts"]) + 1
 
 
+def test_a_record_is_a_dictionary_and_text():
+    shown = report.show("normal", ["3", "4"])
+    assert shown.to_dict()["shape"] == [3, 4]
+    assert json.loads(shown.to_json(), parse_constant=pytest.fail) == shown.to_dict()
+
+
 def test_a_seed_decides_the_draw(run):
     means = [show(run, "normal", "9", "--seed", s)[1]["mean"]["measured"] for s in ("1", "1", "2")]
     assert means[0] == means[1] != means[2]

@@ -426,6 +426,12 @@ def test_json_says_all_that_is_printed(run, tmp_path):
     assert shapes["params/Dense_0/kernel"] == [16, 32] and len(shapes) == 8
 
 
+def test_a_report_is_a_dictionary_and_text(report):
+    made = report("odd_mlp")
+    assert made.to_dict()["findings"][0]["code"] == "law-unknown"
+    assert json.loads(made.to_json(), parse_constant=pytest.fail) == made.to_dict()
+
+
 def test_json_on_stdout_is_alone_there(run):
     status, out, err = run("models.py:odd_mlp", "--json", "-", "--strict", "--no-compare")
     assert status == 1

@@ -55,8 +55,8 @@ class GPT2Config:
     def residual_stddev(self) -> float:
         """Standard deviation of the kernels that write into the residual stream.
 
-        The stream sums two such outputs per block. The factor ``1 / sqrt(2 * layers)`` gives the sum
-        the variance of one output.
+        The stream sums two such outputs per block. The factor ``1 / sqrt(2 * layers)`` gives the
+        sum the variance of one output.
         """
         return STDDEV / math.sqrt(2 * self.layers)
 

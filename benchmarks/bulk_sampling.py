@@ -20,7 +20,7 @@ import numpy as np
 
 import jaxinit
 import jaxinit.flax
-from jaxinit.report import _gpt2 as gpt2
+from jaxinit.report import gpt2
 
 torch: Any = None
 with contextlib.suppress(ImportError):

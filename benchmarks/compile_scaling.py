@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 import jaxinit
 from jaxinit.engine._compile import forget_executables
-from jaxinit.report import _gpt2 as gpt2
+from jaxinit.report import gpt2
 
 QUESTION = "How does the time to compile an init function grow with the depth of the model?"
 CLOCKS = ("trace", "compile", "wall", "cores")

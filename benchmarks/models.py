@@ -20,7 +20,7 @@ from flax import nnx
 import jaxinit
 import jaxinit.flax
 from jaxinit import initializers as init
-from jaxinit.report import _gpt2 as specimen
+from jaxinit.report import gpt2 as specimen
 
 Rules = list[tuple[str, Any]]
 DENSE: Rules = [("**/kernel", init.lecun_normal()), ("**/bias", init.zeros)]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 import jaxinit
 from jaxinit import initializers as init
-from jaxinit.report._gpt2 import GPT2Config, gpt2
+from jaxinit.report.gpt2 import GPT2Config, gpt2
 from jaxinit.signal import Prediction
 
 QUESTION = "Is the measured second moment of every map within a factor of 2 of the prediction?"

@@ -6,7 +6,7 @@ device the first draw is left out. Without torch the functions raise `ModuleNotF
 
 from typing import Any
 
-from jaxinit.report._gpt2 import POSITION_STDDEV, STDDEV, GPT2Config
+from jaxinit.report.gpt2 import POSITION_STDDEV, STDDEV, GPT2Config
 
 
 def gpt2(config: GPT2Config, on_meta: bool = False) -> list[Any]:

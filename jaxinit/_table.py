@@ -1,6 +1,6 @@
-"""Plain-text tables for everything the library prints: plans, differences, failed checks, reports.
+"""Plain-text tables for everything that the library prints: plans, differences, failed checks.
 
-Rich lays them out; the result is a string without colours or control characters, so it reads the
+Rich lays a table out; the result is a string without colours or control characters, so it reads the
 same in a terminal, a log file, an error message and a doctest.
 """
 
@@ -19,7 +19,7 @@ from rich.text import Text
 _NUMBER = re.compile(
     r"[-+]?(\d[\d,_]*\.?\d*(e[-+]?\d+)?|nan|inf)( ?[%x]| [KMGT]?i?B)?", re.IGNORECASE
 )
-# Wider than any table that is meant to be read: without a limit nothing is wrapped or cut.
+# Wider than any table: Rich wraps and cuts nothing at this width.
 _UNLIMITED = 100_000
 
 
@@ -52,7 +52,7 @@ def render_table(
         kernel     1024
         bias         32
     """
-    cells = [[_spell(cell) for cell in row] for row in rows]
+    cells = [[_cell_text(cell) for cell in row] for row in rows]
     for number, row in enumerate(cells):
         if len(row) != len(columns):
             raise ValueError(
@@ -76,7 +76,7 @@ def render_table(
 
 
 def spell_bytes(count: int) -> str:
-    """Bytes in a unit that leaves at most three digits before the point.
+    """A number of bytes in the unit that leaves at most three digits before the point.
 
     Example:
         >>> spell_bytes(640), spell_bytes(3 * 2**19), spell_bytes(1020 * 2**10)
@@ -89,7 +89,7 @@ def spell_bytes(count: int) -> str:
     return f"{size:.3g} {units[0]}"
 
 
-def _spell(cell: Any) -> str:
+def _cell_text(cell: Any) -> str:
     if cell is None:
         return ""
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from jaxinit.report._records import Kind, Report
+from jaxinit.report import Report, ReportedGroup
 
 
-def kind_of(report: Report, pattern: str) -> Kind:
-    """The kind that has a pattern."""
-    return next(kind for kind in report.kinds if pattern in kind.patterns)
+def group_of(report: Report, pattern: str) -> ReportedGroup:
+    """The group that has a pattern."""
+    return next(group for group in report.groups if pattern in group.patterns)
 
 
 def codes(report: Report) -> list[str]:

@@ -20,13 +20,12 @@ import pytest
 
 import jaxinit
 import jaxinit.cli
-import jaxinit.report._one_array
 from jaxinit import initializers as init
+from jaxinit import report
+from jaxinit._json import dumps
 from jaxinit.cli import main
-from jaxinit.report._as_json import to_json
-from jaxinit.report._histogram import Histogram, draw_histogram, histogram
-from jaxinit.report._quantities import quantities
-from jaxinit.report._terminal import progress
+from jaxinit.report import document, progress
+from jaxinit.report._catalogue import Histogram, draw_histogram, histogram, quantities
 
 ROOT = Path(jaxinit.__file__).parent.parent
 
@@ -104,7 +103,7 @@ def test_an_interruption_is_one_line(run, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jaxinit.report._one_array, "show", interrupt)
+    monkeypatch.setattr(report, "show", interrupt)
     assert run("show", "normal", "3") == (130, "", "jaxinit: interrupted\n")
 
 
@@ -112,7 +111,7 @@ def test_what_nobody_foresaw_is_one_line_too(run, refused, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("the roof\nis leaking")
 
-    monkeypatch.setattr(jaxinit.report._one_array, "show", fail)
+    monkeypatch.setattr(report, "show", fail)
     line = refused("show", "normal", "3")
     assert line == "jaxinit: error: RuntimeError: the roof is leaking (--traceback shows where)\n"
     status, out, err = run("show", "normal", "3", "--traceback")
@@ -264,6 +263,12 @@ def test_show_as_json_says_the_same(run):
     assert len(document["histogram"]["edges"]) == len(document["histogram"]["counts"]) + 1
 
 
+def test_a_record_is_a_dictionary_and_text():
+    shown = report.show("normal", ["3", "4"])
+    assert shown.to_dict()["shape"] == [3, 4]
+    assert json.loads(shown.to_json(), parse_constant=pytest.fail) == shown.to_dict()
+
+
 def test_a_seed_decides_the_draw(run):
     means = [show(run, "normal", "9", "--seed", s)[1]["mean"]["measured"] for s in ("1", "1", "2")]
     assert means[0] == means[1] != means[2]
@@ -360,8 +365,10 @@ def test_a_histogram_keeps_its_width(width, blocks):
 
 
 def test_json_has_no_infinity_and_no_nan():
-    text = to_json("list", {"a": [math.inf, -math.inf, math.nan, 1.5], "b": 1 + 2j, "c": "é"})
-    document = json.loads(text, parse_constant=pytest.fail)
-    assert document["a"] == [None, None, None, 1.5]
-    assert document["b"] == {"re": 1, "im": 2}
-    assert document["c"] == "é" and text.isascii()
+    record = {"a": [math.inf, -math.inf, math.nan, 1.5], "b": 1 + 2j, "c": "é"}
+    text = dumps(document("list", record))
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert (found["format"], found["version"]) == ("jaxinit-list", 1)
+    assert found["a"] == [None, None, None, 1.5]
+    assert found["b"] == {"re": 1, "im": 2}
+    assert found["c"] == "é" and text.isascii()

@@ -1,7 +1,7 @@
-"""One graph builder, one interpreter, one table of primitives: read from the source; and what it buys.
+"""One graph builder, one interpreter, one table of primitives, read from the source; what it buys.
 
-Whoever teaches the house a primitive writes a row and, where no rule of its class will do, a rule in
-one room. A test here does that with a toy primitive; another lists who knows what.
+Whoever teaches the house a primitive writes a row and, where no rule of its class will do, a rule
+in one room. A test here does that with a toy primitive; another lists who knows what.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def each_outside(test):
 
 
 def tables_of_primitives(tree: ast.AST) -> Iterator[tuple[int, list[str]]]:
-    """Line and names of every literal that lists many primitives: sets, tuples, dicts, split text."""
+    """Line and names of every literal that lists many primitives, as a collection or as text."""
     for node in ast.walk(tree):
         texts: list[ast.expr | None] = []
         if isinstance(node, ast.Set | ast.Tuple | ast.List):

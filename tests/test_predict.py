@@ -20,7 +20,7 @@ import pytest
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit import predict
-from jaxinit.report._gpt2 import GPT2Config, gpt2, gpt2_rules
+from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
 from jaxinit.signal import _tables as tables
 
 

@@ -13,10 +13,10 @@ import pytest
 from matplotlib.colors import to_hex
 
 import jaxinit
+from jaxinit.pictures import figure_of
 from jaxinit.pictures._cells import LABEL_LETTERS, wrapped
 from jaxinit.pictures._diagram import diagram_of
 from jaxinit.pictures._layout import WIDEST, lay_out
-from jaxinit.pictures._picture import figure_of
 from zoo import layers, vision
 from zoo.expect import array, ids
 
@@ -64,7 +64,7 @@ def test_a_chain_holds_paths_roles_fans_and_activations():
 
     shapes = {"a": {"w": array(3, 5)}, "b": {"w": array(5, 7)}, "c": {"w": array(7, 2)}}
     found = words(read(apply, shapes, array(4, 3)))
-    for line in ("a/w", "3 → 5", "relu", "b/w", "5 → 7", "tanh", "c/w", "7 → 2", "3 maps"):
+    for line in ("a/w", "3 → 5", "relu", "b/w", "5 → 7", "tanh", "c/w", "7 → 2", "3 layers"):
         assert found.count(line) == 1
     assert found.count("kernel") == 2 and found.count("head") == 1
     assert found.count("input") == found.count("output") == 1
@@ -72,19 +72,19 @@ def test_a_chain_holds_paths_roles_fans_and_activations():
 
 def test_a_transformer_shows_its_stream_with_branches_beside_it(transformer):
     layout = lay_out(diagram_of(transformer))
-    rings = [cell for cell in layout.cells.values() if cell.node.kind == "residual"]
+    rings = [cell for cell in layout.cells.values() if cell.box.kind == "residual"]
     assert len(rings) == 4 and {ring.lane for ring in rings} == {0}
-    # Between first and last sum, every map lies in a branch.
+    # Between first and last sum, every layer lies in a branch.
     inside = [
         cell
         for cell in layout.cells.values()
-        if cell.node.kind == "map" and rings[0].column < cell.column < rings[-1].column
+        if cell.box.kind == "layer" and rings[0].column < cell.column < rings[-1].column
     ]
     assert len(inside) == 8 and min(cell.lane for cell in inside) == 1
     assert sum(layout.residual) == 4
     found = words(transformer)
     assert found.count("softmax") == found.count("gelu") == 2
-    # Before query, key, value and the first map of each MLP, and before the head.
+    # Before query, key, value and the first layer of each MLP, and before the head.
     assert found.count("layer norm") == 2 * 4 + 1
 
 
@@ -116,7 +116,7 @@ def test_parts_of_a_packed_kernel_are_boxes_of_their_own():
 def test_many_equal_layers_are_drawn_once_and_few_are_not():
     many, few = words(chain(31)), words(chain(30))
     assert "layer_*" in many and "x 30" in many
-    assert "31 maps; more than 30, so that repeated layers are drawn once" in many
+    assert "31 layers; more than 30, so that repeated layers are drawn once" in many
     assert "layer_*" not in few and {f"layer_{n}" for n in range(30)} < set(few)
 
 
@@ -125,12 +125,12 @@ def test_layers_under_a_scan_say_how_many_they_are():
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, tree["w"])[0]
 
     found = words(read(apply, {"w": array(12, 4, 4)}, array(2, 4)))
-    assert found.count("x 12") == 1 and "1 map" in found
+    assert found.count("x 12") == 1 and "1 layer" in found
 
 
-def test_maps_that_lead_into_folded_layers_say_where(transformer):
+def test_layers_that_lead_into_folded_layers_say_where(transformer):
     found = words(read_case(vision.CASES["resnet-50"]()))
-    assert "54 maps; more than 30, so that repeated layers are drawn once" in found
+    assert "54 layers; more than 30, so that repeated layers are drawn once" in found
     assert found.count("on to conv_2") == 4
     assert not any("on to" in line for line in words(transformer))
 
@@ -149,7 +149,7 @@ def test_nothing_overlaps_and_the_page_is_not_too_wide(name):
         reading = read(model.apply, shapes, ids(2, 4))
     layout = lay_out(diagram_of(reading))
     boxes = [
-        (*(cell.box[0] - cell.room(cell.entry), cell.box[1] + cell.room(cell.exit)),)
+        (*(cell.sides[0] - cell.room(cell.entry), cell.sides[1] + cell.room(cell.exit)),)
         + (cell.y - cell.height / 2, cell.y + cell.height / 2)
         for cell in layout.cells.values()
     ]
@@ -216,17 +216,18 @@ def test_other_endings_are_refused(tmp_path):
 def test_large_models_are_refused_and_those_at_the_limit_are_not():
     words(chain(60, width=0))
     with pytest.raises(
-        ValueError, match=r"Reading\.draw needs .*at most 60 distinct maps, got 61\. Read and draw"
+        ValueError,
+        match=r"Reading\.draw needs .*at most 60 distinct layers, got 61\. Read and draw",
     ):
         chain(61, width=0).draw("never.png")
-    # As many maps, but all of them alike.
+    # As many layers, but all of them alike.
     words(chain(61))
 
 
-def test_models_without_a_map_are_refused():
+def test_models_without_a_layer_are_refused():
     reading = read_case(layers.CASES["layer norm, alone"]())
     with pytest.raises(
-        ValueError, match=r"at least one map, got \d parameters and none.* Use print\(reading\)"
+        ValueError, match=r"at least one layer, got \d parameters and none.* Use print\(reading\)"
     ):
         reading.draw("never.png")
 

@@ -19,11 +19,9 @@ import pytest
 
 import jaxinit
 from jaxinit import initializers as init
-from jaxinit.report._collect import collect
-from jaxinit.report._errors import Unusable
-from jaxinit.report._kinds import patterns_of
-from jaxinit.report._records import Request
-from report_helpers import codes, kind_of
+from jaxinit._naming import patterns
+from jaxinit.report import Request, Unusable, collect
+from report_helpers import codes, group_of
 
 MODELS = """
 print("chatter of the target")
@@ -154,7 +152,7 @@ def test_a_model_is_reported_as_it_draws_itself(report):
     assert (made.parameters.entries, made.parameters.leaves) == (sum(sizes), 8)
     assert made.parameters.nbytes == 4 * sum(sizes)
     assert made.others.leaves == 0
-    hidden = kind_of(made, "params/Dense_*/kernel")
+    hidden = group_of(made, "params/Dense_*/kernel")
     assert (hidden.shape, len(hidden.leaves)) == ((32, 32), 2)
     assert hidden.initializer == "lecun_normal()"
     assert (hidden.fan_in, hidden.fan_out) == (32, 32)
@@ -167,7 +165,7 @@ def test_a_model_is_reported_as_it_draws_itself(report):
 
 def test_what_is_measured_is_what_the_plan_draws(report, models):
     made = report("mlp", seed=5)
-    leaf = kind_of(made, "params/Dense_*/kernel").leaves[0]
+    leaf = group_of(made, "params/Dense_*/kernel").leaves[0]
     assert leaf.path == "params/Dense_1/kernel"
     spec = jax.ShapeDtypeStruct((32, 32), jnp.float32)
     plan = jaxinit.plan({"params": {"Dense_1": {"kernel": spec}}}, [("**", "lecun_normal")])
@@ -178,11 +176,11 @@ def test_what_is_measured_is_what_the_plan_draws(report, models):
     assert leaf.mean_z == pytest.approx(values.mean() * 32 * 32**0.5)
 
 
-def test_every_leaf_is_in_one_kind(report):
+def test_every_leaf_is_in_one_group(report):
     made = report("mlp")
-    paths = [leaf.path for kind in made.kinds for leaf in kind.leaves]
+    paths = [leaf.path for group in made.groups for leaf in group.leaves]
     assert len(paths) == len(set(paths)) == 8
-    sizes = [len(kind.leaves) * np.prod(kind.shape) for kind in made.kinds]
+    sizes = [len(group.leaves) * np.prod(group.shape) for group in made.groups]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -191,7 +189,7 @@ def test_an_unknown_law_is_drawn_by_the_model_and_named(report, models):
     assert codes(made) == ["law-unknown"]
     assert made.findings[0].leaves == tuple(f"params/Dense_{n}/kernel" for n in range(3))
     assert "3 leaves were drawn by the model itself" in made.findings[0].evidence
-    unknown = kind_of(made, "params/Dense_*/kernel")
+    unknown = group_of(made, "params/Dense_*/kernel")
     assert (unknown.initializer, unknown.expected_std, unknown.worst_z) == (None, None, None)
     # Var of z**3 is 15: the model's function was used. 2,048 entries of kurtosis 46.2.
     assert unknown.measured_std == pytest.approx(15**0.5 / 16, rel=0.5)
@@ -201,8 +199,8 @@ def test_a_batch_norm_has_other_variables(report):
     made = report("Normed", inputs=("4x8", "train=True"))
     assert (made.parameters.leaves, made.others.leaves, made.others.entries) == (4, 2, 32)
     mean, var = (
-        kind_of(made, "batch_stats/BatchNorm_0/mean"),
-        kind_of(made, "batch_stats/BatchNorm_0/var"),
+        group_of(made, "batch_stats/BatchNorm_0/mean"),
+        group_of(made, "batch_stats/BatchNorm_0/var"),
     )
     assert (mean.initializer, var.initializer) == ("zeros", "ones")
     assert not mean.parameters
@@ -214,7 +212,7 @@ def test_an_nnx_model_draws_itself(report):
     made = report("net", seed=3)
     assert made.framework == "NNX"
     assert codes(made) == ["law-unknown"]
-    kernel = kind_of(made, "layers/0/kernel")
+    kernel = group_of(made, "layers/0/kernel")
     assert (kernel.shape, kernel.fan_in, kernel.fan_out) == ((16, 32), 16, 32)
     assert kernel.measured_std == pytest.approx(0.25, rel=0.1)
 
@@ -224,7 +222,7 @@ def test_an_nnx_model_draws_itself(report):
 
 def test_rules_replace_and_are_compared(report):
     made = report("mlp", rules=RULES)
-    hidden = kind_of(made, "params/Dense_*/kernel")
+    hidden = group_of(made, "params/Dense_*/kernel")
     assert (hidden.initializer, hidden.own_initializer) == ("he_normal()", "lecun_normal()")
     assert hidden.expected_std == pytest.approx(16**-0.5)
     assert hidden.own_std == pytest.approx(32**-0.5)
@@ -234,7 +232,7 @@ def test_rules_replace_and_are_compared(report):
 
 def test_what_the_model_draws_itself_is_measured_for_comparison(report):
     made = report("net", rules=RULES, compare=True)
-    kernel = kind_of(made, "layers/0/kernel")
+    kernel = group_of(made, "layers/0/kernel")
     assert (kernel.own_initializer, kernel.own_std) == (None, None)
     # 512 entries cut at two standard deviations: the standard error of the std is 2.6 %.
     assert kernel.own_measured_std == pytest.approx(16**-0.5, rel=0.13)
@@ -245,7 +243,7 @@ def test_rules_of_an_unknown_law_leave_none_unknown(report):
     assert report("odd_mlp", rules=RULES).findings == ()
     made = report("net", rules='[["**/kernel", "normal(0.5)"], ["**/bias", "ones"]]')
     assert made.findings == ()
-    kernel = kind_of(made, "layers/0/kernel")
+    kernel = group_of(made, "layers/0/kernel")
     assert (kernel.initializer, kernel.own_initializer) == ("normal(0.5)", None)
     assert kernel.measured_std == pytest.approx(0.5, rel=0.2)
 
@@ -264,7 +262,7 @@ def test_rules_come_in_many_forms(report, models, form, tmp_path, monkeypatch):
         "module": "models:RULES",
     }[form]
     made = report("mlp", rules=rules)
-    assert kind_of(made, "params/Dense_*/kernel").initializer == "he_normal()"
+    assert group_of(made, "params/Dense_*/kernel").initializer == "he_normal()"
     monkeypatch.delitem(sys.modules, "models", raising=False)
 
 
@@ -281,7 +279,7 @@ def test_a_manifest_is_drawn_as_it_was_planned(report, tmp_path):
     file = tmp_path / "plan.json"
     file.write_text(plan.to_json())
     made = report("mlp", rules=str(file))
-    hidden = kind_of(made, "params/Dense_*/kernel")
+    hidden = group_of(made, "params/Dense_*/kernel")
     assert (hidden.initializer, hidden.dtype) == ("normal(0.125)", "bfloat16")
     assert codes(made) == ["fanless-bias"]  # the ones
     del shapes["params/Dense_3/bias"]
@@ -298,9 +296,9 @@ def test_a_manifest_is_drawn_as_it_was_planned(report, tmp_path):
 
 def test_rules_need_not_name_running_means(report):
     made = report("Normed", inputs=("4x8", "train=True"), rules='[["params/**", "ones"]]')
-    assert kind_of(made, "batch_stats/BatchNorm_0/mean").initializer == "zeros"
+    assert group_of(made, "batch_stats/BatchNorm_0/mean").initializer == "zeros"
     made = report("Normed", inputs=("4x8", "train=True"), rules='[["**", "ones"]]')
-    assert "ones" in {k.initializer for k in made.kinds if not k.parameters}
+    assert "ones" in {g.initializer for g in made.groups if not g.parameters}
 
 
 # Options.
@@ -308,11 +306,11 @@ def test_rules_need_not_name_running_means(report):
 
 def test_another_dtype(report):
     made = report("mlp", dtype="bfloat16")
-    assert {kind.dtype for kind in made.kinds} == {"bfloat16"}
+    assert {group.dtype for group in made.groups} == {"bfloat16"}
     assert made.parameters.nbytes == 2 * made.parameters.entries
     assert made.findings == ()
-    assert {k.dtype for k in report("mlp", dtype="float64").kinds} == {"float64"}
-    assert kind_of(report("half"), "params/Dense_*/kernel").dtype == "bfloat16"
+    assert {g.dtype for g in report("mlp", dtype="float64").groups} == {"float64"}
+    assert group_of(report("half"), "params/Dense_*/kernel").dtype == "bfloat16"
 
 
 def test_timings(report):
@@ -417,14 +415,21 @@ def test_json_says_all_that_is_printed(run, tmp_path):
     assert status == 0 and "parameters in 8 float32 arrays" in out
     text = (tmp_path / "out.json").read_text()
     document = json.loads(text, parse_constant=pytest.fail)
-    assert (document["format"], document["version"]) == ("jaxinit-report", 2)
+    assert (document["format"], document["version"]) == ("jaxinit-report", 3)
     assert (document["model"], document["seed"], document["rules"]) == ("MLP", 4, None)
     assert document["parameters"]["entries"] == 2_920
     assert document["findings"][0]["code"] == "law-unknown"
     assert document["environment"]["jax"] == jax.__version__
     assert {"stage", "seconds"} == set(document["timings"][0])
-    shapes = {leaf["path"]: kind["shape"] for kind in document["kinds"] for leaf in kind["leaves"]}
+    groups = document["groups"]
+    shapes = {leaf["path"]: group["shape"] for group in groups for leaf in group["leaves"]}
     assert shapes["params/Dense_0/kernel"] == [16, 32] and len(shapes) == 8
+
+
+def test_a_report_is_a_dictionary_and_text(report):
+    made = report("odd_mlp")
+    assert made.to_dict()["findings"][0]["code"] == "law-unknown"
+    assert json.loads(made.to_json(), parse_constant=pytest.fail) == made.to_dict()
 
 
 def test_json_on_stdout_is_alone_there(run):
@@ -435,7 +440,7 @@ def test_json_on_stdout_is_alone_there(run):
 
 
 def test_a_json_path_is_tried_before_the_work(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxinit.report._collect.collect", pytest.fail)
+    monkeypatch.setattr("jaxinit.report.collect", pytest.fail)
     for path, reason in [("no/such/place.json", "No such file"), (".", "Is a directory")]:
         line = refused("models.py:mlp", "--json", path)
         assert f"--json cannot write '{path}': {reason}" in line
@@ -500,9 +505,9 @@ def test_the_specimen_keeps_its_laws(run):
     assert "124,439,808 parameters in 148 float32 arrays, 475 MiB" in out
     assert max(map(len, out.splitlines())) <= 80
     document = json.loads(Path("report.json").read_text())
-    assert len(document["kinds"]) == 10
+    assert len(document["groups"]) == 10
     assert document["findings"] == []
-    assert sum(len(kind["leaves"]) for kind in document["kinds"]) == 148
+    assert sum(len(group["leaves"]) for group in document["groups"]) == 148
 
 
 # Parts.
@@ -510,5 +515,5 @@ def test_the_specimen_keeps_its_laws(run):
 
 def test_patterns():
     paths = ["h_0/ln_1/bias", "h_1/ln_2/bias", "h_1/ln_1/bias", "ln_f/bias", "conv2d/bias"]
-    assert patterns_of(paths) == ["h_*/ln_*/bias", "ln_f/bias", "conv2d/bias"]
-    assert patterns_of(["layers/10/kernel", "layers/9/kernel"]) == ["layers/*/kernel"]
+    assert patterns(paths) == ["h_*/ln_*/bias", "ln_f/bias", "conv2d/bias"]
+    assert patterns(["layers/10/kernel", "layers/9/kernel"]) == ["layers/*/kernel"]

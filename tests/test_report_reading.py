@@ -9,10 +9,9 @@ from typing import get_args
 import pytest
 
 from jaxinit.reading._records import Role
-from jaxinit.report._collect import collect
-from jaxinit.report._records import Request
-from jaxinit.report._render_report import _ROLES
-from report_helpers import codes, kind_of
+from jaxinit.report import Request, collect
+from jaxinit.report._report import _ROLES
+from report_helpers import codes, group_of
 
 MODELS = """
 import flax.linen as nn
@@ -130,13 +129,13 @@ def test_roles_and_fans_are_those_of_the_model(report):
     assert roles["params/Dense_0/kernel"] == ("kernel", 96, 96)
     assert roles["params/Dense_8/kernel"] == ("head", 96, 4)
     assert roles["params/Dense_3/bias"] == ("bias", None, None)
-    assert kind_of(made, "params/Dense_*/kernel").role == "kernel"
+    assert group_of(made, "params/Dense_*/kernel").role == "kernel"
     assert len(made.reading) == made.parameters.leaves == len(made.advice["prescriptions"]) == 18
 
 
 def test_fans_are_read_and_not_taken_from_the_initializer(report):
     made = report("Experts")
-    kernel = kind_of(made, "params/DenseGeneral_0/kernel")
+    kernel = group_of(made, "params/DenseGeneral_0/kernel")
     # Flax hands its initializer a flattened shape: a fan of 1,024 for 16 batches of 64.
     assert (kernel.role, kernel.fan_in, kernel.fan_out) == ("head", 64, 16)
     assert codes(made) == ["wrong-fans"]
@@ -151,12 +150,12 @@ def test_no_fans_are_wrong_under_rules_that_know_the_axes(report):
 def test_an_nnx_model_is_read_with_inputs(report):
     made = report("made")
     assert made.inputs == "3x8:float32"
-    assert kind_of(made, "a/kernel").role == "kernel"
-    assert kind_of(made, "b/kernel").role == "head"
+    assert group_of(made, "a/kernel").role == "kernel"
+    assert group_of(made, "b/kernel").role == "head"
     assert made.no_reading is None
     made = report("Small", inputs=("5x8",))
     assert made.inputs == "5x8:float32"
-    assert kind_of(made, "a/kernel").fan_in == 8
+    assert group_of(made, "a/kernel").fan_in == 8
 
 
 def test_every_role_has_a_name():
@@ -171,8 +170,8 @@ def test_without_inputs_an_nnx_model_has_a_report(run, report):
     wanted = "an NNX model is read through its forward pass: give --input SHAPE:DTYPE."
     assert made.no_reading == wanted
     assert (made.reading, made.advice) == (None, None)
-    assert kind_of(made, "a/kernel").role is None
-    assert kind_of(made, "a/kernel").fan_in == 8  # its layers know
+    assert group_of(made, "a/kernel").role is None
+    assert group_of(made, "a/kernel").fan_in == 8  # its layers know
     status, out, _ = run("small")
     assert status == 0
     assert f"No roles and no advice: {wanted}" in " ".join(out.split())
@@ -197,7 +196,7 @@ def test_advice_that_fails_is_said(report, monkeypatch):
     def fail(*arguments):
         raise KeyError("no such row")
 
-    monkeypatch.setattr("jaxinit.report._understand.advise_with", fail)
+    monkeypatch.setattr("jaxinit.report._findings.advise_with", fail)
     made = report("deep")
     assert made.no_reading == "advising on the model raised KeyError: 'no such row'"
     assert made.findings == ()
@@ -207,7 +206,7 @@ def test_advice_that_fails_is_said(report, monkeypatch):
 
 
 def test_what_is_advised_is_shown_where_it_differs(run, report):
-    kernel = kind_of(report("narrow"), "params/Dense_*/kernel")
+    kernel = group_of(report("narrow"), "params/Dense_*/kernel")
     assert (kernel.advised, kernel.initializer) == ("he_normal()", "glorot_normal()")
     assert kernel.advised_std == pytest.approx(kernel.expected_std * 2**0.5)
     # Half of the variance is shown, two thirds are not, and what is advised is not.

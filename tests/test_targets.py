@@ -20,12 +20,17 @@ from hypothesis import strategies as st
 from jaxinit import initializers as init
 from jaxinit.flax import LinenModel, NnxModel, NoModelError, as_model
 from jaxinit.planning import LikeKernel, like_kernel
-from jaxinit.report._errors import Unusable, one_line
-from jaxinit.report._expressions import parse_argument, parse_initializer, parse_literal
-from jaxinit.report._inputs import offered_inputs, parse_dtype, parse_inputs
-from jaxinit.report._one_array import parse_shape
-from jaxinit.report._open_model import opened_model
-from jaxinit.report._targets import loaded
+from jaxinit.report import Unusable, one_line
+from jaxinit.report._parsing import (
+    offered_inputs,
+    parse_argument,
+    parse_dtype,
+    parse_initializer,
+    parse_inputs,
+    parse_literal,
+    parse_shape,
+)
+from jaxinit.report._targets import loaded, opened_model
 
 MODELS = """
 import helper_beside
@@ -320,7 +325,7 @@ def test_where_inputs_come_from(models):
     def inputs(name, *given):
         with opened_model(f"{models}:{name}", given) as opened:
             assert opened.model.shapes()
-            return opened.inputs
+            return str(opened.inputs)
 
     assert inputs("Knows") == "2x4:float32"
     assert inputs("Knows", "1x9:float32", "train=False") == "1x9:float32, train=False"
@@ -332,7 +337,7 @@ def test_where_inputs_come_from(models):
 
 def test_without_a_target_the_specimen_is_opened():
     with opened_model(None) as opened:
-        assert (opened.model.name, opened.inputs) == ("GPT2", "1x16:int32")
+        assert (opened.model.name, str(opened.inputs)) == ("GPT2", "1x16:int32")
 
 
 # Initializers.

@@ -1,8 +1,8 @@
 """The command line: ``jaxinit list``, ``show``, ``gain``, ``report``, ``advise`` and ``audit``.
 
-Each group of commands has a file of its own that parses, calls and prints; the work is done in
-`jaxinit.report`. Exit status: 0; 1 with findings at or above ``--fail-on``; 2 for input that cannot
-be used, with one line on the standard error.
+Each group of commands has a file that parses, calls and prints; `jaxinit.report` does the work.
+Exit status: 0; 1 with findings at or above ``--fail-on``; 2 for input that cannot be used, with one
+line on the standard error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxinit.cli import _advise, _catalogue, _report
 from jaxinit.cli._options import Parser
-from jaxinit.report._errors import Unusable, describe, one_line
+from jaxinit.report import Unusable, error_text, one_line
 
 _PIPE_CLOSED = 128 + 13  # as a shell reports a process that SIGPIPE ended
 _INTERRUPTED = 128 + 2
@@ -96,8 +96,8 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, OSError):
-        return f"the output cannot be written: {describe(error)}"
-    return f"{describe(error)} (--traceback shows where)"
+        return f"the output cannot be written: {error_text(error)}"
+    return f"{error_text(error)} (--traceback shows where)"
 
 
 def _fail(message: str, status: int = 2, prefix: str = "jaxinit: error") -> int:
@@ -107,14 +107,14 @@ def _fail(message: str, status: int = 2, prefix: str = "jaxinit: error") -> int:
 
 
 def _accept_any_text(*streams: Any) -> None:
-    """Replaces what an encoding cannot show, such as an accent in a path, by a question mark."""
+    """Prints a question mark for a character that the encoding lacks, such as an accent."""
     for stream in streams:
         if hasattr(stream, "reconfigure") and stream.errors == "strict":
             stream.reconfigure(errors="replace")
 
 
 def _drop_what_cannot_be_written() -> None:
-    """Lets the interpreter end quietly when what is left in the buffer has nowhere to go."""
+    """Drops the rest of the buffer if the output is gone, so that the interpreter ends quietly."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
+from jaxinit import report
 from jaxinit.cli._options import (
     EXIT_STATUS,
     add_command,
@@ -33,7 +33,7 @@ really has, why, and what is wrong with the model's own.
   jaxinit advise model.py:MLP --input 8x784:float32 --measure 10
 
 --predict is of a model that takes the advice: a second moment for each entry
-after every map, and of the gradient there, for inputs of variance 1.
+after every layer, and of the gradient there, for inputs of variance 1.
 
 {EXIT_STATUS}"""
 
@@ -52,7 +52,7 @@ with its true fan_in.
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the two commands to what ``add_subparsers`` returned."""
+    """Adds the two commands to the value of ``add_subparsers``."""
     what = "say which initializer every parameter should have, and why"
     parser = add_command(commands, "advise", what, _ADVISE_EPILOG, _advise)
     _add_shared(parser)
@@ -91,23 +91,17 @@ def _draws(text: str) -> int:
 
 
 def _advise(options: argparse.Namespace) -> int:
-    from jaxinit.report._advising import advice_for
-
-    return _print(options, advice_for)
+    return _print(options, report.advice_for)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from jaxinit.report._advising import audit_of
-
-    return _print(options, audit_of)
+    return _print(options, report.audit_of)
 
 
-def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
-    from jaxinit.report._advising import AdviceRequest
-    from jaxinit.report._as_json import json_file
-    from jaxinit.report._terminal import output, stdout_kept_clean
-
-    request = AdviceRequest(
+def _print(
+    options: argparse.Namespace, judge: Callable[[report.AdviceRequest], report.Judged]
+) -> int:
+    request = report.AdviceRequest(
         target=options.target,
         inputs=tuple(options.input),
         goal=options.goal,
@@ -115,11 +109,11 @@ def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
         predict=options.predict or options.measure > 0,
         draws=options.measure,
     )
-    with json_file(options.json) as write:
-        with stdout_kept_clean():
-            judged = work(request)
-        write(json.dumps(judged.to_json(), indent=2, allow_nan=False) + "\n")
+    with report.json_file(options.json) as write:
+        with report.stdout_kept_clean():
+            judged = judge(request)
+        write(judged.to_json())
     if options.json != "-":
-        with output() as console:
+        with report.output() as console:
             console.print(judged.to_text(console.width))
     return exit_status(options, judged.result.findings)

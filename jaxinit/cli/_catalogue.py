@@ -1,12 +1,16 @@
-"""The commands ``jaxinit list``, ``show`` and ``gain``: what the library knows by name."""
+"""The commands ``jaxinit list``, ``show`` and ``gain``: one name of the library at a time."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxinit import report
+from jaxinit._json import dumps
 from jaxinit.cli._options import add_command, add_json, add_seed
+from jaxinit.initializers import describe, names
 
 _LIST_EPILOG = """\
 examples:
@@ -40,7 +44,7 @@ Everything is computed for a Gaussian of variance 1, in float64.
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the three commands to what ``add_subparsers`` returned."""
+    """Adds the three commands to the value of ``add_subparsers``."""
     what = "show the catalogue of initializers"
     add_json(add_command(commands, "list", what, _LIST_EPILOG, _list))
 
@@ -65,41 +69,33 @@ def add_commands(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from jaxinit.initializers import describe, names
-    from jaxinit.report._render import print_catalogue
-
     entries = [describe(name) for name in names()]
     lines = [{"name": e.name, "law": e.law, "use": e.use, "source": e.source} for e in entries]
-    return _tell(options, "list", {"initializers": lines}, lambda c: print_catalogue(c, entries))
+    found = report.document("list", {"initializers": lines})
+    return _print(options, found, lambda console: report.print_catalogue(console, entries))
 
 
 def _show(options: argparse.Namespace) -> int:
-    from jaxinit.report._one_array import show
-    from jaxinit.report._render import print_array
-
-    shown = show(
+    shown = report.show(
         options.name, options.shape, arguments=options.arg, dtype=options.dtype, seed=options.seed
     )
-    return _tell(options, "show", shown, lambda console: print_array(console, shown))
+    return _print(options, shown.to_dict(), lambda console: report.print_array(console, shown))
 
 
 def _gain(options: argparse.Namespace) -> int:
-    from jaxinit.report._gains import gain_row, print_gain
-    from jaxinit.report._terminal import stdout_kept_clean
-
-    with stdout_kept_clean():
-        row = gain_row(options.target, options.inputs)
-    return _tell(options, "gain", row, lambda console: print_gain(console, row))
+    with report.stdout_kept_clean():
+        row = report.gain_row(options.target, options.inputs)
+    found = report.document("gain", row)
+    return _print(options, found, lambda console: report.print_gain(console, row))
 
 
-def _tell(options: argparse.Namespace, kind: str, record: Any, show: Any) -> int:
-    """Writes a record as JSON, or has it shown on a console."""
-    from jaxinit.report._as_json import to_json
-    from jaxinit.report._terminal import output
-
+def _print(
+    options: argparse.Namespace, found: Mapping[str, Any], show: Callable[[Any], None]
+) -> int:
+    """Prints a document as JSON, or has it shown on a console."""
     if options.json:
-        sys.stdout.write(to_json(kind, record))
+        sys.stdout.write(f"{dumps(found)}\n")
         return 0
-    with output() as console:
+    with report.output() as console:
         show(console)
     return 0

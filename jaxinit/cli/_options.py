@@ -1,26 +1,23 @@
-"""What the commands share: the layout of a parser, and options that several of them take."""
+"""The layout of a parser, and the options that several commands take."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from jaxinit.report._errors import Unusable
-
-if TYPE_CHECKING:
-    from jaxinit.advice import Finding
+from jaxinit.advice import SEVERITIES, Finding
+from jaxinit.report import Unusable
 
 # The end of the help of every command that judges a model.
 EXIT_STATUS = """\
 Exit status: 0; 1 with findings at or above --fail-on; 2 when something that was
 given cannot be used.
 """
-SEVERITIES = ("info", "warning", "error")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that keeps the lines of its help, and whose errors are one line like all others."""
+    """A parser that keeps the lines of its help, and whose errors are one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -37,12 +34,12 @@ def add_command(
     Args:
         commands: what ``add_subparsers`` returned.
         name: of the command.
-        what: it does, in a line.
+        what: one line that says what the command does.
         epilog: the text under its options.
         run: from its options to the exit status.
 
     Returns:
-        The parser of the command, which knows ``--traceback`` alone.
+        The parser of the command, with the option ``--traceback``.
     """
     parser = commands.add_parser(name, help=what, description=what, epilog=epilog)
     parser.add_argument(
@@ -53,7 +50,7 @@ def add_command(
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the model and what it is called with: ``TARGET`` and ``--input``."""
+    """Adds the model and its example inputs: ``TARGET`` and ``--input``."""
     parser.add_argument(
         "target",
         metavar="TARGET",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from jaxinit import report
 from jaxinit.cli._options import (
     EXIT_STATUS,
     add_command,
@@ -38,7 +39,7 @@ as {{"name": "normal", "stddev": 0.02}}.
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the command to what ``add_subparsers`` returned."""
+    """Adds the command to the value of ``add_subparsers``."""
     what = "initialize a model and check every parameter"
     parser = add_command(commands, "report", what, _EPILOG, _report)
     add_model(parser)
@@ -69,12 +70,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from jaxinit.report._as_json import json_file, to_json
-    from jaxinit.report._collect import Request, collect
-    from jaxinit.report._render_report import print_report
-    from jaxinit.report._terminal import output, progress, stdout_kept_clean
-
-    request = Request(
+    request = report.Request(
         target=options.target,
         rules=options.rules,
         inputs=tuple(options.input),
@@ -83,11 +79,11 @@ def _report(options: argparse.Namespace) -> int:
         allow=tuple(options.allow),
         compare=options.compare,
     )
-    with json_file(options.json) as write:
-        with stdout_kept_clean(), progress(options.json != "-") as watch:
-            report = collect(request, watch)
-        write(to_json("report", report))
+    with report.json_file(options.json) as write:
+        with report.stdout_kept_clean(), report.progress(options.json != "-") as watch:
+            made = report.collect(request, watch)
+        write(made.to_json())
     if options.json != "-":
-        with output() as console:
-            print_report(console, report)
-    return exit_status(options, report.findings)
+        with report.output() as console:
+            report.print_report(console, made)
+    return exit_status(options, made.findings)

@@ -1,9 +1,9 @@
 """The initializers that a Linen module brings itself, as jaxinit values with declared laws.
 
-Each parameter is made by a function that the module hands to Flax. An initializer
-of this package, a closure of `jax.nn.initializers`, either of them inside a partitioning wrapper,
-and the wrapper with which DenseGeneral flattens the shape first are translated. A function that returns
-the same number everywhere, whatever the key, is a constant. Any other function stays unknown.
+Each parameter is made by a function that the module hands to Flax. An initializer of this package,
+a closure of `jax.nn.initializers`, either of them inside a partitioning wrapper, and the wrapper
+with which DenseGeneral flattens the shape first are translated. A function that returns the same
+number everywhere, whatever the key, is a constant. Any other function stays unknown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is drawn of each node: its text, the labels on its lines, and the room that they take.
+"""A cell for each box: its text, the labels on its lines, and the room that they take.
 
-Lengths are inches. All text is set in a font whose letters are equally wide, so that its room is
-known before anything is drawn.
+Lengths are inches. The letters of the font are equally wide, so that the room of a text is known
+before it is drawn.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from jaxinit.pictures._diagram import Diagram, Labels, Node
+from jaxinit.pictures._diagram import Box, Diagram, EdgeLabels
 
 POINTS = 7.5
 # DejaVu Sans Mono: a letter is 0.602 of the size of the font.
@@ -21,34 +21,34 @@ LETTERS, LABEL_LETTERS = 22, 12
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Cell:
-    """A node in its place.
+    """A box with its text, its labels and its place.
 
     Attributes:
-        node: what is drawn.
+        box: the box.
         text: its lines, the path first, wrapped.
-        entry: label on all ways in.
-        exit: label on all ways out.
-        x: left end of the column; lines run from here to the node.
-        box: left and right end of the box, without labels.
+        entry: label on all edges that enter.
+        exit: label on all edges that leave.
+        x: left end of the column; lines run from here to the box.
+        sides: left and right end of the box, without labels.
         right: right end of the column.
         y: centre.
         half: half of its height.
     """
 
-    node: Node
+    box: Box
     text: list[str]
     entry: list[str] = dataclasses.field(default_factory=list)
     exit: list[str] = dataclasses.field(default_factory=list)
     column: int = 0
     lane: int = 0
     x: float = 0.0
-    box: tuple[float, float] = (0.0, 0.0)
+    sides: tuple[float, float] = (0.0, 0.0)
     right: float = 0.0
     y: float = 0.0
 
     @property
     def width(self) -> float:
-        """Of the box."""
+        """Width of the box."""
         return 2 * RING if self.is_ring else LETTER * max(map(len, self.text)) + 2 * PAD
 
     @property
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def is_ring(self) -> bool:
-        return self.node.kind in ("residual", "junction")
+        return self.box.kind in ("residual", "junction")
 
     def room(self, label: Sequence[str]) -> float:
         """Width that a label beside the box takes."""
@@ -66,35 +66,35 @@ class Cell:
 
     @property
     def height(self) -> float:
-        """Of all that is drawn."""
+        """Height of the box with its labels."""
         labels = LINE * max(len(self.entry), len(self.exit))
         return max(2 * self.half, labels + 2 * PAD) + 0.16
 
 
 def cells_of(diagram: Diagram) -> tuple[Diagram, dict[int, Cell]]:
-    """The cells of a diagram by the indices of its nodes, and the diagram with its notes."""
+    """The diagram with its notes, and its cells by the indices of the boxes."""
     diagram = _with_notes(diagram)
-    prefix = _shared_prefix([node.name for node in diagram.boxes])
-    cells = {node.index: Cell(node, _text(node, prefix)) for node in diagram.nodes}
+    prefix = _shared_prefix([box.name for box in diagram.layers])
+    cells = {box.index: Cell(box, _text(box, prefix)) for box in diagram.boxes}
     _label(diagram, cells)
     return diagram, cells
 
 
 def _shared_prefix(names: Sequence[str]) -> str:
-    """First part of all paths, such as ``params/``, where something is left of each without it."""
+    """First segment of all paths, such as ``params/``, where every path has more than that."""
     first = {name.partition("/")[0] for name in names}
     return f"{first.pop()}/" if len(first) == 1 and all("/" in name for name in names) else ""
 
 
-def _text(node: Node, prefix: str) -> list[str]:
-    if node.kind != "map":
-        return list(node.lines)
-    lines = wrapped(node.name.removeprefix(prefix), LETTERS)
-    copies = [path for path in node.paths[1:] if node.name == node.paths[0] != path]
+def _text(box: Box, prefix: str) -> list[str]:
+    if box.kind != "layer":
+        return list(box.lines)
+    lines = wrapped(box.name.removeprefix(prefix), LETTERS)
+    copies = [path for path in box.paths[1:] if box.name == box.paths[0] != path]
     if copies:
         lines.append(f"and {len(copies)} more")
-    lines += node.lines
-    return [*lines, f"x {node.times}"] if node.times not in (1, None) else lines
+    lines += box.lines
+    return [*lines, f"x {box.times}"] if box.times not in (1, None) else lines
 
 
 def wrapped(path: str, letters: int) -> list[str]:
@@ -113,33 +113,33 @@ def wrapped(path: str, letters: int) -> list[str]:
 
 
 def _with_notes(diagram: Diagram) -> Diagram:
-    """With a node for each label that belongs to one line into a junction and to no other."""
+    """The diagram with a box for each label that only one of several lines into a junction has."""
     shared = _shared_labels(diagram)
     apart = 2 + 2 * len(diagram.edges)
-    numbers = {node.index: apart * (place + 1) for place, node in enumerate(diagram.nodes)}
-    nodes = [dataclasses.replace(node, index=numbers[node.index]) for node in diagram.nodes]
-    kinds = {node.index: node.kind for node in nodes}
-    edges: dict[tuple[int, int], Labels] = {}
+    numbers = {box.index: apart * (place + 1) for place, box in enumerate(diagram.boxes)}
+    boxes = [dataclasses.replace(box, index=numbers[box.index]) for box in diagram.boxes]
+    kinds = {box.index: box.kind for box in boxes}
+    edges: dict[tuple[int, int], EdgeLabels] = {}
     for (source, target), labels in diagram.edges.items():
         start, end = numbers[source], numbers[target]
         rest = labels[len(shared[source]) :]
         if rest and kinds[end] in ("residual", "junction"):
             note = end - 1 - len(edges)
-            nodes.append(Node(note, "note", lines=tuple(_short(rest))))
+            boxes.append(Box(note, "note", lines=tuple(_short(rest))))
             edges[start, note] = shared[source]
             start, labels = note, ()
         edges[start, end] = labels
-    nodes.sort(key=lambda node: node.index)
+    boxes.sort(key=lambda box: box.index)
     streams = {
         numbers[ring]: numbers[at]
         for ring, at in diagram.streams.items()
         if (numbers[at], numbers[ring]) in edges
     }
-    return Diagram(nodes, edges, streams, diagram.maps)
+    return Diagram(boxes, edges, streams, diagram.layer_count)
 
 
 def _label(diagram: Diagram, cells: dict[int, Cell]) -> None:
-    """Labels that all ways out of a node share stand behind it, the rest before its targets."""
+    """Puts labels that all edges of a box share after it, the other labels before its targets."""
     shared = _shared_labels(diagram)
     for source, labels in shared.items():
         cells[source].exit = _short(labels)
@@ -149,14 +149,14 @@ def _label(diagram: Diagram, cells: dict[int, Cell]) -> None:
                 cells[target].entry.append(line)
 
 
-def _shared_labels(diagram: Diagram) -> dict[int, Labels]:
-    out: dict[int, list[Labels]] = {}
+def _shared_labels(diagram: Diagram) -> dict[int, EdgeLabels]:
+    out: dict[int, list[EdgeLabels]] = {}
     for (source, _), labels in diagram.edges.items():
         out.setdefault(source, []).append(labels)
     return {source: _common_start(each) for source, each in out.items()}
 
 
-def _common_start(several: Sequence[Labels]) -> Labels:
+def _common_start(several: Sequence[EdgeLabels]) -> EdgeLabels:
     start = several[0]
     for each in several[1:]:
         length = 0

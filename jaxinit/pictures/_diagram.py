@@ -1,7 +1,7 @@
-"""A reading as a small graph: maps, what joins their outputs, and what lies on the way between.
+"""A reading as a small graph: a box for each layer and for each place where outputs are joined.
 
-Everything that is no map and joins nothing (biases, scales, reshapes, normalisations, activations)
-is a label on an edge at most, so that a person sees the architecture and not the equations.
+Everything else (biases, scales, reshapes, normalisations, activations) is a label on an edge or is
+left out, so that a person sees the architecture and not the equations.
 """
 
 from __future__ import annotations
@@ -20,35 +20,37 @@ from jaxinit.reading._residual import Streams, Sum
 if TYPE_CHECKING:
     from jaxinit.reading._result import Reading
 
-Kind = Literal["input", "map", "residual", "junction", "state", "output", "note"]
-# What a value has met on the way from a node, in order.
-Labels = tuple[str, ...]
-# A repeated layer is drawn once in models with more maps than this.
+BoxKind = Literal["input", "layer", "residual", "junction", "state", "output", "note"]
+# Names of the activations, normalisations, ... that a value has met since a box, in order.
+EdgeLabels = tuple[str, ...]
+# By the index of a box that a value comes from, the labels of the edge from there.
+Ways = dict[int, EdgeLabels]
+# A repeated layer is drawn once in models with more layers than this.
 FOLDS_ABOVE = 30
 
-_MAPS = ("kernel", "embedding", "gate", "head", "unknown")
+_LAYER_ROLES = ("kernel", "embedding", "gate", "head", "unknown")
 _JOIN = "\N{UNION}"
 _SIGNS = {"product": "\N{MULTIPLICATION SIGN}", "contract": "·", "sum": "+", "join": _JOIN}
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Node:
-    """One thing that is drawn.
+class Box:
+    """One box of the picture: a layer, an input, a place where outputs are joined, ...
 
     Attributes:
         index: place in the order of execution.
         kind: what it is; a ``"residual"`` is a sum on a residual stream, a ``"note"`` a label that
             `layout` puts on one of several lines into a junction.
-        role: of a map.
-        paths: of a map, those of the parameters that it applies; a fold of several has them all.
-        lines: text, one string for each line, the path of a map not among it.
-        times: how often a map is applied, folded copies counted.
-        activation: of a map, the one that its output meets.
+        role: of a layer.
+        paths: of a layer, those of its parameters; copies that are drawn once have all their paths.
+        lines: text, one string for each line; the path of a layer is not among them.
+        times: how often a layer is applied, copies that are drawn once counted together.
+        activation: of a layer, the activation that its output meets.
         key: equal for copies of one layer.
     """
 
     index: int
-    kind: Kind
+    kind: BoxKind
     role: str = ""
     paths: list[str] = dataclasses.field(default_factory=list)
     lines: tuple[str, ...] = ()
@@ -58,36 +60,36 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Path of a map, with stars where folded copies differ."""
+        """Path of a layer, with stars where the paths of its copies differ."""
         return common(self.paths) if len(set(map(skeleton, self.paths))) == 1 else self.paths[0]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Diagram:
-    """What is drawn.
+    """The boxes of a picture, and the edges between them.
 
     Attributes:
-        nodes: in order of execution.
-        edges: labels of each, by the indices of its ends; the first comes before the second.
-        streams: by the index of a residual sum, where the stream comes from.
-        maps: number of maps before copies were folded.
+        boxes: in order of execution.
+        edges: labels of each edge, by the indices of its two boxes in order of execution.
+        streams: by the index of a residual sum, the box that its stream comes from.
+        layer_count: number of layers; copies that are drawn once count one by one.
     """
 
-    nodes: list[Node]
-    edges: dict[tuple[int, int], Labels]
+    boxes: list[Box]
+    edges: dict[tuple[int, int], EdgeLabels]
     streams: dict[int, int]
-    maps: int
+    layer_count: int
 
     @property
-    def boxes(self) -> list[Node]:
-        """The maps."""
-        return [node for node in self.nodes if node.kind == "map"]
+    def layers(self) -> list[Box]:
+        """The boxes of layers."""
+        return [box for box in self.boxes if box.kind == "layer"]
 
 
 def diagram_of(reading: Reading) -> Diagram:
-    """The diagram of a reading, copies of a layer folded into one where there are many maps."""
+    """The diagram of a reading, copies of a layer drawn once where there are many layers."""
     found = _Builder(reading).run()
-    if found.maps > FOLDS_ABOVE:
+    if found.layer_count > FOLDS_ABOVE:
         found = _folded(found)
     return _pruned(found)
 
@@ -95,134 +97,137 @@ def diagram_of(reading: Reading) -> Diagram:
 class _Builder:
     def __init__(self, reading: Reading) -> None:
         self.made: dict[int, list[tuple[Parameter, Use]]] = {}
-        self.lost: list[Parameter] = []
-        maps: dict[int, str] = {}
+        self.unknown: list[Parameter] = []
+        layers: dict[int, str] = {}
         for parameter in reading:
             for use in parameter.uses:
-                self.enter(parameter, use, maps)
+                self.enter(parameter, use, layers)
             if parameter.role == "unknown" and not parameter.uses:
-                self.lost.append(parameter)
-        self.found = divide(reading.graph, maps, reading.inputs.values())
+                self.unknown.append(parameter)
+        self.found = divide(reading.graph, layers, reading.inputs.values())
         self.sums: dict[int, Sum] = Streams(self.found).sums
         self.activations = Activations(self.found)
         self.shapes = reading.graph.avals
         self.diagram = Diagram([], {}, {}, 0)
-        # By the index of an origin, the nodes that it comes from.
-        self.ways: dict[int, dict[int, Labels]] = {}
+        # By the index of an origin, the boxes that its value comes from.
+        self.ways: dict[int, Ways] = {}
 
-    def enter(self, parameter: Parameter, use: Use, maps: dict[int, str]) -> None:
-        """Notes the value that a map makes."""
-        if use.role not in _MAPS:
+    def enter(self, parameter: Parameter, use: Use, layers: dict[int, str]) -> None:
+        """Notes the value that a layer makes."""
+        if use.role not in _LAYER_ROLES:
             return
         number = use.output if use.slice_output is None else use.slice_output
         if number is None:
-            self.lost.append(parameter)
+            self.unknown.append(parameter)
             return
         self.made.setdefault(number, []).append((parameter, use))
-        maps[number] = parameter.path
+        layers[number] = parameter.path
         if use.output is not None:
-            maps[use.output] = parameter.path
+            layers[use.output] = parameter.path
 
     def run(self) -> Diagram:
         for origin in self.found.origins:
             self.ways[origin.index] = self.visit(origin)
-        met = {node.index for node in self.diagram.nodes}
-        for parameter in self.lost:
-            self.add(_box([(parameter, None)]), [])
-        boxed = {path for node in self.diagram.nodes for path in node.paths}
+        met = {box.index for box in self.diagram.boxes}
+        for parameter in self.unknown:
+            self.add(_layer([(parameter, None)]), [])
+        boxed = {path for box in self.diagram.boxes for path in box.paths}
         for pairs in self.made.values():
-            # A map that no data reach.
+            # A layer that no data reach.
             if not any(parameter.path in boxed for parameter, _ in pairs):
-                self.add(_box(pairs), [])
-        self.diagram.maps = len(self.diagram.boxes)
+                self.add(_layer(pairs), [])
+        self.diagram.layer_count = len(self.diagram.layers)
         self.end(met)
         return self.diagram
 
-    def add(self, node: Node, ways: Iterable[dict[int, Labels]]) -> dict[int, Labels]:
-        node.index = len(self.diagram.nodes)
-        self.diagram.nodes.append(node)
+    def add(self, box: Box, ways: Iterable[Ways]) -> Ways:
+        box.index = len(self.diagram.boxes)
+        self.diagram.boxes.append(box)
         for each in ways:
             for source, labels in each.items():
-                self.diagram.edges.setdefault((source, node.index), labels)
-        return {node.index: ()}
+                self.diagram.edges.setdefault((source, box.index), labels)
+        return {box.index: ()}
 
-    def visit(self, origin: Origin) -> dict[int, Labels]:
-        """The nodes that an origin comes from, itself where it is drawn."""
+    def visit(self, origin: Origin) -> Ways:
+        """The boxes that the value of an origin comes from; its own box where it has one."""
         if origin.value in self.made:
-            node = _box(self.made[origin.value])
+            box = _layer(self.made[origin.value])
             # Layers under a scan have one parameter, a slice of it for every round.
-            node.times = origin.times
-            return self.add(node, [self.way(state, pooled=True) for state in origin.parents])
+            box.times = origin.times
+            return self.add(box, [self.way(state, pooled=True) for state in origin.parents])
         ways = [self.way(state) for state in origin.parents]
         if origin.kind == "input":
             shape = ", ".join(map(str, self.shapes[origin.value].shape))
-            return self.add(Node(0, "input", lines=("input", f"({shape})")), [])
+            return self.add(Box(0, "input", lines=("input", f"({shape})")), [])
         if origin.index in self.sums:
             return self.residual(self.sums[origin.index])
         if origin.kind == "carry" and origin.sequence:
-            return self.add(Node(0, "state", lines=("state",), key="state"), ways)
+            return self.add(Box(0, "state", lines=("state",), key="state"), ways)
         return self.joined(origin, ways)
 
-    def residual(self, each: Sum) -> dict[int, Labels]:
+    def residual(self, each: Sum) -> Ways:
         stream, branch = self.way(each.stream), self.way(each.branch)
-        node = Node(0, "residual", lines=("+",), key=("residual", self.keys(branch)))
-        found = self.add(node, [stream, branch])
+        box = Box(0, "residual", lines=("+",), key=("residual", self.keys(branch)))
+        found = self.add(box, [stream, branch])
         if len(stream) == 1:
-            self.diagram.streams[node.index] = next(iter(stream))
+            self.diagram.streams[box.index] = next(iter(stream))
         return found
 
-    def joined(self, origin: Origin, ways: Sequence[dict[int, Labels]]) -> dict[int, Labels]:
-        """A junction where several nodes meet; else what the one becomes on its way."""
-        every: dict[int, Labels] = {}
+    def joined(self, origin: Origin, ways: Sequence[Ways]) -> Ways:
+        """A junction where several boxes meet; for one box its way and the label of the origin."""
+        every: Ways = {}
         for each in ways:
             for source, labels in each.items():
                 every[source] = max(labels, every.get(source, ()), key=len)
-        given = [s for s in every if self.diagram.nodes[s].kind != "input"]
+        given = [s for s in every if self.diagram.boxes[s].kind != "input"]
         if origin.kind in ("join", "norm", "softmax") and given:
-            # Positions, masks and the like choose among values and are none.
+            # Positions, masks and the like select values; the values come from the other boxes.
             every = {source: every[source] for source in given}
         if len(every) > 1 and origin.kind not in ("norm", "softmax"):
             sign = _SIGNS.get(origin.kind, _JOIN)
-            return self.add(Node(0, "junction", lines=(sign,), key=(sign, self.keys(every))), ways)
+            return self.add(Box(0, "junction", lines=(sign,), key=(sign, self.keys(every))), ways)
         label = {"norm": f"{origin.detail} norm", "softmax": "softmax"}.get(origin.kind)
         if origin.kind == "product" and len(origin.parents) > 1 and given:
             label = "gate"
         return {s: labels if label is None else (*labels, label) for s, labels in every.items()}
 
-    def way(self, state: State, pooled: bool = False) -> dict[int, Labels]:
-        """From which nodes a value comes, and what it has met since; of statistics, nothing."""
+    def way(self, state: State, pooled: bool = False) -> Ways:
+        """The boxes that a value comes from, with what it has met since.
+
+        Statistics of a value, such as its mean, meet nothing.
+        """
         ways = self.ways[state.origin.index]
         if state.linear or (state.level and not pooled) or state.origin.kind == "input":
             return ways
         activation = self.activations.shared([state])
         name = "" if activation is None else activation.name
-        found: dict[int, Labels] = {}
+        found: Ways = {}
         for source, labels in ways.items():
-            # A map's own record knows an activation from a scale that pooling puts behind it.
-            label = self.diagram.nodes[source].activation or name
+            # The record of a layer tells its activation from a scale that pooling puts behind it.
+            label = self.diagram.boxes[source].activation or name
             keeps = label in ("", "identity") or labels[-1:] == (label,)
             found[source] = labels if keeps else (*labels, label)
         return found
 
     def keys(self, ways: Iterable[int]) -> frozenset[object]:
-        return frozenset(self.diagram.nodes[source].key for source in ways)
+        return frozenset(self.diagram.boxes[source].key for source in ways)
 
     def end(self, met: set[int]) -> None:
-        """One output, behind the nodes that lead nowhere else."""
+        """Adds one output, after the boxes that lead to no other box."""
         leads = {source for source, _ in self.diagram.edges}
-        last: dict[int, Labels] = {}
+        last: Ways = {}
         for origin in self.found.origins:
             for state in origin.outputs:
                 for source, labels in self.way(state).items():
-                    node = self.diagram.nodes[source]
-                    if source in met and source not in leads and node.kind != "input":
+                    box = self.diagram.boxes[source]
+                    if source in met and source not in leads and box.kind != "input":
                         last.setdefault(source, labels)
         if last:
-            self.add(Node(0, "output", lines=("output",)), [last])
+            self.add(Box(0, "output", lines=("output",)), [last])
 
 
-def _box(pairs: Sequence[tuple[Parameter, Use | None]]) -> Node:
-    """The box of the parameters that are applied in one map together."""
+def _layer(pairs: Sequence[tuple[Parameter, Use | None]]) -> Box:
+    """The box of parameters that one layer applies together."""
     parameter, use = pairs[0]
     role = parameter.role if use is None else use.role
     if role == "kernel" and parameter.role in ("head", "gate", "unknown"):
@@ -244,7 +249,7 @@ def _box(pairs: Sequence[tuple[Parameter, Use | None]]) -> Node:
     name = after.activation.name if after is not None and after.activation is not None else ""
     meets = after and (name, after.normalisation, after.softmax, after.gates, after.residual)
     key = (tuple(map(skeleton, paths)), parameter.shape, tuple(lines), times, meets)
-    return Node(0, "map", role, paths, tuple(lines), times, name, key)
+    return Box(0, "layer", role, paths, tuple(lines), times, name, key)
 
 
 def _number(fan: float) -> str:
@@ -252,55 +257,55 @@ def _number(fan: float) -> str:
 
 
 def _folded(diagram: Diagram) -> Diagram:
-    """Copies of one layer as one node; what leads from a copy back to itself is left out."""
-    first: dict[object, Node] = {}
+    """Copies of one layer as one box; edges from a copy back to an earlier box are left out."""
+    first: dict[object, Box] = {}
     stands: dict[int, int] = {}
-    for node in diagram.nodes:
-        kept = node if node.key is None else first.setdefault(node.key, node)
-        stands[node.index] = kept.index
-        if kept is not node:
-            kept.paths = [*kept.paths, *node.paths]
-            if kept.times is not None and node.times is not None:
-                kept.times += node.times
-    edges: dict[tuple[int, int], Labels] = {}
+    for box in diagram.boxes:
+        kept = box if box.key is None else first.setdefault(box.key, box)
+        stands[box.index] = kept.index
+        if kept is not box:
+            kept.paths = [*kept.paths, *box.paths]
+            if kept.times is not None and box.times is not None:
+                kept.times += box.times
+    edges: dict[tuple[int, int], EdgeLabels] = {}
     for (source, target), labels in diagram.edges.items():
         ends = stands[source], stands[target]
         if ends[0] < ends[1]:
             edges.setdefault(ends, labels)
-    kept_nodes = [node for node in diagram.nodes if stands[node.index] == node.index]
+    kept_boxes = [box for box in diagram.boxes if stands[box.index] == box.index]
     _send_back(diagram, edges, stands)
     streams = {
         ring: stands[source]
         for ring, source in diagram.streams.items()
         if stands[ring] == ring and stands[source] < ring
     }
-    return Diagram(kept_nodes, edges, streams, diagram.maps)
+    return Diagram(kept_boxes, edges, streams, diagram.layer_count)
 
 
 def _send_back(diagram: Diagram, edges: Iterable[tuple[int, int]], stands: dict[int, int]) -> None:
-    """Says of maps that lead to folded layers alone, further back, which those are."""
+    """Adds a line of text to layers whose edges all lead back: it names where they lead."""
     leads = {source for source, _ in edges}
     for source, target in diagram.edges:
-        node, back = diagram.nodes[stands[source]], diagram.nodes[stands[target]]
-        if node.kind == "map" and node.index not in leads and back.index < node.index:
-            leads.add(node.index)
-            where = "the sum" if back.kind != "map" else ("/" + back.name).split("/")[-2:][0]
-            node.lines = (*node.lines, f"on to {where or back.name}")
+        box, back = diagram.boxes[stands[source]], diagram.boxes[stands[target]]
+        if box.kind == "layer" and box.index not in leads and back.index < box.index:
+            leads.add(box.index)
+            where = "the sum" if back.kind != "layer" else ("/" + back.name).split("/")[-2:][0]
+            box.lines = (*box.lines, f"on to {where or back.name}")
 
 
 def _pruned(diagram: Diagram) -> Diagram:
-    """Without inputs and junctions that lead to no map and no output."""
+    """The diagram without inputs and junctions that lead to no layer and no output."""
     kept: set[int] = set()
     leads: dict[int, list[int]] = {}
     for source, target in diagram.edges:
         leads.setdefault(source, []).append(target)
-    for node in reversed(diagram.nodes):
-        behind = any(target in kept for target in leads.get(node.index, ()))
-        if node.kind in ("map", "output") or behind:
-            kept.add(node.index)
+    for box in reversed(diagram.boxes):
+        behind = any(target in kept for target in leads.get(box.index, ()))
+        if box.kind in ("layer", "output") or behind:
+            kept.add(box.index)
     return Diagram(
-        [node for node in diagram.nodes if node.index in kept],
+        [box for box in diagram.boxes if box.index in kept],
         {ends: labels for ends, labels in diagram.edges.items() if kept.issuperset(ends)},
         {ring: at for ring, at in diagram.streams.items() if kept.issuperset((ring, at))},
-        diagram.maps,
+        diagram.layer_count,
     )

@@ -1,4 +1,4 @@
-"""Places for the nodes of a diagram: columns by depth, lanes beside the stream, rows like a text.
+"""Places of the boxes of a diagram: columns by depth, lanes beside the stream, rows as in a text.
 
 Lengths are inches from the top left corner.
 """
@@ -17,13 +17,13 @@ GAP, THIN, MARGIN = 0.42, 0.26, 0.3
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Layout:
-    """Everything in its place.
+class Page:
+    """The cells and lines of a picture with their places.
 
     Attributes:
-        cells: by the index of the node.
-        lines: points of each edge, in its order; a step to the left is the way to the next row.
-        residual: for each polyline whether it is a residual stream.
+        cells: by the index of the box.
+        lines: points of each edge; a step to the left leads to the next row.
+        residual: for each line, whether it is a residual stream.
         size: width and height of the picture.
     """
 
@@ -33,28 +33,28 @@ class Layout:
     size: tuple[float, float]
 
 
-def lay_out(diagram: Diagram) -> Layout:
+def lay_out(diagram: Diagram) -> Page:
     """Places a diagram.
 
     Args:
         diagram: from `diagram.diagram_of`.
 
     Returns:
-        Where everything goes. No two boxes or labels share any room.
+        The places of all cells and lines. No two boxes or labels overlap.
     """
     diagram, cells = cells_of(diagram)
     _columns(diagram, cells)
     lanes = _Lanes(diagram, cells).run()
-    return _Places(diagram, cells, lanes).run()
+    return _Inches(diagram, cells, lanes).run()
 
 
 def _columns(diagram: Diagram, cells: dict[int, Cell]) -> None:
-    """Every node one column behind the last of those it reads; inputs just before their use."""
+    """Puts every box one column after the last that it reads, inputs right before their use."""
     for source, target in sorted(diagram.edges, key=lambda ends: ends[1]):
         cells[target].column = max(cells[target].column, cells[source].column + 1)
-    # What reads no other map waits for what it is joined with: maps of a recurrent state.
-    early = {node.index for node in diagram.nodes if node.kind in ("input", "state")}
-    late = [n.index for n in diagram.nodes if n.kind == "map"]
+    # A layer that reads no other layer, as of a recurrent state, stands right before its use.
+    early = {box.index for box in diagram.boxes if box.kind in ("input", "state")}
+    late = [n.index for n in diagram.boxes if n.kind == "layer"]
     for index in [*late, *early]:
         targets = [cells[t].column for s, t in diagram.edges if s == index]
         sources = [s for s, t in diagram.edges if t == index]
@@ -66,7 +66,7 @@ def _columns(diagram: Diagram, cells: dict[int, Cell]) -> None:
 
 
 class _Lanes:
-    """A lane for every node, and for every edge that passes other columns."""
+    """Lanes of all boxes, and of the edges that pass other columns."""
 
     def __init__(self, diagram: Diagram, cells: dict[int, Cell]) -> None:
         self.diagram, self.cells = diagram, cells
@@ -79,15 +79,15 @@ class _Lanes:
         self.lanes: dict[tuple[int, int], int] = {}
 
     def straight(self) -> dict[int, int]:
-        """By node, the next one on its residual stream; a projection on it is part of it."""
+        """By box, the next one on its residual stream; a projection on the stream is part of it."""
         onward: dict[int, int] = {}
         for ring, at in self.diagram.streams.items():
             while at not in onward:
                 onward[at] = ring
                 before = self.sources.get(at, ())
-                if self.cells[at].node.kind != "map" or len(before) != 1 or not before:
+                if self.cells[at].box.kind != "layer" or len(before) != 1 or not before:
                     break
-                # The stream of a ring that starts at a map in a branch ends there.
+                # A stream that starts at a layer of a branch ends there.
                 if not any(r for r, s in self.diagram.streams.items() if r == before[0]):
                     break
                 ring, at = at, before[0]
@@ -103,7 +103,7 @@ class _Lanes:
         return self.lanes
 
     def order(self, index: int) -> tuple[int, bool, float, int]:
-        """Column by column, streams first, then what goes into the same node side by side."""
+        """Order of placing: by column, streams first, boxes of the same target side by side."""
         first = min((t for s, t in self.diagram.edges if s == index), default=float("inf"))
         return self.cells[index].column, index not in self.onward, first, index
 
@@ -111,13 +111,13 @@ class _Lanes:
         return self.cells[target].column - self.cells[source].column
 
     def place(self, index: int) -> None:
-        """Places a node and all that follow it on its stream in one lane."""
+        """Places a box, and all boxes that follow it on its stream, in one lane."""
         run = [index]
         while run[-1] in self.onward and self.onward[run[-1]] not in self.placed:
             run.append(self.onward[run[-1]])
         first, last = self.cells[index].column, self.cells[run[-1]].column
         before = [self.cells[source] for source in self.sources.get(index, ())]
-        wanted = min((cell.lane for cell in before if cell.node.index in self.placed), default=0)
+        wanted = min((cell.lane for cell in before if cell.box.index in self.placed), default=0)
         lane = self.free(wanted, range(first, last + 1))
         for number, each in enumerate(run):
             self.cells[each].lane = lane
@@ -127,7 +127,7 @@ class _Lanes:
         self.taken |= {(column, lane) for column in range(first, last + 1)}
 
     def free(self, wanted: int, columns: range) -> int:
-        """The lane nearest to the wanted one, or below it, that is free in all columns."""
+        """The first lane from the wanted one downwards that is free in all columns."""
         lane = wanted
         while any((column, lane) in self.taken for column in columns):
             lane += 1
@@ -141,8 +141,8 @@ class _Lanes:
         self.taken |= {(column, lane) for column in columns}
 
 
-class _Places:
-    """Inches for columns, lanes and rows."""
+class _Inches:
+    """Places of columns, lanes and rows in inches."""
 
     def __init__(
         self, diagram: Diagram, cells: dict[int, Cell], lanes: dict[tuple[int, int], int]
@@ -154,7 +154,7 @@ class _Places:
             self.by_column[cell.column].append(cell)
         self.widths = [sum(_parts(column)) for column in self.by_column]
 
-    def run(self) -> Layout:
+    def run(self) -> Page:
         rows = self.rows()
         self.row_of = {column: n for n, row in enumerate(rows) for column in row}
         self.spans: list[tuple[float, float]] = [(0.0, 0.0)] * self.count
@@ -170,10 +170,10 @@ class _Places:
         lines = [self.line(ends) for ends in self.diagram.edges]
         streams = self.diagram.streams
         residual = [streams.get(target) == source for source, target in self.diagram.edges]
-        return Layout(self.cells, lines, residual, (self.edge + MARGIN, bottom))
+        return Page(self.cells, lines, residual, (self.edge + MARGIN, bottom))
 
     def rows(self) -> list[range]:
-        """Columns in rows as long as the page is wide, cut where few lines are cut."""
+        """Columns in rows at most as long as the page is wide; a row ends where few lines cross."""
         rows, start = [], 0
         while start < self.count:
             end, width = start, MARGIN * 2 + GAP
@@ -189,12 +189,12 @@ class _Places:
         return rows
 
     def crossing(self, cut: int) -> int:
-        """How many nodes have lines from the columns before a cut to those behind it."""
+        """Number of boxes with lines from the columns before a cut to those after it."""
         cells = self.cells
         return len({s for s, t in self.diagram.edges if cells[s].column < cut <= cells[t].column})
 
     def heights(self, rows: Sequence[range]) -> float:
-        """Centres of the lanes of each row; the bottom of the last."""
+        """Sets the centres of the lanes of each row; returns the bottom of the last row."""
         self.centres: dict[tuple[int, int], float] = {}
         top = 0.55
         for number, row in enumerate(rows):
@@ -206,7 +206,7 @@ class _Places:
                 first, last = (self.cells[index].column for index in ends)
                 if first < row.stop and last >= row.start:
                     need.setdefault(lane, THIN)
-                    # A line that begins in the row before comes in on the lane it left on.
+                    # A line from the row before enters this row on the lane of its first box.
                     need.setdefault(self.cells[ends[0]].lane, THIN)
             for lane in sorted(need):
                 self.centres[number, lane] = top + need[lane] / 2
@@ -216,17 +216,17 @@ class _Places:
 
     def put(self, number: int, column: Sequence[Cell]) -> None:
         left, right = self.spans[number]
-        entry, box, _ = _parts(column)
-        middle = left + entry + box / 2
+        entry, width, _ = _parts(column)
+        middle = left + entry + width / 2
         for cell in column:
             cell.x, cell.right = left, right
-            cell.box = (middle - cell.width / 2, middle + cell.width / 2)
+            cell.sides = (middle - cell.width / 2, middle + cell.width / 2)
             cell.y = self.centres[self.row_of[number], cell.lane]
 
     def line(self, ends: tuple[int, int]) -> list[tuple[float, float]]:
-        """A polyline; a jump to the left is the way from one row to the next."""
+        """Points of an edge; a jump to the left leads from one row to the next."""
         start, end = (self.cells[index] for index in ends)
-        points = [(start.box[1], start.y), (start.right, start.y)]
+        points = [(start.sides[1], start.y), (start.right, start.y)]
         lane = start.lane
         for column in range(start.column + 1, end.column + 1):
             if self.row_of[column] != self.row_of[column - 1]:
@@ -235,12 +235,12 @@ class _Places:
             lane = end.lane if column == end.column else self.lanes[ends]
             y = self.centres[self.row_of[column], lane]
             points += [(self.spans[column][0], y), (self.spans[column][1], y)]
-        points[-1] = (end.box[0], end.y)
+        points[-1] = (end.sides[0], end.y)
         return points
 
 
 def _parts(column: Sequence[Cell]) -> tuple[float, float, float]:
-    """Widths of what stands before the boxes of a column, of the boxes, and behind them."""
+    """Widths in a column: of the labels before the boxes, of the boxes, of the labels after."""
     return (
         max(cell.room(cell.entry) for cell in column),
         max(cell.width for cell in column),

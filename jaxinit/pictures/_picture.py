@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from jaxinit.pictures._cells import LINE, PAD, POINTS, RING, Cell
 from jaxinit.pictures._diagram import FOLDS_ABOVE, diagram_of
-from jaxinit.pictures._layout import Layout, lay_out
+from jaxinit.pictures._layout import Page, lay_out
 
 if TYPE_CHECKING:
-    from jaxinit.reading._result import Reading
+    from jaxinit.reading import Reading
 
-MOST_MAPS = 60
+MOST_LAYERS = 60
 _ENDINGS = (".png", ".svg", ".pdf")
 # Edge and face of the boxes, by role; the colours can be told apart by the colour-blind.
 _COLOURS = {
@@ -40,7 +40,7 @@ def draw(reading: Reading, path: str | Path) -> None:
 
 
 def figure_of(reading: Reading) -> Any:
-    """The picture as a ``matplotlib.figure.Figure``, which no window and no backend holds on to."""
+    """The picture as a ``matplotlib.figure.Figure`` without a window or a backend."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -49,25 +49,25 @@ def figure_of(reading: Reading) -> Any:
             'pip install "jaxinit[plots]", or print(reading) for the same as a table.'
         ) from error
     diagram = diagram_of(reading)
-    boxes = len(diagram.boxes)
-    if not boxes:
+    drawn = len(diagram.layers)
+    if not drawn:
         raise ValueError(
-            f"Reading.draw needs a model with at least one map, got {len(reading)} parameters and "
-            "none of them a kernel or an embedding. Use print(reading) for what they are."
+            f"Reading.draw needs a model with at least one layer, got {len(reading)} parameters "
+            "and none of them a kernel or an embedding. Use print(reading) for what they are."
         )
-    if boxes > MOST_MAPS:
+    if drawn > MOST_LAYERS:
         raise ValueError(
-            f"Reading.draw needs a model of at most {MOST_MAPS} distinct maps, got {boxes}. "
+            f"Reading.draw needs a model of at most {MOST_LAYERS} distinct layers, got {drawn}. "
             "Read and draw a part of it, such as one block, or print(reading) for the table."
         )
     layout = lay_out(diagram)
-    title = f"{diagram.maps} maps" if diagram.maps != 1 else "1 map"
-    if diagram.maps > boxes:
+    title = f"{diagram.layer_count} layers" if diagram.layer_count != 1 else "1 layer"
+    if diagram.layer_count > drawn:
         title += f"; more than {FOLDS_ABOVE}, so that repeated layers are drawn once"
     return _drawn(Figure, layout, title)
 
 
-def _drawn(figure_type: Any, layout: Layout, title: str) -> Any:
+def _drawn(figure_type: Any, layout: Page, title: str) -> Any:
     width, height = layout.size
     width = max(width, 0.075 * len(title) + 0.6)
     figure = figure_type(figsize=(width, height), facecolor="white")
@@ -83,7 +83,7 @@ def _drawn(figure_type: Any, layout: Layout, title: str) -> Any:
 
 
 def _draw_line(axes: Any, points: list[tuple[float, float]], is_stream: bool) -> None:
-    """Straight along the lanes, an S from one to another, an arrow where a row goes on below."""
+    """Draws an edge: straight in a lane, an S between two, an arrow where the next row follows."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
@@ -114,14 +114,14 @@ def _draw_line(axes: Any, points: list[tuple[float, float]], is_stream: bool) ->
 def _draw_cell(axes: Any, cell: Cell) -> None:
     from matplotlib.patches import Circle, FancyBboxPatch
 
-    left, right = cell.box
+    left, right = cell.sides
     middle = (left + right) / 2
-    if cell.node.kind == "note":
+    if cell.box.kind == "note":
         _draw_label(axes, middle, cell.y, cell.text)
         return
-    edge, face = _COLOURS.get(cell.node.role, _PLAIN)
+    edge, face = _COLOURS.get(cell.box.role, _PLAIN)
     if cell.is_ring:
-        stream = cell.node.kind == "residual"
+        stream = cell.box.kind == "residual"
         edge = _STREAM if stream else _WAY
         ring = Circle((middle, cell.y), RING, facecolor="white", edgecolor=edge, zorder=3)
         ring.set_linewidth(2.0 if stream else 1.1)
@@ -134,7 +134,7 @@ def _draw_cell(axes: Any, cell: Cell) -> None:
         axes.add_patch(box)
     for number, line in enumerate(cell.text):
         y = cell.y + (number - (len(cell.text) - 1) / 2) * LINE
-        is_path = cell.node.kind == "map" and number < len(cell.text) - _below(cell)
+        is_path = cell.box.kind == "layer" and number < len(cell.text) - _below(cell)
         weight = "bold" if is_path or cell.is_ring else "normal"
         _write(axes, middle, y, line, "#111111" if is_path else "#444444", weight)
     if cell.entry:
@@ -144,12 +144,12 @@ def _draw_cell(axes: Any, cell: Cell) -> None:
 
 
 def _below(cell: Cell) -> int:
-    """Lines of a box below its path."""
-    return len(cell.node.lines) + (cell.node.times not in (1, None))
+    """Number of lines of a box below its path."""
+    return len(cell.box.lines) + (cell.box.times not in (1, None))
 
 
 def _draw_label(axes: Any, x: float, y: float, lines: list[str]) -> None:
-    """What a value meets: words on the line, over white."""
+    """Draws labels on a line, on a white ground."""
     from matplotlib.patches import Rectangle
 
     half = LINE * len(lines) / 2

@@ -87,7 +87,7 @@ class Reading:
             ValueError: when the model has no map, or more than 60 that differ; when the path ends
                 in something else.
         """
-        from jaxinit.pictures._picture import draw
+        from jaxinit.pictures import draw
 
         draw(self, path)
 

@@ -1,4 +1,4 @@
-"""What `jaxinit advise` and `jaxinit audit` do: open a model, read it, and judge it."""
+"""The work of `jaxinit advise` and `jaxinit audit`: a model is opened, read and judged."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from typing import Any, cast
 
 import jax
 
+from jaxinit._json import dumps
 from jaxinit.advice import GOALS, Advice, Audit, advise, audit_reading
 from jaxinit.advice._guide import Goal
 from jaxinit.reading import Reading
-from jaxinit.report._errors import Unusable, as_unusable
-from jaxinit.report._open_model import Opened, opened_model
-from jaxinit.report._read_model import NotReadError, read_model
+from jaxinit.report._targets import (
+    NotReadError,
+    Opened,
+    Unusable,
+    as_unusable,
+    opened_model,
+    read_model,
+)
 from jaxinit.signal import Prediction, predict
 
 
 @dataclasses.dataclass(frozen=True)
 class AdviceRequest:
-    """What was asked for on the command line.
+    """Arguments of the commands ``jaxinit advise`` and ``jaxinit audit``.
 
     Attributes:
         target: ``module:attribute`` or ``file.py:attribute``; None is the model that ships.
         inputs: example inputs as text.
         goal: of the advice.
         seed: seed of the key that an audit draws with.
-        predict: whether to say how large signals and gradients will be.
-        draws: how many draws to measure beside the prediction; 0 for none.
+        predict: whether to predict the size of signals and gradients.
+        draws: number of draws to measure beside the prediction; 0 measures none.
     """
 
     target: str | None = None
@@ -40,30 +46,34 @@ class AdviceRequest:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `jaxinit.predict` is to do."""
+        """Options of `jaxinit.predict`."""
         measured = {"measure": True, "draws": self.draws} if self.draws else {}
         return {**measured, "key": jax.random.key(self.seed)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """What is printed of a model that was judged.
+    """A model that was judged.
 
     Attributes:
         result: the advice or the audit.
-        prediction: how large signals and gradients will be; None where nobody asked.
+        prediction: sizes of signals and gradients; None where the request leaves them out.
     """
 
     result: Advice | Audit
     prediction: Prediction | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Both as plain dicts, lists, strings and numbers."""
+    def to_dict(self) -> dict[str, Any]:
+        """Both as plain dictionaries, lists, strings and numbers."""
         prediction = None if self.prediction is None else self.prediction.to_json()
         return self.result.to_json() | {"prediction": prediction}
 
+    def to_json(self) -> str:
+        """Both as JSON text."""
+        return dumps(self.to_dict())
+
     def to_text(self, width: int) -> str:
-        """Both as they print, in lines of at most so many characters."""
+        """Both as they print, in lines of at most ``width`` characters."""
         below = "" if self.prediction is None else f"\n\n{self.prediction.to_text(width)}"
         return self.result.to_text(width) + below
 
@@ -71,7 +81,7 @@ class Judged:
 def advice_for(request: AdviceRequest) -> Judged:
     """Reads a model and advises; findings are about the model's own initializers, where known.
 
-    What is predicted is the signal of a model that takes the advice.
+    The prediction is for a model that takes the advice.
 
     Raises:
         Unusable: when something that was given cannot be used.
@@ -85,9 +95,9 @@ def advice_for(request: AdviceRequest) -> Judged:
 
 
 def audit_of(request: AdviceRequest) -> Judged:
-    """Reads a model, lets it draw itself, and judges what it drew.
+    """Reads a model, lets it draw its parameters, and judges these arrays.
 
-    What is predicted, and measured, is the signal under the arrays that it drew.
+    The prediction and the measurement are for these arrays.
 
     Raises:
         Unusable: when something that was given cannot be used.
@@ -104,7 +114,7 @@ def audit_of(request: AdviceRequest) -> Judged:
 
 
 def _not_drawn(reading: Reading, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What an NNX model keeps beside its parameters, such as running means, as it is advised."""
+    """The leaves of an NNX model that are no parameters, such as running means, as advised."""
     key = jax.random.key(0)
     return {
         p.path: p.initializer(key, p.shape, p.dtype)

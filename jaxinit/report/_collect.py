@@ -1,4 +1,4 @@
-"""What `jaxinit report` does: shapes a model, plans it, draws it, measures it, says what it saw.
+"""The work of `jaxinit report`: a model is shaped, planned, drawn, measured, checked and read.
 
 Nothing is printed here; the result is a record.
 """
@@ -18,29 +18,26 @@ import jax
 import jaxinit
 from jaxinit import checks
 from jaxinit.planning import ParamSpec, Plan
-from jaxinit.report._assemble import Assembled, Specs, assemble
-from jaxinit.report._errors import Unusable, as_unusable
-from jaxinit.report._findings import find, matched_paths
-from jaxinit.report._inputs import parse_dtype, types_of
-from jaxinit.report._kinds import gather_kinds
-from jaxinit.report._open_model import Opened, opened_model
-from jaxinit.report._records import Environment, Read, Report, Request, Timing, Total
-from jaxinit.report._rules import Pairs, opened_rules
-from jaxinit.report._terminal import Watch
-from jaxinit.report._understand import Understood, joined, understand
+from jaxinit.report._assemble import Assembled, Pairs, Specs, assemble, opened_rules
+from jaxinit.report._findings import Understood, find, joined, matched_paths, understand
+from jaxinit.report._groups import Drawn
+from jaxinit.report._output import Watch
+from jaxinit.report._parsing import parse_dtype, types_of
+from jaxinit.report._report import Environment, LeafRole, Report, Request, Timing, Total
+from jaxinit.report._targets import Opened, Unusable, as_unusable, opened_model
 
-# Timings that nobody asked for are left out above this many parameters, and when the first draw
-# took longer than these seconds.
-_COMPARED = 500_000_000
-_REPEATED_SECONDS = 5.0
+# By default the model's own init is timed up to this many parameters, and a second draw is timed
+# where the first took at most this many seconds.
+_MOST_COMPARED = 500_000_000
+_MOST_REPEATED_SECONDS = 5.0
 
 
 def collect(request: Request, watch: Watch) -> Report:
     """Makes a report.
 
     Args:
-        request: what was asked for.
-        watch: told what is being done.
+        request: the arguments of the command.
+        watch: told which stage runs.
 
     Raises:
         Unusable: when something that was given cannot be used.
@@ -60,7 +57,7 @@ def collect(request: Request, watch: Watch) -> Report:
 
 
 class _Work:
-    """One report in the making: the stages, and how long each took."""
+    """The stages of one report, and the wall time of each."""
 
     def __init__(self, request: Request, opened: Opened, watch: Watch) -> None:
         self.request, self.opened, self.watch = request, opened, watch
@@ -81,7 +78,7 @@ class _Work:
             allowed = matched_paths(self.request.allow, specs)
         with self.timed("draw, first time (compiles)"):
             values = self.draw(assembled, "draw")
-        is_quick = self.timings[-1].seconds < _REPEATED_SECONDS
+        is_quick = self.timings[-1].seconds < _MOST_REPEATED_SECONDS
         with self.timed("measure and check"):
             measured = checks.measure(values)
             checked = find(assembled, values, measured, allowed)
@@ -92,36 +89,30 @@ class _Work:
         if is_quick:
             with self.timed("draw, second time"):
                 self.draw(assembled, "draw again")
-        parameters = _total(shapes[path] for path in specs if self.model.is_parameter(path))
-        own_measured = self.compare(is_quick and parameters.entries < _COMPARED)
+        is_parameter = self.model.is_parameter
+        parameters = _total(shapes[path] for path in specs if is_parameter(path))
+        own_measured = self.compare(is_quick and parameters.entries < _MOST_COMPARED)
+        drawn = Drawn(specs, assembled, shapes, measured, own_measured, is_parameter, understood)
         return Report(
             model=self.model.name,
             framework=self.model.kind,
             target=self.opened.target,
-            inputs=self.opened.inputs,
+            inputs=str(self.opened.inputs),
             rules=self.request.rules,
             seed=self.request.seed,
             environment=environment(),
             parameters=parameters,
-            others=_total(shapes[path] for path in specs if not self.model.is_parameter(path)),
-            kinds=gather_kinds(
-                assembled,
-                specs,
-                shapes,
-                measured,
-                own_measured,
-                self.model.is_parameter,
-                understood,
-            ),
+            others=_total(shapes[path] for path in specs if not is_parameter(path)),
+            groups=drawn.groups(),
             timings=tuple(self.timings),
             no_reading=understood.why_not,
-            reading=_read(understood),
+            reading=_roles(understood),
             advice=_advice(understood),
             findings=joined(checked, understood),
         )
 
     def plan(self, rules: Pairs | Plan | None, dtype: Any) -> tuple[Specs, Assembled]:
-        """The shapes of the model, and who draws each leaf."""
+        """The shapes of the model, and what draws each leaf."""
         with as_unusable("TARGET: ", self.opened.source):
             with self.timed("shape"):
                 specs = self.model.shapes()
@@ -133,7 +124,7 @@ class _Work:
             return specs, assemble(specs, own, rules, self.model.is_parameter, dtype)
 
     def draw(self, assembled: Assembled, stage: str) -> dict[str, jax.Array]:
-        """All leaves: planned ones from the plan, the rest from the model itself."""
+        """Draws all leaves: the plan its own, the model the rest."""
 
         def progress(done: int, total: int, done_bytes: int, total_bytes: int) -> None:
             del done, total
@@ -146,7 +137,7 @@ class _Work:
         return jax.block_until_ready(values)
 
     def compare(self, by_default: bool) -> dict[str, checks.Measured]:
-        """Times the model's own init as a user would call it, and measures it under rules."""
+        """Times the model's own init as users call it, and under rules measures its arrays."""
         if not (by_default if self.request.compare is None else self.request.compare):
             return {}
         with self.timed("the model's own jitted init, first time"):
@@ -154,10 +145,10 @@ class _Work:
         return {} if self.request.rules is None else checks.measure(values)
 
 
-def _read(understood: Understood) -> tuple[Read, ...] | None:
+def _roles(understood: Understood) -> tuple[LeafRole, ...] | None:
     if understood.reading is None:
         return None
-    return tuple(Read(p.path, p.role, p.fan_in, p.fan_out) for p in understood.reading)
+    return tuple(LeafRole(p.path, p.role, p.fan_in, p.fan_out) for p in understood.reading)
 
 
 def _advice(understood: Understood) -> dict[str, Any] | None:
@@ -173,7 +164,7 @@ def _total(shapes: Iterable[ParamSpec]) -> Total:
 
 
 def environment() -> Environment:
-    """Versions and device that a report is made with."""
+    """The versions and the device of this process."""
     devices = jax.devices()
     names = dict.fromkeys([devices[0].platform, devices[0].device_kind])
     return Environment(

@@ -1,15 +1,34 @@
-"""What a person should look at in a tree that was drawn."""
+"""Findings of a report: from checks of the arrays that were drawn, and from the advice.
+
+The checks look at every array, whether the model was read or not. The advice needs a reading of the
+model; its findings are about laws where the laws are known and about measurements elsewhere. A
+model that cannot be read still has a report, which says why.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxinit import checks
-from jaxinit.advice import Finding
+from jaxinit.advice import SEVERITIES, Advice, Finding, Prescription
+from jaxinit.advice._advise import advise_with
+from jaxinit.advice._current import Currents, currents_of_arrays, currents_of_plan
 from jaxinit.checks import Measured
 from jaxinit.planning import ParamSpec, as_matcher
-from jaxinit.report._assemble import Assembled
+from jaxinit.reading import Reading
+from jaxinit.report._assemble import Assembled, Specs
+from jaxinit.report._targets import NotReadError, Opened, error_text, read_model
+
+# Codes that the checks find leaf by leaf; the advice finds them too, one for many leaves.
+_CHECKED = ("twins", "nonfinite")
+# Roles whose entries may start equal: the kernels beside them tell the units apart.
+_EQUAL_AT_START = ("bias", "scale", "state")
+
+
+# Checks.
 
 
 def find(
@@ -18,19 +37,19 @@ def find(
     measured: Mapping[str, Measured],
     allowed: Collection[str] = (),
 ) -> tuple[Finding, ...]:
-    """Looks for laws that are unknown or broken, twins, and numbers that are not finite.
+    """Findings about the arrays: laws that are unknown or broken, twins, infinities and NaN.
 
     Args:
-        assembled: what was drawn, and by whom.
+        assembled: the leaves, and what drew them.
         values: the arrays, by path.
-        measured: what was measured of them.
+        measured: their moments and ends.
         allowed: paths of leaves that may hold twins.
     """
     planned = {path: values[path] for path in assembled.plan.paths}
     rest = {path: values[path] for path in assembled.unknown}
 
     def twins(leaves: Mapping[str, Any], **options: Any) -> Callable[[], None]:
-        # No pattern when it would match nothing, for that is an error.
+        # A pattern that matches nothing is an error, so it is left out.
         allow = [lambda path, leaf: path in allowed] if not set(allowed).isdisjoint(leaves) else []
         return lambda: checks.assert_symmetry_broken(leaves, allow=allow, **options)
 
@@ -122,3 +141,86 @@ def _rows(check: Callable[[], None]) -> tuple[tuple[Any, ...], ...]:
     except checks.CheckError as error:
         return error.rows
     return ()
+
+
+# The reading, and all findings together.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Understood:
+    """What was read of a model, and what follows.
+
+    Attributes:
+        reading: what it does with its parameters; None where it was not read.
+        advice: which initializer fits, with findings about the arrays; None without a reading.
+        why_not: why there is no reading; None where there is one.
+    """
+
+    reading: Reading | None = None
+    advice: Advice | None = None
+    why_not: str | None = None
+
+    @functools.cached_property
+    def prescriptions(self) -> dict[str, Prescription]:
+        """What is advised, by path; empty without advice."""
+        return {each.path: each for each in self.advice or ()}
+
+
+def understand(
+    opened: Opened,
+    specs: Specs,
+    assembled: Assembled,
+    values: Mapping[str, Any],
+    measured: Mapping[str, Measured],
+) -> Understood:
+    """Reads a model and advises on it.
+
+    Args:
+        opened: the model, with its inputs.
+        specs: its shapes, by path.
+        assembled: the leaves, and what drew them.
+        values: the arrays, by path; looked at where no law is known.
+        measured: their moments and ends.
+    """
+    try:
+        reading = read_model(opened, specs)
+    except NotReadError as error:
+        return Understood(why_not=str(error))
+    currents: Currents = {
+        **currents_of_plan(assembled.plan),
+        **currents_of_arrays({path: values[path] for path in assembled.unknown}, measured),
+    }
+    currents = {path: current for path, current in currents.items() if path in reading}
+    try:
+        return Understood(reading, advise_with("jaxinit report", reading, "train", currents))
+    except Exception as error:  # a report that was asked for laws and twins is worth having
+        return Understood(why_not=f"advising on the model raised {error_text(error)}")
+
+
+def joined(findings: Collection[Finding], understood: Understood) -> tuple[Finding, ...]:
+    """The findings of the checks and those of the advice, the most severe first.
+
+    Args:
+        findings: of the checks. Twins in biases and scales of several axes are dropped, since only
+            a reading tells these from kernels.
+        understood: what was read.
+    """
+    advice, reading = understood.advice, understood.reading or {}
+    roles = {path: reading[path].role for f in findings for path in f.leaves if path in reading}
+    kept = [
+        finding
+        for finding in findings
+        if finding.code != "twins" or roles.get(finding.leaves[0]) not in _EQUAL_AT_START
+    ]
+    more = [] if advice is None else [f for f in advice.findings if f.code not in _CHECKED]
+    both = [*kept, *_merged(more)]
+    return tuple(sorted(both, key=lambda each: -SEVERITIES.index(each.severity)))
+
+
+def _merged(findings: Collection[Finding]) -> Iterator[Finding]:
+    """Findings that differ in their leaves alone, joined into one."""
+    alike: dict[Finding, list[str]] = {}
+    for finding in findings:
+        alike.setdefault(dataclasses.replace(finding, leaves=()), []).extend(finding.leaves)
+    for finding, leaves in alike.items():
+        yield dataclasses.replace(finding, leaves=tuple(leaves))

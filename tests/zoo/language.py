@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxinit.report._gpt2 import GPT2Config, gpt2
+from jaxinit.report.gpt2 import GPT2Config, gpt2
 from zoo.expect import (
     BIAS,
     POSITION,

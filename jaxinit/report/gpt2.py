@@ -1,4 +1,4 @@
-"""The specimen: a GPT-2 written in Flax Linen, the model that `jaxinit report` draws by default.
+"""A GPT-2 written in Flax Linen, the model that `jaxinit report` draws when none is named.
 
 The architecture and the initialization are those of the released 124M model: pre-LN blocks, one
 packed kernel for queries, keys and values, tanh-approximated GELU, and an output head tied to the
@@ -55,8 +55,8 @@ class GPT2Config:
     def residual_stddev(self) -> float:
         """Standard deviation of the kernels that write into the residual stream.
 
-        The stream sums two such outputs per block, so the factor ``1 / sqrt(2 * layers)`` keeps
-        the variance of the sum that of one output.
+        The stream sums two such outputs per block. The factor ``1 / sqrt(2 * layers)`` gives the
+        sum the variance of one output.
         """
         return STDDEV / math.sqrt(2 * self.layers)
 
@@ -77,7 +77,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two dense layers around a GELU, four times as wide inside."""
+    """Two dense layers with a GELU between, where the signal is four times as wide."""
 
     config: GPT2Config
 
@@ -157,7 +157,7 @@ def _layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
 
 
 def gpt2(config: GPT2Config | None = None) -> GPT2:
-    """A GPT-2 of any size; that of the 124M model when no config is given."""
+    """A GPT-2 of any size; without a config, the 124M model."""
     return GPT2(GPT2Config() if config is None else config)
 
 

@@ -15,9 +15,8 @@ import pytest
 
 import jaxinit
 from jaxinit.jaxpr._graph import straighten, trace
-from jaxinit.reading._axes import features_after, scope_of
+from jaxinit.reading._families import divide, features_after, scope_of
 from jaxinit.reading._flow import follow
-from jaxinit.reading._forward import divide
 from jaxinit.report._gpt2 import GPT2, GPT2Config, gpt2_124m
 
 VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "slice", "enter", "take"}

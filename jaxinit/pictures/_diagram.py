@@ -11,14 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from jaxinit._naming import common, skeleton
-from jaxinit.reading._activation_of import Activations
-from jaxinit.reading._families import Origin, State
-from jaxinit.reading._forward import divide
-from jaxinit.reading._records import Parameter, Use
-from jaxinit.reading._residual import Streams, Sum
+from jaxinit.reading import Parameter, Use
+from jaxinit.reading._activations import Activations
+from jaxinit.reading._families import Member, Origin, divide
+from jaxinit.reading._flow import Streams, Sum
 
 if TYPE_CHECKING:
-    from jaxinit.reading._result import Reading
+    from jaxinit.reading import Reading
 
 Kind = Literal["input", "map", "residual", "junction", "state", "output", "note"]
 # What a value has met on the way from a node, in order.
@@ -152,14 +151,14 @@ class _Builder:
             node = _box(self.made[origin.value])
             # Layers under a scan have one parameter, a slice of it for every round.
             node.times = origin.times
-            return self.add(node, [self.way(state, pooled=True) for state in origin.parents])
-        ways = [self.way(state) for state in origin.parents]
+            return self.add(node, [self.way(member, pooled=True) for member in origin.parents])
+        ways = [self.way(member) for member in origin.parents]
         if origin.kind == "input":
             shape = ", ".join(map(str, self.shapes[origin.value].shape))
             return self.add(Node(0, "input", lines=("input", f"({shape})")), [])
         if origin.index in self.sums:
             return self.residual(self.sums[origin.index])
-        if origin.kind == "carry" and origin.sequence:
+        if origin.kind == "carry" and origin.is_sequence:
             return self.add(Node(0, "state", lines=("state",), key="state"), ways)
         return self.joined(origin, ways)
 
@@ -189,12 +188,12 @@ class _Builder:
             label = "gate"
         return {s: labels if label is None else (*labels, label) for s, labels in every.items()}
 
-    def way(self, state: State, pooled: bool = False) -> dict[int, Labels]:
+    def way(self, member: Member, pooled: bool = False) -> dict[int, Labels]:
         """From which nodes a value comes, and what it has met since; of statistics, nothing."""
-        ways = self.ways[state.origin.index]
-        if state.linear or (state.level and not pooled) or state.origin.kind == "input":
+        ways = self.ways[member.origin.index]
+        if member.linear or (member.level and not pooled) or member.origin.kind == "input":
             return ways
-        activation = self.activations.shared([state])
+        activation = self.activations.shared([member])
         name = "" if activation is None else activation.name
         found: dict[int, Labels] = {}
         for source, labels in ways.items():
@@ -212,8 +211,8 @@ class _Builder:
         leads = {source for source, _ in self.diagram.edges}
         last: dict[int, Labels] = {}
         for origin in self.found.origins:
-            for state in origin.outputs:
-                for source, labels in self.way(state).items():
+            for member in origin.outputs:
+                for source, labels in self.way(member).items():
                     node = self.diagram.nodes[source]
                     if source in met and source not in leads and node.kind != "input":
                         last.setdefault(source, labels)

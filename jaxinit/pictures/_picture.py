@@ -11,7 +11,7 @@ from jaxinit.pictures._diagram import FOLDS_ABOVE, diagram_of
 from jaxinit.pictures._layout import Layout, lay_out
 
 if TYPE_CHECKING:
-    from jaxinit.reading._result import Reading
+    from jaxinit.reading import Reading
 
 MOST_MAPS = 60
 _ENDINGS = (".png", ".svg", ".pdf")

@@ -1,7 +1,7 @@
 """Cutting an activation out of a program, and finding its name.
 
-The equations between a pre-activation and the value that goes on are a small elementwise program.
-Bound again on a new input it is a function like any other; its values on a few dozen points, in
+The equations between the output of a layer and the value that goes on are a small graph of one
+input. Run on a new input it is a function like any other; its values on a few dozen points, in
 float64, tell which of the known activations it is.
 """
 
@@ -15,86 +15,106 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr import on_numpy, single_number
-from jaxinit.jaxpr._graph import Node
-from jaxinit.reading import _primitives as primitives
-from jaxinit.reading._families import Families, State
+from jaxinit.jaxpr import (
+    PRODUCTS,
+    SUMS,
+    Atom,
+    Class,
+    Graph,
+    Interpreter,
+    Node,
+    bind,
+    is_of,
+    on_numpy,
+)
+from jaxinit.reading._families import Families, Member
 from jaxinit.reading._records import Activation
 
 IDENTITY = Activation("identity", lambda x: x)
 _POINTS = np.concatenate([np.linspace(-8, 8, 33), [-0.77, -0.31, 0.123, 0.45, 2.2, 5.3]])
-_AFFINE = ("add", "sub", "mul", "div", "neg")
 # Constants of a traced program are float32, so values agree to about 1e-7 of the largest.
 _TOLERANCE = 2e-6
 
 
+class _NoTwinError(Exception):
+    """A primitive that has no twin in NumPy."""
+
+
+class _OnHost(Interpreter[Any]):
+    """Runs a function of entries with NumPy, in float64."""
+
+    def constant(self, value: Any) -> Any:
+        return value
+
+    def equation(self, node: Node, operands: list[Any]) -> Sequence[Any]:
+        result = on_numpy(node.primitive, node.params, operands)
+        if result is None:
+            raise _NoTwinError
+        return [result]
+
+
+class _LikeInput(Interpreter[Any]):
+    """Runs a function of entries with JAX, in the dtype and the shape of its input."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+    def constant(self, value: Any) -> Any:
+        return value
+
+    def equation(self, node: Node, operands: list[Any]) -> Sequence[Any]:
+        arrays = [jnp.asarray(value) for value in operands]
+        numbers = arrays[1:] if node.primitive == "select_n" else arrays
+        if not all(array.dtype == bool for array in numbers):
+            numbers = [array.astype(self.x.dtype) for array in numbers]
+        which = arrays[: len(arrays) - len(numbers)]
+        alike = [jnp.broadcast_to(array, self.x.shape) for array in (*which, *numbers)]
+        return bind(node.equation, alike)
+
+
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """An elementwise program of one input, cut out of a traced model.
+class Function:
+    """A function of entries that was cut out of a traced model.
 
     Attributes:
-        steps: equations, with operands: ``("input",)``, ``("step", i)`` or ``("number", value)``.
+        graph: the equations, with one input and one output.
     """
 
-    steps: tuple[tuple[Node, tuple[tuple[Any, ...], ...]], ...]
+    graph: Graph
 
     def __call__(self, x: Any) -> Any:
         """Values of the function at `x`, with JAX; in the dtype of `x` where that is a float."""
         x = jnp.asarray(x)
         x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
-
-        def bind(node: Node, operands: list[Any]) -> Any:
-            if node.primitive == "select_n":
-                which, *cases = operands
-                full = [_spread(which, x.shape), *_alike(cases, x)]
-            else:
-                full = _alike(operands, x)
-            return node.equation.primitive.bind(*full, **node.equation.params)
-
-        return self._run(x, bind)
+        return _LikeInput(x).run(self.graph, [x])[0]
 
     def on_host(self, x: np.ndarray) -> np.ndarray | None:
-        """Values at `x` in float64, with NumPy; None where a primitive has no counterpart."""
-
-        def bind(node: Node, operands: list[Any]) -> Any:
-            return on_numpy(node.primitive, node.params, operands)
-
-        return self._run(x, bind)
-
-    def _run(self, x: Any, bind: Callable[[Node, list[Any]], Any]) -> Any:
-        made: list[Any] = []
-        for node, operands in self.steps:
-            values = [
-                x if kind == "input" else made[rest[0]] if kind == "step" else rest[0]
-                for kind, *rest in operands
-            ]
-            result = bind(node, values)
-            if result is None:
-                return None
-            made.append(result)
-        return made[-1]
+        """Values at `x` in float64, with NumPy; None where a primitive has no twin there."""
+        try:
+            return np.asarray(_OnHost().run(self.graph, [x])[0], float)
+        except _NoTwinError:
+            return None
 
     def key(self) -> Hashable:
-        """Equal for programs that compute the same in the same way."""
+        """Equal for functions that compute the same in the same way."""
+        graph = self.graph
+        numbers = [*graph.inputs, *(node.outputs[0] for node in graph.nodes)]
+        names: dict[Atom, Hashable] = {number: f"value {i}" for i, number in enumerate(numbers)}
+        names.update(graph.constants)
         return tuple(
-            (node.primitive, node.params.get("y"), operands) for node, operands in self.steps
+            (node.primitive, node.params.get("y"), tuple(names[atom] for atom in node.inputs))
+            for node in graph.nodes
         )
 
-    def calls(self) -> tuple[str, ...]:
-        """Names of the functions that all steps were called through."""
-        shared = [node.calls for node, _ in self.steps]
-        return tuple(a[0] for a in zip(*shared, strict=False) if len(set(a)) == 1)
-
-
-def _spread(value: Any, shape: tuple[int, ...]) -> Any:
-    return jnp.broadcast_to(jnp.asarray(value), shape)
-
-
-def _alike(operands: list[Any], x: Any) -> list[Any]:
-    """Operands in one dtype and the shape of `x`: truth values where all are, else that of `x`."""
-    arrays = [jnp.asarray(value) for value in operands]
-    logical = all(array.dtype == bool for array in arrays)
-    return [_spread(a if logical else a.astype(x.dtype), x.shape) for a in arrays]
+    def name(self) -> str:
+        """The name that values give, else that of the call, else the primitives it is made of."""
+        values = self.on_host(_POINTS)
+        name = None if values is None else name_of_values(values, self.on_host)
+        if name is not None:
+            return name
+        calls = zip(*(node.calls for node in self.graph.nodes), strict=False)
+        shared = [names[0] for names in calls if len(set(names)) == 1]
+        return shared[-1] if shared else "+".join(node.primitive for node in self.graph.nodes)
 
 
 class Activations:
@@ -109,103 +129,95 @@ class Activations:
         self._made: dict[int, Activation | None] = {}
         self._named: dict[Hashable, str] = {}
 
-    def of(self, state: State) -> Activation | None:
+    def of(self, member: Member) -> Activation | None:
         """The function from an origin to a member of its family; None where it is no such thing."""
-        if not state.is_elementwise:
+        if not member.is_elementwise:
             return None
-        if state.linear:
+        if member.linear:
             return IDENTITY
-        if state.value not in self._made:
-            self._made[state.value] = self._make(state)
-        return self._made[state.value]
+        if member.value not in self._made:
+            self._made[member.value] = self._make(member)
+        return self._made[member.value]
 
-    def shared(self, states: Sequence[State]) -> Activation | None:
-        """The one activation that several values come from, constants that scale or shift it aside.
+    def shared(self, members: Sequence[Member]) -> Activation | None:
+        """The one activation that several values are, apart from constants that scale or shift it.
 
         A gate ``z`` that is used as ``z`` and as ``1 - z`` is one activation.
         """
-        for each in (states, [self._core(state) for state in states]):
-            found = [self.of(state) for state in each]
+        for each in (members, [self._core(member) for member in members]):
+            found = [self.of(member) for member in each]
             names = {activation.name for activation in found if activation is not None}
             if len(names) == 1 and None not in found:
                 return found[0]
         return None
 
-    def _core(self, state: State) -> State:
+    def _core(self, member: Member) -> Member:
         """What is left of a value without the last scales and shifts by constants."""
-        while not state.linear and state.is_elementwise:
-            node = self.found.producers[state.value]
-            held = [a for a in node.inputs if isinstance(a, int) and a in self.found.states]
-            if node.primitive not in _AFFINE or len(held) != 1:
-                return state
-            before = self.found.states[held[0]]
-            if before.linear or before.origin is not state.origin:
-                return state
-            state = before
-        return state
+        while not member.linear and member.is_elementwise:
+            node = self.found.neighbours.makers[member.value]
+            held = self.found.reads(node)
+            is_affine = node.primitive in SUMS or node.primitive in PRODUCTS
+            if not (is_affine or node.primitive == "neg") or len(held) != 1:
+                return member
+            before = held[0][1]
+            if before.linear or before.origin is not member.origin:
+                return member
+            member = before
+        return member
 
-    def _make(self, state: State) -> Activation | None:
-        program = cut(state, self.found)
-        if program is None:
+    def _make(self, member: Member) -> Activation | None:
+        graph = _cut(member, self.found)
+        if graph is None:
             return None
-        key = program.key()
+        function = Function(graph)
+        key = function.key()
         if key not in self._named:
-            self._named[key] = name_of(program)
-        return Activation(self._named[key], program)
+            self._named[key] = function.name()
+        return Activation(self._named[key], function)
 
 
-def cut(state: State, found: Families) -> Program | None:
-    """The program from the origin of a value to the value itself.
+def _cut(member: Member, found: Families) -> Graph | None:
+    """The graph from the origin of a value to the value itself.
 
     Returns:
-        The program; None where a constant in it differs from entry to entry.
+        The graph; None where a constant in it differs from entry to entry.
     """
-    origin = state.origin.value
-    places: dict[int, int] = {}
-    steps: list[tuple[Node, tuple[tuple[Any, ...], ...]]] = []
-    pending = [state.value]
+    nodes: dict[int, Node] = {}
+    constants: dict[int, Any] = {}
+    numbers = -1
+    pending = [member.value]
     while pending:
         value = pending[-1]
-        if value in places:
+        if value in nodes:
             pending.pop()
             continue
-        node = found.producers[value]
-        operands: list[tuple[Any, ...]] = []
-        missing: list[int] = []
+        node = found.neighbours.makers[value]
+        if not is_of(node.primitive, Class.ELEMENTWISE):
+            return None
+        inputs, missing = [], []
         for atom in node.inputs:
-            known = found.states.get(atom) if isinstance(atom, int) else None
-            if known is None:
-                number = (
-                    found.constants.get(atom) if isinstance(atom, int) else single_number(atom.val)
-                )
-                if number is None:
-                    return None
-                operands.append(("number", number))
-            elif known.value == origin:
-                operands.append(("input",))
-            elif known.value in places:
-                operands.append(("step", places[known.value]))
-            else:
-                missing.append(known.value)
+            known = found.members.get(atom) if isinstance(atom, int) else None
+            if known is not None:
+                inputs.append(known.value)
+                if known.value not in nodes and known.value != member.origin.value:
+                    missing.append(known.value)
+                continue
+            number = found.number(atom)
+            if number is None:
+                return None
+            # Numbers of the program begin at 0, so constants of the graph have those below.
+            constants[numbers] = number
+            inputs.append(numbers)
+            numbers -= 1
         if missing:
             pending += missing
             continue
-        if node.primitive not in primitives.ELEMENTWISE:
-            return None
-        places[value] = len(steps)
-        steps.append((node, tuple(operands)))
+        nodes[value] = dataclasses.replace(node, inputs=tuple(inputs))
         pending.pop()
-    return Program(tuple(steps)) if steps else None
-
-
-def name_of(program: Program) -> str:
-    """The name that values give, else that of the call, else the primitives it is made of."""
-    values = program.on_host(_POINTS)
-    name = None if values is None else name_of_values(np.asarray(values, float), program.on_host)
-    if name is not None:
-        return name
-    calls = program.calls()
-    return calls[-1] if calls else "+".join(node.primitive for node, _ in program.steps)
+    origin = member.origin.value
+    if not nodes:
+        return None
+    return Graph((origin,), constants, list(nodes.values()), (member.value,), found.graph.avals)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import pytest
 
 import jaxinit
 from jaxinit.jaxpr._graph import straighten, trace
-from jaxinit.reading._families import divide, features_after, scope_of
+from jaxinit.reading._families import Families, features_after, scope_of
 from jaxinit.reading._flow import follow
 from jaxinit.report._gpt2 import GPT2, GPT2Config, gpt2_124m
 
@@ -261,7 +261,7 @@ def test_a_normalisation_after_pooling():
     assert after.activation.name == "relu"
     graph, _ = trace(model, kernels("ab"), shape(2, 5, 4))
     maps = maps_of(graph, dict(zip(graph.inputs[:2], "ab", strict=True)))
-    norms = [o.detail for o in divide(graph, maps, graph.inputs[:2]).origins if o.kind == "norm"]
+    norms = [o.detail for o in Families(graph, maps, graph.inputs[:2]).origins if o.kind == "norm"]
     assert norms == ["layer"]
 
 
@@ -726,7 +726,7 @@ def test_a_large_model_has_as_many_origins_as_its_blocks_take():
     def origins(layers):
         config = GPT2Config(layers, 8, 2, 11, 6)
         read = linen(GPT2(config), shape(1, 4, dtype="int32"))
-        return len(divide(read.graph, read.maps, read.graph.inputs[:-1]).origins)
+        return len(Families(read.graph, read.maps, read.graph.inputs[:-1]).origins)
 
     two, three, five = (origins(layers) for layers in (2, 3, 5))
     assert five - three == 2 * (three - two) > 0

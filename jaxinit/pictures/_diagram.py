@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from jaxinit._naming import common, skeleton
 from jaxinit.reading import Parameter, Use
 from jaxinit.reading._activations import Activations
-from jaxinit.reading._families import Member, Origin, divide
+from jaxinit.reading._families import Families, Member, Origin
 from jaxinit.reading._flow import Streams, Sum
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class _Builder:
                 self.enter(parameter, use, maps)
             if parameter.role == "unknown" and not parameter.uses:
                 self.lost.append(parameter)
-        self.found = divide(reading.graph, maps, reading.inputs.values())
+        self.found = Families(reading.graph, maps, reading.inputs.values())
         self.sums: dict[int, Sum] = Streams(self.found).sums
         self.activations = Activations(self.found)
         self.shapes = reading.graph.avals

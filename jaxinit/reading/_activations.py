@@ -8,24 +8,28 @@ float64, tell which of the known activations it is.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import activations
 from jaxinit.jaxpr import (
     PRODUCTS,
     SUMS,
     Atom,
     Class,
     Graph,
-    Interpreter,
     Node,
+    OnArrays,
     bind,
     is_of,
     on_numpy,
+    trace,
 )
 from jaxinit.reading._families import Families, Member
 from jaxinit.reading._records import Activation
@@ -40,29 +44,27 @@ class _NoTwinError(Exception):
     """A primitive that has no twin in NumPy."""
 
 
-class _OnHost(Interpreter[Any]):
+class _OnHost(OnArrays):
     """Runs a function of entries with NumPy, in float64."""
 
-    def constant(self, value: Any) -> Any:
-        return value
-
     def equation(self, node: Node, operands: list[Any]) -> Sequence[Any]:
+        """The NumPy twin; a move of a single number leaves it what it is."""
+        if is_of(node.primitive, Class.REARRANGES):
+            return operands
         result = on_numpy(node.primitive, node.params, operands)
         if result is None:
             raise _NoTwinError
         return [result]
 
 
-class _LikeInput(Interpreter[Any]):
+class _LikeInput(OnArrays):
     """Runs a function of entries with JAX, in the dtype and the shape of its input."""
 
     def __init__(self, x: Any) -> None:
         self.x = x
 
-    def constant(self, value: Any) -> Any:
-        return value
-
     def equation(self, node: Node, operands: list[Any]) -> Sequence[Any]:
+        """Binds the equation to operands that are alike."""
         arrays = [jnp.asarray(value) for value in operands]
         numbers = arrays[1:] if node.primitive == "select_n" else arrays
         if not all(array.dtype == bool for array in numbers):
@@ -126,8 +128,7 @@ class Activations:
 
     def __init__(self, found: Families) -> None:
         self.found = found
-        self._made: dict[int, Activation | None] = {}
-        self._named: dict[Hashable, str] = {}
+        self._names: dict[Hashable, str] = {}
 
     def of(self, member: Member) -> Activation | None:
         """The function from an origin to a member of its family; None where it is no such thing."""
@@ -135,9 +136,14 @@ class Activations:
             return None
         if member.linear:
             return IDENTITY
-        if member.value not in self._made:
-            self._made[member.value] = self._make(member)
-        return self._made[member.value]
+        graph = _cut(member, self.found)
+        if graph is None:
+            return None
+        function = Function(graph)
+        key = function.key()
+        if key not in self._names:
+            self._names[key] = function.name()
+        return Activation(self._names[key], function)
 
     def shared(self, members: Sequence[Member]) -> Activation | None:
         """The one activation that several values are, apart from constants that scale or shift it.
@@ -164,16 +170,6 @@ class Activations:
                 return member
             member = before
         return member
-
-    def _make(self, member: Member) -> Activation | None:
-        graph = _cut(member, self.found)
-        if graph is None:
-            return None
-        function = Function(graph)
-        key = function.key()
-        if key not in self._named:
-            self._named[key] = function.name()
-        return Activation(self._named[key], function)
 
 
 def _cut(member: Member, found: Families) -> Graph | None:
@@ -220,62 +216,24 @@ def _cut(member: Member, found: Families) -> Graph | None:
     return Graph((origin,), constants, list(nodes.values()), (member.value,), found.graph.avals)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def _relu6(x: np.ndarray) -> np.ndarray:
-    return np.clip(x, 0, 6)
-
-
-def _softplus(x: np.ndarray) -> np.ndarray:
-    return np.logaddexp(x, 0)
-
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(math.erf, otypes=[float])(x)
-
-
-def _elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-_KNOWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "identity": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": _relu6,
-    "squared_relu": lambda x: np.maximum(x, 0) ** 2,
-    "selu": lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA),
-    "gelu": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "gelu_exact": lambda x: x / 2 * (1 + _erf(x / math.sqrt(2))),
-    "silu": lambda x: x * _sigmoid(x),
-    "mish": lambda x: x * np.tanh(_softplus(x)),
-    "hard_swish": lambda x: x * _relu6(x + 3) / 6,
-    "tanh": np.tanh,
-    "hard_tanh": lambda x: np.clip(x, -1, 1),
-    "soft_sign": lambda x: x / (1 + np.abs(x)),
-    "erf": _erf,
-    "arctan": np.arctan,
-    "sigmoid": _sigmoid,
-    "hard_sigmoid": lambda x: _relu6(x + 3) / 6,
-    "log_sigmoid": lambda x: -_softplus(-x),
-    "softplus": _softplus,
-    "squareplus": lambda x: (x + np.sqrt(x**2 + 4)) / 2,
-    "abs": np.abs,
-    "square": np.square,
-    "cos": np.cos,
-    "exp": np.exp,
-    "sign": np.sign,
-}
+@functools.cache
+def _known() -> dict[str, np.ndarray]:
+    """Values of the activations of the catalogue at the points of this module."""
+    values = {}
+    for name in activations.names():
+        entry = activations.named(name)
+        if entry.inputs == 1:
+            graph, _ = trace(entry.function, jax.ShapeDtypeStruct((), np.float32))
+            values[name] = Function(graph).on_host(_POINTS)
+    return values
 
 
 def name_of_values(
     values: np.ndarray, function: Callable[[np.ndarray], np.ndarray | None]
 ) -> str | None:
     """The known activation with these values at the points of this module, None where none fits."""
-    for name, known in _KNOWN.items():
-        if _agree(values, known(_POINTS)):
+    for name, known in _known().items():
+        if _agree(values, known):
             return name
     return _with_slope(values) or _with_frequency(function)
 
@@ -288,26 +246,21 @@ def _agree(values: np.ndarray, known: np.ndarray) -> bool:
 
 def _with_slope(values: np.ndarray) -> str | None:
     """A leaky ReLU, an ELU or a CELU, by what its values below zero say."""
-    below = values[0]
-    slope = -below / 8
-    if _agree(values, np.where(_POINTS > 0, _POINTS, slope * _POINTS)):
-        return (
-            "leaky_relu" if math.isclose(slope, 0.01, rel_tol=1e-5) else _call("leaky_relu", slope)
-        )
-    alpha = below / math.expm1(-8)
-    if alpha > 0 and _agree(values, _elu(_POINTS, alpha)):
-        return "elu" if math.isclose(alpha, 1, rel_tol=1e-5) else _call("elu", alpha)
-    if below >= 0:
+    x, below = _POINTS, np.minimum(_POINTS, 0)
+    lowest = values[0]
+    if _agree(values, np.where(x > 0, x, -lowest / 8 * x)):
+        return _call("leaky_relu", -lowest / 8)
+    if lowest >= 0:
         return None
-    alpha = -below
+    alpha = lowest / math.expm1(-8)
+    if _agree(values, np.where(x > 0, x, alpha * np.expm1(below))):
+        return _call("elu", alpha)
+    alpha = -lowest
     for _ in range(50):
-        # -below = alpha (1 - exp(-8 / alpha)), solved by its fixed point.
-        alpha = below / math.expm1(-8 / alpha)
-    return _call("celu", alpha) if _agree(values, _celu(_POINTS, alpha)) else None
-
-
-def _celu(x: np.ndarray, alpha: float) -> np.ndarray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+        # -lowest = alpha (1 - exp(-8 / alpha)), solved by its fixed point.
+        alpha = lowest / math.expm1(-8 / alpha)
+    is_celu = _agree(values, np.where(x > 0, x, alpha * np.expm1(below / alpha)))
+    return _call("celu", alpha) if is_celu else None
 
 
 def _with_frequency(function: Callable[[np.ndarray], np.ndarray | None]) -> str | None:

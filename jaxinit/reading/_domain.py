@@ -7,6 +7,7 @@ rounds before that are taken back.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from jaxinit.jaxpr import (
     Cond,
     Graph,
     Interpreter,
+    MixedAxesError,
     Neighbours,
     Node,
     Rules,
@@ -41,8 +43,6 @@ from jaxinit.reading._values import (
     parameters,
     plain,
     size_of,
-    stacked,
-    taken,
     untagged,
 )
 
@@ -90,13 +90,8 @@ class Notes:
 
     def copy(self) -> Notes:
         """The notes as they stand."""
-        return Notes(
-            list(self.meetings),
-            dict(self.cuts),
-            set(self.rejoined),
-            dict(self.regions),
-            self.products,
-        )
+        parts = (self.meetings, self.cuts, self.rejoined, self.regions)
+        return Notes(*map(copy.copy, parts), self.products)
 
     def amend(self, number: int, **changes: Any) -> None:
         """Changes the use in a meeting."""
@@ -145,8 +140,7 @@ class ParameterDomain(Interpreter[Value]):
         """
         if all(value.kind == "constant" for value in operands):
             return _constants(node, operands)
-        rule = rules.get(node.primitive)
-        return (_unknown if rule is None else rule)(self, node, operands)
+        return (rules.get(node.primitive) or _unknown)(self, node, operands)
 
     def scan(self, loop: Scan[Value]) -> list[Value]:
         """Runs the body until its carries settle."""
@@ -229,6 +223,35 @@ class ParameterDomain(Interpreter[Value]):
         readers = self.neighbours.readers.get(atom, ())
         return len(readers) == 1 and atom not in self.graph.outputs
 
+    def changed(
+        self,
+        node: Node,
+        value: Value,
+        change: Callable[[View], View],
+        output: int | None = None,
+    ) -> Value:
+        """A value after an operation on shapes.
+
+        Args:
+            node: the operation.
+            value: what goes in.
+            change: what becomes of a view; may raise `MixedAxesError`.
+            output: which result it is; the first where none is given.
+        """
+        shape = self.shape(node.outputs[0] if output is None else output)
+        views = []
+        for view in value.views:
+            try:
+                new = view if view.why else change(view)
+                if view.why or tuple(map(size_of, new.dims)) != shape:
+                    raise MixedAxesError
+            except MixedAxesError:
+                if value.is_data:
+                    return plain(shape, is_real=value.is_real)
+                new = view.unknown(shape, self.describe(node))
+            views.append(new)
+        return dataclasses.replace(value, views=tuple(dict.fromkeys(views)), product=())
+
     # What rules note.
 
     def note(self, view: View, use: Use, why: str | None = None, *, is_aside: bool = False) -> int:
@@ -248,7 +271,7 @@ class ParameterDomain(Interpreter[Value]):
         produced: Sequence[Piece] = (),
         batched: Sequence[Piece] = (),
     ) -> Use:
-        """What a parameter does in an equation, by its pieces; with fans where it is a kernel."""
+        """What a parameter does in an equation, by its pieces; a kernel has fans."""
         shape = self.leaves[view.leaf].shape
         dropped = {axis for axis in view.dropped if shape[axis] > 1}
         scanned = [piece for entry in view.taken for piece in entry.pieces]
@@ -315,6 +338,8 @@ def _constants(node: Node, operands: list[Value]) -> list[Value]:
     return [dataclasses.replace(CONSTANT, is_iota=is_iota, is_one_hot=is_one_hot)] * count
 
 
+# A cast of bits may put entries together.
+@rules("bitcast_convert_type")
 def _unknown(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     known = [value for value in operands if value.is_data]
     views = [view for value in operands if value.is_view for view in value.views]
@@ -332,7 +357,7 @@ def _taken(value: Value, loop: int) -> Value:
     """One round's entry of what a scan walks along."""
     if value.is_data:
         return dataclasses.replace(value, views=(value.views[0].with_dims(value.dims[1:]),))
-    return parameters(taken(view, loop) for view in value.views)
+    return parameters(view.one_round(loop) for view in value.views)
 
 
 def _stacked(value: Value, loop: int, length: int) -> Value:
@@ -340,4 +365,4 @@ def _stacked(value: Value, loop: int, length: int) -> Value:
     if value.is_data:
         dims = ((Piece(OTHER, length),), *value.dims)
         return dataclasses.replace(value, views=(View(-1, dims),), product=())
-    return parameters(stacked(view, loop, length) for view in value.views)
+    return parameters(view.all_rounds(loop, length) for view in value.views)

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from jaxinit.jaxpr import Graph, Neighbours, size_of
 from jaxinit.reading._activations import IDENTITY, Activations
-from jaxinit.reading._families import Families, Member, Origin, divide
+from jaxinit.reading._families import Families, Member, Origin
 from jaxinit.reading._records import Activation, After, Branch, Chain, Flow
 
 
@@ -64,7 +64,7 @@ def follow(graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[in
         >>> flow.after.activation.name, flow.after.is_output, flow.depth
         ('relu', True, 1)
     """
-    found = divide(graph, layers, parameters)
+    found = Families(graph, layers, parameters)
     streams = Streams(found)
     onward = _Onward(found, streams)
     flows = {

@@ -25,7 +25,6 @@ from jaxinit.reading._values import (
     Piece,
     Value,
     View,
-    aligned,
     axes_of,
     combined,
     data,
@@ -76,7 +75,7 @@ def _contraction(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     if left.value.is_view and right.value.is_view:
         if left.is_repeated == right.is_repeated:
             return [_product_of_parameters(domain, left, right)]
-        tokens = right if left.is_repeated else left
+        tokens = left if left.is_repeated else right
         domain.enters(tokens.value, node, node.outputs[0])
         entered = dataclasses.replace(tokens, value=plain(tokens.shape, is_real=False))
         left, right = (left, entered) if tokens is right else (entered, right)
@@ -322,7 +321,7 @@ def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     shape = domain.shape(node.outputs[0])
     known = [value for value in operands if value.is_data]
     views = [
-        aligned(view, shape) if view.why is None else view.unknown(shape, view.why)
+        view.aligned(shape) if view.why is None else view.unknown(shape, view.why)
         for value in operands
         if value.is_view
         for view in value.views

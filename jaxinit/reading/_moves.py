@@ -7,13 +7,12 @@ writing into arrays.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax.extend.core as jex
 
-from jaxinit.jaxpr import Class, MixedAxesError, Node
+from jaxinit.jaxpr import OVER_AXES, POOLING, Class, MixedAxesError, Node
 from jaxinit.reading._domain import ParameterDomain, rules
 from jaxinit.reading._values import (
     CONSTANT,
@@ -24,36 +23,19 @@ from jaxinit.reading._values import (
     Value,
     View,
     axes_of,
-    beside,
-    changed,
-    cut,
     cut_of,
     data,
     filler,
-    moved,
-    padded,
     parameters,
     plain,
-    regrouped,
-    resized,
     untagged,
 )
-
-Range: TypeAlias = tuple[int, int, int]
 
 
 @rules(Class.REARRANGES, "sort")
 def _stay(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     """Casts, copies and barriers: every entry stays where it is; each result has its operand."""
-    if len(node.outputs) > 1 or domain.shape(node.inputs[0]) == domain.shape(node.outputs[0]):
-        return operands[: len(node.outputs)]
-    return [_to_unknown(domain, node, operands[0])]
-
-
-def _to_unknown(domain: ParameterDomain, node: Node, value: Value) -> Value:
-    """A value after a move that no rule knows."""
-    shape, why = domain.shape(node.outputs[0]), domain.describe(node)
-    return changed(value, lambda view: view.unknown(shape, why), shape, why)
+    return operands[: len(node.outputs)]
 
 
 @rules("reshape", "expand_dims", "transpose", "squeeze", "broadcast_in_dim", "pad", "tile", "fft")
@@ -65,39 +47,33 @@ def _move(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Va
             case "reshape" | "expand_dims":
                 order = params.get("dimensions") if node.primitive == "reshape" else None
                 ordered = view if order is None else view.with_dims(view.dims[n] for n in order)
-                return regrouped(ordered, shape)
+                return ordered.regrouped(shape)
             case "pad":
-                return padded(view, params["padding_config"])
+                return view.padded(params["padding_config"])
             case "tile":
                 pairs = zip(view.dims, params["reps"], strict=True)
                 return view.with_dims(filler(int(count)) + dim for dim, count in pairs)
             case "fft":
-                return resized(view, shape)
-        return moved(view, node, shape, drops=True)
+                return view.resized(shape)
+        return view.moved(node, shape, drops=True)
 
-    return [changed(operands[0], change, shape, domain.describe(node))]
+    return [domain.changed(node, operands[0], change)]
 
 
-@rules(
-    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum",
-    "reduce_window_max", "reduce_window_min", "reduce_window_sum",
-)  # fmt: skip
+@rules("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", *POOLING)
 def _along(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     """Running sums and pooling: each axis stays one."""
     shape = domain.shape(node.outputs[0])
-    change = functools.partial(resized, shape=shape)
-    return [_summary(changed(operands[0], change, shape, domain.describe(node)))]
+    result = domain.changed(node, operands[0], lambda view: view.resized(shape))
+    return [_summary(result)]
 
 
-@rules(
-    "argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod",
-    "reduce_xor",
-)  # fmt: skip
+@rules("argmax", "argmin", *OVER_AXES)
 def reduced(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     """Sums and the like over whole axes."""
     shape = domain.shape(node.outputs[0])
-    change = functools.partial(moved, node=node, shape=shape, drops=False)
-    return [_summary(changed(operands[0], change, shape, domain.describe(node)))]
+    result = domain.changed(node, operands[0], lambda view: view.moved(node, shape, drops=False))
+    return [_summary(result)]
 
 
 def _summary(value: Value) -> Value:
@@ -111,97 +87,93 @@ def _slice(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[V
     starts, limits = params["start_indices"], params["limit_indices"]
     steps = params["strides"] or (1,) * len(starts)
     ranges = tuple(zip(starts, limits, steps, strict=True))
-    return [_sliced(domain, node, operands[0], ranges)]
+    return [_sliced(domain, node, operands[0], ranges, node.outputs[0])]
 
 
 @rules("split", "unstack")
 def _split(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     axis, whole = node.params["axis"], domain.shape(node.inputs[0])
-    sizes = node.params.get("sizes", [1] * len(node.outputs))
+    is_split = node.primitive == "split"
+    sizes = map(int, node.params["sizes"]) if is_split else [1] * len(node.outputs)
     results, start = [], 0
-    for output, size in zip(node.outputs, map(int, sizes), strict=True):
+    for output, size in zip(node.outputs, sizes, strict=True):
         ranges = [(0, n, 1) for n in whole]
         ranges[axis] = (start, start + size, 1)
-        result = _sliced(domain, node, operands[0], ranges, output)
-        shape = domain.shape(output)
-        if len(shape) < len(whole):
-            result = changed(result, functools.partial(_without, axis=axis), shape, "")
-        results.append(result)
+        squeezed = None if is_split else axis
+        results.append(_sliced(domain, node, operands[0], ranges, output, squeezed))
         start += size
     return results
-
-
-def _without(view: View, axis: int) -> View:
-    """A view without a dimension of size one."""
-    dims = [dim for number, dim in enumerate(view.dims) if number != axis]
-    return view.with_dims(dims, axes_of(view.dims[axis]))
 
 
 def _sliced(
     domain: ParameterDomain,
     node: Node,
     value: Value,
-    ranges: Sequence[Range],
-    output: int | None = None,
+    ranges: Sequence[tuple[int, int, int]],
+    output: int,
+    squeezed: int | None = None,
 ) -> Value:
-    """A slice of a value, by start, limit and step along every dimension."""
+    """A slice of a value.
+
+    Args:
+        domain: the domain, which notes slices of kernel outputs.
+        node: the equation.
+        value: what is cut.
+        ranges: start, limit and step along every dimension.
+        output: number of the result.
+        squeezed: a dimension of size one that the result lacks.
+    """
 
     def change(view: View) -> View:
         for number, (start, limit, step) in enumerate(ranges):
-            view = cut(view, number, start, limit, step)
-        return view
+            view = view.cut(number, start, limit, step)
+        if squeezed is None:
+            return view
+        dims = [dim for number, dim in enumerate(view.dims) if number != squeezed]
+        return view.with_dims(dims, axes_of(view.dims[squeezed]))
 
-    shape = tuple(-(-(limit - start) // step) for start, limit, step in ranges)
-    new = changed(value, change, shape, domain.describe(node))
+    new = domain.changed(node, value, change, output)
     if not value.is_data:
-        return parameters(view for view in new.views if _has_entries(view))
+        # Of concatenated arrays a slice may leave no entries.
+        return parameters(
+            view
+            for view in new.views
+            if all(piece.entries or not piece.size for piece in view.pieces())
+        )
     for dim, (start, limit, step) in zip(value.dims, ranges, strict=True):
         found = cut_of(dim, start, limit, step)
         if found is not None:
             axis, first, last = found
-            domain.notes.cut(axis, first, last, node.outputs[0] if output is None else output)
+            domain.notes.cut(axis, first, last, output)
             new = dataclasses.replace(new, cuts=new.cuts | {(axis, first)})
     return new
-
-
-def _has_entries(view: View) -> bool:
-    """Whether a slice of concatenated arrays left anything of this one."""
-    return all(piece.entries or not piece.size for piece in view.pieces())
 
 
 @rules("concatenate", "stack")
 def _join(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     """Arrays side by side: views beside views make a view, beside data they enter the data."""
-    shape, why = domain.shape(node.outputs[0]), domain.describe(node)
-    is_stack = node.primitive == "stack"
+    is_stack, total = node.primitive == "stack", domain.shape(node.outputs[0])
     axis = node.params["axis" if is_stack else "dimension"]
     known = [value for value in operands if value.is_data]
-    if not known:
-        views, before = [], 0
-        for atom, value in zip(node.inputs, operands, strict=True):
-            place = functools.partial(
-                _placed, axis=axis, before=before, total=shape[axis], is_new=is_stack
-            )
-            views += changed(value, place, shape, why).views
-            before += 1 if is_stack else domain.shape(atom)[axis]
-        return [parameters(views)]
-    for value in operands:
-        domain.enters(value, node, node.outputs[0])
-    domain.notes.rejoin(operands)
-    dims = list(known[0].dims)
-    if is_stack:
-        dims.insert(axis, (Piece(OTHER, shape[axis]),))
-    else:
-        first = dims[axis][0].axis if dims[axis] else OTHER
-        dims[axis] = (Piece(min(first or FEATURE, OTHER), shape[axis]),)
-    return [data(dims, is_real=any(value.is_real for value in known))]
+    if known:
+        for value in operands:
+            domain.enters(value, node, node.outputs[0])
+        domain.notes.rejoin(operands)
+        dims = list(known[0].dims)
+        first = dims[axis][0].axis if not is_stack and dims[axis] else OTHER
+        dims[axis : axis + (not is_stack)] = [(Piece(min(first or FEATURE, OTHER), total[axis]),)]
+        return [data(dims, is_real=any(value.is_real for value in known))]
+    views, before = [], 0
+    for atom, value in zip(node.inputs, operands, strict=True):
 
+        def change(view: View, before: int = before) -> View:
+            if is_stack:
+                return view.with_dims([*view.dims[:axis], filler(total[axis]), *view.dims[axis:]])
+            return view.beside(axis, before, total[axis])
 
-def _placed(view: View, axis: int, before: int, total: int, is_new: bool) -> View:
-    """A view beside others along an axis, which may be a new one."""
-    if is_new:
-        return view.with_dims([*view.dims[:axis], filler(total), *view.dims[axis:]])
-    return beside(view, axis, before, total)
+        views += domain.changed(node, value, change).views
+        before += 0 if is_stack else domain.shape(atom)[axis]
+    return [parameters(views)]
 
 
 # Entries picked by number.
@@ -236,7 +208,7 @@ def _dynamic_slice(domain: ParameterDomain, node: Node, operands: list[Value]) -
         start = int(atom.val) if isinstance(atom, jex.Literal) else 0
         start = min(max(start, 0), full - size)
         ranges.append((start, start + size, 1))
-    result = _sliced(domain, node, operand, ranges)
+    result = _sliced(domain, node, operand, ranges, node.outputs[0])
     if operand.is_data or not moving or counted:
         return [result]
     return [parameters(dataclasses.replace(view, is_indexed=True) for view in result.views)]
@@ -281,7 +253,7 @@ def _gathered(
     dims: list[Dimension] = [filler(size) for size in shape]
     try:
         for place, number in zip(numbers.offset_dims, window, strict=True):
-            dims[place] = cut(view, number, 0, sizes[number]).dims[number]
+            dims[place] = view.cut(number, 0, sizes[number]).dims[number]
     except MixedAxesError:
         return view.unknown(shape, why)
     is_spread = by_data or not axes

@@ -6,15 +6,15 @@ contraction. Of a view it is known which axes of the parameter each of its dimen
 which dimensions a kernel produced.
 
 A dimension holds pieces, major to minor: a whole axis of the parameter, a part of one after a
-split, several after a merge, or filler that was broadcast. Every function here takes a view through
-one operation on shapes, or raises `MixedAxesError` where a dimension would belong to no axis.
+split, several after a merge, or filler that was broadcast. The methods of a view take it through
+operations on shapes; they raise `MixedAxesError` where a dimension would hold no axis's entries.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from jaxinit.jaxpr import MixedAxesError, Node, factors, sources
@@ -133,6 +133,112 @@ class View:
             for piece in dim
             if piece.axis is not None
         )
+
+    # Through operations on shapes.
+
+    def aligned(self, shape: Sequence[int]) -> View:
+        """A view broadcast to a shape as functions of entries do: scalars, dimensions of one."""
+        if not self.dims and shape:
+            return self.with_dims(map(filler, shape))
+        return self.with_dims(
+            _fitted(dim, size) for dim, size in zip(self.dims, shape, strict=True)
+        )
+
+    def regrouped(self, shape: Sequence[int]) -> View:
+        """A reshape: dimensions are split and merged."""
+        pieces = self.pieces()
+        dims, used = [], set()
+        for parts in factors([piece.size for piece in pieces], shape):
+            dim = []
+            for number, size, stride in parts:
+                piece = pieces[number]
+                used.add(number)
+                if size != piece.size:
+                    if not piece.is_whole and piece.axis is not None:
+                        raise MixedAxesError
+                    piece = Piece(piece.axis, size, piece.stride * stride)
+                dim.append(piece)
+            dims.append(dim)
+        left_out = [piece for number, piece in enumerate(pieces) if number not in used]
+        return self.with_dims(dims, [piece.axis for piece in left_out if piece.axis is not None])
+
+    def moved(self, node: Node, shape: Sequence[int], *, drops: bool) -> View:
+        """Axes in another order, spread, squeezed away or reduced.
+
+        Args:
+            node: the equation.
+            shape: of the result.
+            drops: whether an axis that goes away stays an axis along which the layer repeats.
+        """
+        before = sources(node, list(map(size_of, self.dims)), shape)
+        dims = [_fitted(self.pieces(axes), size) for axes, size in zip(before, shape, strict=True)]
+        kept = {axis for axes in before for axis in axes}
+        gone = [number for number in range(len(self.dims)) if number not in kept]
+        dropped = [axis for number in gone for axis in axes_of(self.dims[number])]
+        return self.with_dims(dims, dropped if drops else ())
+
+    def resized(self, shape: Sequence[int]) -> View:
+        """Axes that stay where they are and may change in length: a Fourier transform, pooling."""
+        dims = list(self.dims)
+        for number, (dim, size) in enumerate(zip(self.dims, shape, strict=True)):
+            if size_of(dim) != size:
+                if len(dim) != 1:
+                    raise MixedAxesError
+                dims[number] = (dim[0]._replace(size=size),)
+        return self.with_dims(dims)
+
+    def cut(self, number: int, start: int, limit: int, step: int = 1) -> View:
+        """A slice of one dimension."""
+        dim = self.dims[number]
+        if (start, limit, step) == (0, size_of(dim), 1):
+            return self
+        real = [piece for piece in dim if piece.size != 1]
+        ones = [piece for piece in dim if piece.size == 1]
+        return self.replaced(number, (*ones, *_cut(real, start, limit, step)))
+
+    def padded(self, configuration: Sequence[tuple[int, int, int]]) -> View:
+        """Zeros around and between the entries, which count for no fan."""
+        dims = []
+        for dim, (low, high, interior) in zip(self.dims, configuration, strict=True):
+            if not (low or high or interior):
+                dims.append(dim)
+                continue
+            if min(low, high) < 0 or len(dim) > 1 or (dim and interior and not dim[0].is_whole):
+                raise MixedAxesError
+            old = dim[0] if dim else Piece(None, 1)
+            size = low + high + old.size + interior * max(0, old.size - 1)
+            start = low + old.start
+            dims.append([old._replace(size=size, start=start, own=old.entries, filled=old.terms)])
+        return self.with_dims(dims)
+
+    def beside(self, number: int, before: int, total: int) -> View:
+        """A view after concatenation along one dimension with other arrays."""
+        dim = self.dims[number]
+        if len([piece for piece in dim if piece.size != 1]) > 1:
+            if all(piece.axis is None for piece in dim):
+                return self.replaced(number, filler(total))
+            raise MixedAxesError
+        old = next((piece for piece in dim if piece.size != 1), dim[0] if dim else Piece(None, 1))
+        new = old._replace(
+            size=total,
+            start=before + old.start,
+            own=old.entries if old.axis is not None else -1,
+            filled=old.terms + total - old.size if old.filled >= 0 else -1,
+        )
+        return self.replaced(number, [new])
+
+    def one_round(self, loop: int) -> View:
+        """A view inside a scan that walks along its leading dimension."""
+        first, *dims = self.dims
+        entry = Taken(loop, size_of(first), first)
+        return dataclasses.replace(self, dims=tuple(dims), taken=(*self.taken, entry))
+
+    def all_rounds(self, loop: int, length: int) -> View:
+        """A view that comes out of a scan as one entry for each round."""
+        if self.taken and self.taken[-1].loop == loop:
+            dims = (self.taken[-1].pieces, *self.dims)
+            return dataclasses.replace(self, dims=dims, taken=self.taken[:-1])
+        return self.with_dims([filler(length), *self.dims])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -264,102 +370,15 @@ def combined(values: Sequence[Value], shape: Sequence[int]) -> tuple[Dimension, 
         axes = [piece.axis for piece in dim if piece.axis is not None and piece.size > 1]
         return 0 if not axes else 3 if max(axes) >= TAGGED else 2 if FEATURE in axes else 1
 
-    candidates = [aligned(value.views[0], shape).dims for value in values if value.is_data]
+    candidates = [value.views[0].aligned(shape).dims for value in values if value.is_data]
     return tuple(max(dims, key=tells) for dims in zip(*candidates, strict=True))
 
 
-# Views through operations on shapes.
-
-
-def changed(value: Value, change: Callable[[View], View], shape: Sequence[int], why: str) -> Value:
-    """A value after an operation on shapes.
-
-    Args:
-        value: what goes in.
-        change: what becomes of a view; may raise `MixedAxesError`.
-        shape: of the result.
-        why: what is said of a view whose dimensions are not known any more.
-    """
-    views = []
-    for view in value.views:
-        try:
-            new = change(view) if view.why is None else view.unknown(shape, why)
-            if tuple(map(size_of, new.dims)) != tuple(shape):
-                raise MixedAxesError
-        except MixedAxesError:
-            if value.is_data:
-                return plain(shape, is_real=value.is_real)
-            new = view.unknown(shape, why)
-        views.append(new)
-    return dataclasses.replace(value, views=tuple(dict.fromkeys(views)), product=())
-
-
-def aligned(view: View, shape: Sequence[int]) -> View:
-    """A view broadcast to a shape as elementwise operations do: scalars, and dimensions of one."""
-    if not view.dims and shape:
-        return view.with_dims(map(filler, shape))
-    return view.with_dims(_fitted(dim, size) for dim, size in zip(view.dims, shape, strict=True))
+# Dimensions.
 
 
 def _fitted(dim: Dimension, size: int) -> Dimension:
     return dim if size_of(dim) == size else dim + filler(size)
-
-
-def regrouped(view: View, shape: Sequence[int]) -> View:
-    """A reshape: dimensions are split and merged."""
-    pieces = view.pieces()
-    dims, used = [], set()
-    for parts in factors([piece.size for piece in pieces], shape):
-        dim = []
-        for number, size, stride in parts:
-            piece = pieces[number]
-            used.add(number)
-            if size != piece.size:
-                if not piece.is_whole:
-                    raise MixedAxesError
-                piece = Piece(piece.axis, size, piece.stride * stride)
-            dim.append(piece)
-        dims.append(dim)
-    left_out = [piece for number, piece in enumerate(pieces) if number not in used]
-    return view.with_dims(dims, [piece.axis for piece in left_out if piece.axis is not None])
-
-
-def moved(view: View, node: Node, shape: Sequence[int], *, drops: bool) -> View:
-    """Axes in another order, spread, squeezed away or reduced.
-
-    Args:
-        view: what goes in.
-        node: the equation.
-        shape: of the result.
-        drops: whether an axis that goes away stays an axis along which the layer repeats.
-    """
-    before = sources(node, list(map(size_of, view.dims)), shape)
-    dims = [_fitted(view.pieces(axes), size) for axes, size in zip(before, shape, strict=True)]
-    kept = {axis for axes in before for axis in axes}
-    gone = [number for number in range(len(view.dims)) if number not in kept]
-    dropped = [axis for number in gone for axis in axes_of(view.dims[number])]
-    return view.with_dims(dims, dropped if drops else ())
-
-
-def resized(view: View, shape: Sequence[int]) -> View:
-    """Axes that stay where they are and may change in length: a Fourier transform, pooling."""
-    for number, size in enumerate(shape):
-        dim = view.dims[number]
-        if size_of(dim) != size:
-            if len(dim) != 1:
-                raise MixedAxesError
-            view = view.replaced(number, [dim[0]._replace(size=size)])
-    return view
-
-
-def cut(view: View, number: int, start: int, limit: int, step: int = 1) -> View:
-    """A slice of one dimension."""
-    dim = view.dims[number]
-    if (start, limit, step) == (0, size_of(dim), 1):
-        return view
-    real = [piece for piece in dim if piece.size != 1]
-    ones = [piece for piece in dim if piece.size == 1]
-    return view.replaced(number, (*ones, *_cut(real, start, limit, step)))
 
 
 def _cut(pieces: Sequence[Piece], start: int, limit: int, step: int) -> Dimension:
@@ -407,50 +426,3 @@ def cut_of(dim: Dimension, start: int, limit: int, step: int) -> tuple[OutputAxi
     if step == 1 and start % minor == 0 and limit % minor == 0:
         return axis, start // minor, limit // minor
     return None
-
-
-def padded(view: View, configuration: Sequence[tuple[int, int, int]]) -> View:
-    """Zeros around and between the entries, which count for no fan."""
-    for number, (low, high, interior) in enumerate(configuration):
-        dim = view.dims[number]
-        if not (low or high or interior):
-            continue
-        if min(low, high) < 0 or len(dim) > 1 or (dim and interior and not dim[0].is_whole):
-            raise MixedAxesError
-        old = dim[0] if dim else Piece(None, 1)
-        size = low + high + old.size + interior * max(0, old.size - 1)
-        new = old._replace(size=size, start=low + old.start, own=old.entries, filled=old.terms)
-        view = view.replaced(number, [new])
-    return view
-
-
-def beside(view: View, number: int, before: int, total: int) -> View:
-    """A view after concatenation along one dimension with other arrays."""
-    dim = view.dims[number]
-    if len([piece for piece in dim if piece.size != 1]) > 1:
-        if all(piece.axis is None for piece in dim):
-            return view.replaced(number, filler(total))
-        raise MixedAxesError
-    old = next((piece for piece in dim if piece.size != 1), dim[0] if dim else Piece(None, 1))
-    new = old._replace(
-        size=total,
-        start=before + old.start,
-        own=old.entries if old.axis is not None else -1,
-        filled=old.terms + total - old.size if old.filled >= 0 else -1,
-    )
-    return view.replaced(number, [new])
-
-
-def taken(view: View, loop: int) -> View:
-    """A view inside a scan that walks along its leading dimension."""
-    first, *dims = view.dims
-    entry = Taken(loop, size_of(first), first)
-    return dataclasses.replace(view, dims=tuple(dims), taken=(*view.taken, entry))
-
-
-def stacked(view: View, loop: int, length: int) -> View:
-    """A view that comes out of a scan as one entry for each round."""
-    if view.taken and view.taken[-1].loop == loop:
-        dims = (view.taken[-1].pieces, *view.dims)
-        return dataclasses.replace(view, dims=dims, taken=view.taken[:-1])
-    return view.with_dims([filler(length), *view.dims])

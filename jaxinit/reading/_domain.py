@@ -58,14 +58,11 @@ class Meeting:
         leaf: number of the parameter.
         use: what it does there.
         why: of an unknown use, the equation and what it does.
-        is_aside: whether a kernel met nothing that depends on the model's inputs, as in the power
-            iteration that finds its norm.
     """
 
     leaf: int
     use: Use
     why: str | None = None
-    is_aside: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -79,6 +76,8 @@ class Notes:
         rejoined: axes of kernel outputs whose slices were added or concatenated again.
         regions: of a product with concatenated kernels, by the number of its first meeting: start
             and end of the stretch of the output that each meeting makes, with its number.
+        asides: numbers of meetings with nothing that depends on the model's inputs, as in the
+            power iteration that finds the norm of a kernel.
         products: number of products of parameters.
     """
 
@@ -86,11 +85,12 @@ class Notes:
     cuts: dict[OutputAxis, dict[tuple[int, int], int]] = dataclasses.field(default_factory=dict)
     rejoined: set[OutputAxis] = dataclasses.field(default_factory=set)
     regions: dict[int, tuple[tuple[int, int, int], ...]] = dataclasses.field(default_factory=dict)
+    asides: set[int] = dataclasses.field(default_factory=set)
     products: int = 0
 
     def copy(self) -> Notes:
         """The notes as they stand."""
-        parts = (self.meetings, self.cuts, self.rejoined, self.regions)
+        parts = (self.meetings, self.cuts, self.rejoined, self.regions, self.asides)
         return Notes(*map(copy.copy, parts), self.products)
 
     def amend(self, number: int, **changes: Any) -> None:
@@ -254,15 +254,15 @@ class ParameterDomain(Interpreter[Value]):
 
     # What rules note.
 
-    def note(self, view: View, use: Use, why: str | None = None, *, is_aside: bool = False) -> int:
+    def note(self, view: View, use: Use, why: str | None = None) -> int:
         """Notes a meeting, and returns its number."""
         rounds = math.prod(entry.length for entry in view.taken)
         if use.times is not None and rounds and use.times % rounds == 0:
             use = dataclasses.replace(use, times=use.times // rounds)
-        self.notes.meetings.append(Meeting(view.leaf, use, why, is_aside))
+        self.notes.meetings.append(Meeting(view.leaf, use, why))
         return len(self.notes.meetings) - 1
 
-    def use(
+    def meets(
         self,
         node: Node,
         view: View,
@@ -270,21 +270,32 @@ class ParameterDomain(Interpreter[Value]):
         contracted: Sequence[Piece] = (),
         produced: Sequence[Piece] = (),
         batched: Sequence[Piece] = (),
-    ) -> Use:
-        """What a parameter does in an equation, by its pieces; a kernel has fans."""
+        **changes: Any,
+    ) -> int:
+        """Notes that a parameter meets data, and returns the number of the meeting.
+
+        Args:
+            node: the equation.
+            view: the parameter.
+            role: what it is there; a kernel has fans.
+            contracted: pieces of it that are summed over.
+            produced: pieces of it that the output has.
+            batched: pieces along which the layer repeats; so it does along axes that an index
+                dropped or a scan took.
+            **changes: other fields of the use.
+        """
         shape = self.leaves[view.leaf].shape
         dropped = {axis for axis in view.dropped if shape[axis] > 1}
         scanned = [piece for entry in view.taken for piece in entry.pieces]
-        return Use(
-            node.primitive,
-            role,
-            contracted=axes_of(contracted),
-            produced=axes_of(produced),
-            batched=tuple(sorted(dropped.union(axes_of(batched), axes_of(scanned)))),
-            times=node.times,
-            output=node.outputs[0] if node.outputs else None,
-            **(fans(contracted, produced) if role == "kernel" else {}),
-        )
+        fields: dict[str, Any] = {
+            "contracted": axes_of(contracted),
+            "produced": axes_of(produced),
+            "batched": tuple(sorted(dropped.union(axes_of(batched), axes_of(scanned)))),
+            "output": node.outputs[0] if node.outputs else None,
+        }
+        if role == "kernel":
+            fields |= fans(contracted, produced)
+        return self.note(view, Use(node.primitive, role, times=node.times, **fields | changes))
 
     def readable(self, value: Value, node: Node) -> Iterator[View]:
         """The views of a value whose dimensions are known; the others are noted as unknown."""
@@ -300,8 +311,7 @@ class ParameterDomain(Interpreter[Value]):
             if view.why is not None:
                 self.note_unknown(view, node, output)
                 continue
-            use = self.use(node, view, "embedding", produced=view.pieces())
-            self.note(view, dataclasses.replace(use, output=output))
+            self.meets(node, view, "embedding", produced=view.pieces(), output=output)
 
     def picks(self, value: Value, node: Node) -> None:
         """Notes parameters that serve as indices; integers, such as counters, are state."""

@@ -7,9 +7,9 @@ activation is, whether something is normalised, and which way a residual stream 
 questions about a small graph.
 
 `Families` visits the nodes in order. A move keeps the family. A function of entries keeps it when
-all data it reads are of one family, and makes an origin when they are of two. A parameter that is added
-or multiplied makes an origin of kind ``affine``. A sum over axes is a member; where it meets the
-values it was taken from, a normalisation or a softmax is recognised.
+all data it reads are of one family, and makes an origin when they are of two. A parameter that is
+added or multiplied makes an origin of kind ``affine``. A sum over axes is a member; where it meets
+the values it was taken from, a normalisation or a softmax is recognised.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class _Onward:
             seen.gates,
             seen.residual or (branch is not None and branch.is_last),
             self.is_output(origin),
-            _is_recurrent(origin),
+            self.streams.reads_state(_layer_of(origin)),
             seen.index,
             bool(seen.nonlinear) and activation is None,
         )
@@ -210,29 +210,16 @@ def _leads_to_softmax(contraction: Origin) -> bool:
 
 
 def _beside(origin: Origin) -> Literal["in", "out"] | None:
-    """Which factor of a low-rank bypass a layer is, or the layer that it is made from."""
-    while not origin.counts and origin.kind in ("layer", "affine") and len(origin.parents) == 1:
-        origin = origin.parents[0].origin
-    return origin.beside
+    """Which factor of a low-rank bypass a layer is."""
+    return _layer_of(origin).beside
 
 
-def _is_recurrent(origin: Origin) -> bool:
-    """Whether a layer reads what a loop over a sequence carries, with no layer in between."""
+def _layer_of(origin: Origin) -> Origin:
+    """The layer that an origin is a slice of, with scales and biases at most; else itself."""
     at = origin
-    while not at.counts and len(at.parents) == 1 and at.kind in ("layer", "affine"):
+    while not at.counts and at.kind in ("layer", "affine") and len(at.parents) == 1:
         at = at.parents[0].origin
-    # A slice of the output of a layer reads what the layer does.
-    origin = at if at.counts else origin
-    pending = [member.origin for member in origin.parents]
-    seen: set[int] = set()
-    while pending:
-        at = pending.pop()
-        if at.kind == "carry" and at.is_sequence:
-            return True
-        if at.kind in _STATE and at.index not in seen:
-            seen.add(at.index)
-            pending += [member.origin for member in at.parents]
-    return False
+    return at if at.counts else origin
 
 
 def _without_layers_behind(origins: Sequence[Origin]) -> set[int]:
@@ -270,8 +257,6 @@ def _widths(found: Families) -> tuple[int, ...]:
 
 # Residual streams.
 
-# What leaves the state of a recurrent network what it is.
-_STATE = ("affine", "norm", "product", "join")
 # What lies on a stream between two sums.
 _ON_STREAM = ("affine", "norm", "exit", "product")
 
@@ -339,7 +324,7 @@ class Streams:
 
     def __init__(self, found: Families) -> None:
         self.sums: dict[int, Sum] = {}
-        self._avals = found.graph.avals
+        self._found = found
         self._recurrent = _recurrent_state(found.origins)
         for origin in found.origins:
             if origin.kind == "sum" and origin.detail != "sub" and len(origin.parents) == 2:
@@ -357,15 +342,16 @@ class Streams:
 
     def _residual(self, origin: Origin) -> Sum | None:
         """The two sides of a sum; None where neither goes around the other."""
-        met = _meeting_point(origin)
+        avals, origins = self._found.avals, self._found.origins
+        met = _meeting_point(origin, origins)
         if met is None:
             return None
         ancestor, *sides = met
-        layers = [side.layers[ancestor.index] for side in sides]
+        layers = [side[ancestor.index] for side in sides]
         near, far = (0, 1) if layers[0] < layers[1] else (1, 0)
         stream, branch = origin.parents[near], origin.parents[far]
         # What is spread over positions conditions them, as the time of a diffusion step does.
-        is_spread = self._size(stream.origin) < self._size(origin)
+        is_spread = size_of(avals[stream.origin.value]) < size_of(avals[origin.value])
         is_projection = (
             layers[near] == 1
             and layers[far] > 1
@@ -376,7 +362,7 @@ class Streams:
             return None
         if stream.origin.index in self._recurrent:
             return None
-        members = _between(sides[far].seen, ancestor)
+        members = _between([origins[index] for index in sorted(sides[far])], ancestor)
         made = Sum(
             origin,
             ancestor,
@@ -390,8 +376,9 @@ class Streams:
         self._follow_stream(made)
         return made
 
-    def _size(self, origin: Origin) -> int:
-        return size_of(self._avals[origin.value])
+    def reads_state(self, origin: Origin) -> bool:
+        """Whether a layer reads what a loop over a sequence carries, with no layer in between."""
+        return any(member.origin.index in self._recurrent for member in origin.parents)
 
     def _follow_stream(self, made: Sum) -> None:
         """Walks back along the stream to the sum before, or to its beginning."""
@@ -432,68 +419,57 @@ def _recurrent_state(origins: Sequence[Origin]) -> set[int]:
     """Origins that are what a loop over a sequence carries, gated or not, with no layer between."""
     found: set[int] = set()
     for origin in origins:
-        if origin.kind == "carry":
-            is_state = origin.is_sequence
-        else:
-            is_state = origin.kind in _STATE and any(
-                member.origin.index in found for member in origin.parents
-            )
-        if is_state:
+        reads = any(member.origin.index in found for member in origin.parents)
+        is_state = reads and origin.kind in ("affine", "norm", "product", "join")
+        if is_state or (origin.kind == "carry" and origin.is_sequence):
             found.add(origin.index)
     return found
 
 
-class _Side:
-    """One side of a sum: the origins it comes from, and the fewest layers on the way to each."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, Origin] = {}
-        self.layers: dict[int, int] = {}
-
-    def reach(self, origin: Origin, layers: int) -> None:
-        """Adds an origin."""
-        self.seen[origin.index] = origin
-        self.layers[origin.index] = min(layers, self.layers.get(origin.index, layers))
-
-
-def _meeting_point(origin: Origin) -> tuple[Origin, _Side, _Side] | None:
+def _meeting_point(
+    origin: Origin, origins: Sequence[Origin]
+) -> tuple[Origin, dict[int, int], dict[int, int]] | None:
     """The nearest origin that both sides of a sum come from, one of them without a layer.
 
     Both sides are walked backwards in one order, the youngest first, so that nothing older than
     the meeting point is looked at; and no further than until layers lie on every way.
 
+    Args:
+        origin: the sum.
+        origins: all of them, by index.
+
     Returns:
-        The origin and both sides. Where layers lie on every way, the nearest origin in common.
+        The origin; and for each side the fewest layers on the way to every origin that it comes
+        from, by index. Where layers lie on every way, the nearest origin in common.
     """
-    sides = (_Side(), _Side())
+    sides: tuple[dict[int, int], dict[int, int]] = ({}, {})
     heap: list[int] = []
     queued: set[int] = set()
     free: set[int] = set()
-    first: Origin | None = None
+    first: int | None = None
 
-    def reach(side: _Side, to: Origin, layers: int) -> None:
-        side.reach(to, layers)
+    def reach(side: dict[int, int], index: int, layers: int) -> None:
+        side[index] = min(layers, side.get(index, layers))
         if not layers:
-            free.add(to.index)
-        if to.index not in queued:
-            queued.add(to.index)
-            heapq.heappush(heap, -to.index)
+            free.add(index)
+        if index not in queued:
+            queued.add(index)
+            heapq.heappush(heap, -index)
 
     for side, member in zip(sides, origin.parents, strict=True):
-        reach(side, member.origin, 0)
+        reach(side, member.origin.index, 0)
     while heap and (free or first is None):
         index = -heapq.heappop(heap)
-        if all(index in side.seen for side in sides):
-            first = first or sides[0].seen[index]
+        if all(index in side for side in sides):
+            first = index if first is None else first
             if index in free:
-                return sides[0].seen[index], *sides
+                return origins[index], *sides
         free.discard(index)
+        at = origins[index]
         for side in sides:
-            if index in side.seen:
-                at = side.seen[index]
-                for member in at.parents:
-                    reach(side, member.origin, side.layers[index] + at.counts)
-    return None if first is None else (first, *sides)
+            for member in at.parents if index in side else ():
+                reach(side, member.origin.index, side[index] + at.counts)
+    return None if first is None else (origins[first], *sides)
 
 
 def _is_projection(stream: Member, branch: Member, ancestor: Origin) -> bool:
@@ -516,15 +492,14 @@ def _start(member: Member, ancestor: Origin, kinds: Sequence[str]) -> Member | N
     return member
 
 
-def _between(seen: dict[int, Origin], ancestor: Origin) -> dict[int, Origin]:
-    """Of the origins seen on a side, those that come from the ancestor."""
+def _between(seen: Sequence[Origin], ancestor: Origin) -> dict[int, Origin]:
+    """Of the origins seen on a side, in order, those that come from the ancestor."""
     members: dict[int, Origin] = {}
-    for index in sorted(seen):
-        if index <= ancestor.index:
-            continue
-        parents = (member.origin for member in seen[index].parents)
-        if any(parent is ancestor or parent.index in members for parent in parents):
-            members[index] = seen[index]
+    for origin in seen:
+        parents = (member.origin for member in origin.parents)
+        is_after = origin.index > ancestor.index
+        if is_after and any(at is ancestor or at.index in members for at in parents):
+            members[origin.index] = origin
     return members
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node
 from jaxinit.reading._domain import ParameterDomain, fans, rules
@@ -18,7 +19,6 @@ from jaxinit.reading._moves import reduced
 from jaxinit.reading._records import Role
 from jaxinit.reading._values import (
     FEATURE,
-    OTHER,
     TAGGED,
     Dimension,
     Joint,
@@ -107,9 +107,8 @@ def _by_group(domain: ParameterDomain, node: Node, operands: list[Value]) -> lis
     repeats = (*batched[1], *numbers.rhs_group_dimensions)
     right = Side(matrices, domain.shape(node.inputs[1]), tuple(contracted[1]), repeats)
     tag = _contract(domain, node, right)
-    last = len(shape) - len(right.free)
-    dims = [(Piece(OTHER if number < last else tag, size),) for number, size in enumerate(shape)]
-    return [data(dims, is_real=is_real)]
+    made = range(len(shape) - len(right.free), len(shape))
+    return [plain(shape, is_real=is_real, made=made, tag=tag)]
 
 
 def _output_dims(left: Side, right: Side, tags: Sequence[int]) -> list[Dimension]:
@@ -164,41 +163,30 @@ def _product_of_parameters(domain: ParameterDomain, left: Side, right: Side) -> 
     return parameters(views)
 
 
-@dataclasses.dataclass
-class _Share:
-    """Pieces of one parameter by what a contraction does with them."""
-
-    contracted: list[Piece]
-    produced: list[Piece]
-
-
-def _shares(side: Side) -> list[_Share]:
+def _shares(side: Side) -> list[tuple[list[Piece], list[Piece]]]:
     """Pieces that each parameter contracts and produces, products with others included.
 
     Data reach first the parameters that hold a contracted axis; what those hand on along a joint is
     produced by them and contracted by the next.
     """
     views = side.value.views
-    shares = []
-    for view in views:
-        inner = view.pieces(side.contracted)
-        is_reached = any(piece.axis is not None for piece in inner)
-        shares.append(_Share(list(inner) if is_reached else [], _own(view.pieces(side.free))))
-    reached = [number for number, share in enumerate(shares) if share.contracted]
+    shares = [(list(view.pieces(side.contracted)), _own(view.pieces(side.free))) for view in views]
+    reached = [number for number, (contracted, _) in enumerate(shares) if _own(contracted)]
     used = set()
     for number in reached:
         for joint in views[number].joints:
             if (number, joint.number) in used:
                 continue
-            shares[number].produced += _own(joint.pieces)
+            shares[number][1].extend(_own(joint.pieces))
             for other, theirs in _across(views, joint):
                 if other not in reached and theirs.pieces:
                     reached.append(other)
                     used.add((other, joint.number))
-                    shares[other].contracted += theirs.pieces
+                    shares[other][0][:] = theirs.pieces
     for number in set(range(len(views))).difference(reached):
+        shares[number][0].clear()
         for joint in views[number].joints:
-            shares[number].produced += _own(joint.pieces)
+            shares[number][1].extend(_own(joint.pieces))
     return shares
 
 
@@ -238,25 +226,26 @@ def _project(domain: ParameterDomain, node: Node, side: Side) -> int:
         else:
             inner = [piece for joint in view.joints for piece in joint.pieces]
             batched = view.pieces(side.batched)
-            domain.note(view, domain.use(node, view, "kernel", inner, own, batched))
+            domain.meets(node, view, "kernel", inner, own, batched)
     return FEATURE
 
 
 def _contract(domain: ParameterDomain, node: Node, side: Side, *, is_aside: bool = False) -> int:
     """Notes what every parameter does in a contraction; returns the tag of the output."""
     first = None
-    for view, share in zip(side.value.views, _shares(side), strict=True):
+    for view, (contracted, produced) in zip(side.value.views, _shares(side), strict=True):
         if view.why is not None:
             domain.note_unknown(view, node, node.outputs[0])
             continue
-        outer = not side.contracted and any(piece.size > 1 for piece in share.produced)
-        role = "kernel" if share.contracted or outer else "scale"
+        outer = not side.contracted and any(piece.size > 1 for piece in produced)
+        role = "kernel" if contracted or outer else "scale"
         batched = view.pieces(side.batched)
-        use = domain.use(node, view, role, share.contracted, share.produced, batched)
-        number = domain.note(view, use, is_aside=is_aside)
+        number = domain.meets(node, view, role, contracted, produced, batched)
+        if is_aside:
+            domain.notes.asides.add(number)
         if role == "kernel":
             first = number if first is None else first
-            stretch = next((piece for piece in share.produced if not piece.is_whole), None)
+            stretch = next((piece for piece in produced if not piece.is_whole), None)
             if stretch is not None:
                 region = (stretch.start, stretch.start + stretch.entries, number)
                 regions = domain.notes.regions
@@ -269,7 +258,7 @@ def _look_up(domain: ParameterDomain, node: Node, side: Side, other: Side) -> in
     role = "embedding" if other.value.is_real else "position"
     for view in domain.readable(side.value, node):
         pieces = map(view.pieces, (side.contracted, side.free, side.batched))
-        domain.note(view, domain.use(node, view, role, *pieces))
+        domain.meets(node, view, role, *pieces)
     return FEATURE
 
 
@@ -280,11 +269,9 @@ def _convolution(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     tag = FEATURE
     for view in domain.readable(kernel, node):
         tag = _convolve(domain, node, view)
-    shape = domain.shape(node.outputs[0])
-    dims: list[Dimension] = [(Piece(OTHER, size),) for size in shape]
+    is_real = image.is_real or kernel.is_real
     feature = node.params["dimension_numbers"].out_spec[1]
-    dims[feature] = (Piece(tag, shape[feature]),)
-    return [data(dims, is_real=image.is_real or kernel.is_real)]
+    return [plain(domain.shape(node.outputs[0]), is_real=is_real, made=(feature,), tag=tag)]
 
 
 def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:
@@ -301,15 +288,15 @@ def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:
     strides = tuple(params["lhs_dilation"])
     strides = strides if math.prod(strides) > 1 else ()
     is_kernel = bool(_own((*contracted, *spatial)))
-    use = domain.use(node, view, "kernel" if is_kernel else "scale", contracted, produced, batched)
-    use = dataclasses.replace(
-        use, field=axes_of(spatial), groups=groups, transposed_strides=strides
-    )
-    if use.fan_in is not None and use.fan_out is not None:
+    changes: dict[str, Any] = {"field": axes_of(spatial), "groups": groups}
+    changes["transposed_strides"] = strides
+    if is_kernel:
         taps = math.prod(piece.terms for piece in spatial)
-        fan_in, fan_out = use.fan_in * taps / math.prod(strides), use.fan_out * taps / groups
-        use = dataclasses.replace(use, fan_in=fan_in, fan_out=fan_out)
-    number = domain.note(view, use)
+        found = fans(contracted, produced)
+        changes["fan_in"] = found["fan_in"] * taps / math.prod(strides)
+        changes["fan_out"] = found["fan_out"] * taps / groups
+    role = "kernel" if is_kernel else "scale"
+    number = domain.meets(node, view, role, contracted, produced, batched, **changes)
     return TAGGED + number if is_kernel and groups == 1 and not batched else FEATURE
 
 
@@ -412,7 +399,7 @@ def _meet(
         if role is None:
             domain.note_unknown(view, node, output)
             continue
-        number = domain.note(view, domain.use(node, view, role, produced=view.pieces()))
+        number = domain.meets(node, view, role, produced=view.pieces())
         if node.primitive == "mul":
             product.append((number, view))
             is_outer &= _is_outer(view, before)

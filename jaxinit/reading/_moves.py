@@ -201,8 +201,7 @@ def _dynamic_slice(domain: ParameterDomain, node: Node, operands: list[Value]) -
     if operand.is_view and by_data and len(window) <= 1:
         for view in domain.readable(operand, node):
             _note_lookup(domain, node, view, cuts, window)
-        dims = [(Piece(FEATURE if size > 1 else OTHER, size),) for size in sizes]
-        return [data(dims, is_real=True)]
+        return [plain(sizes, is_real=True, made=window)]
     ranges = []
     for atom, size, full in zip(node.inputs[1:], sizes, shape, strict=True):
         start = int(atom.val) if isinstance(atom, jex.Literal) else 0
@@ -230,13 +229,7 @@ def _gather(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[
         return [parameters(views)]
     for view in domain.readable(operand, node):
         _note_lookup(domain, node, view, picked, window, batch)
-    offsets = numbers.offset_dims
-    return [
-        data(
-            [(Piece(FEATURE if n in offsets else OTHER, size),) for n, size in enumerate(shape)],
-            is_real=True,
-        )
-    ]
+    return [plain(shape, is_real=True, made=numbers.offset_dims)]
 
 
 def _gathered(
@@ -274,7 +267,7 @@ def _note_lookup(
     """Notes an embedding: the axis of its rows counts as contracted, as with one-hot vectors."""
     rows = view.pieces(picked)
     columns = [piece for piece in view.pieces(window) if piece.axis not in axes_of(rows)]
-    domain.note(view, domain.use(node, view, "embedding", rows, columns, view.pieces(batch)))
+    domain.meets(node, view, "embedding", rows, columns, view.pieces(batch))
 
 
 @rules("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul")

@@ -233,10 +233,15 @@ def _split(notes: Notes) -> list[Meeting]:
     """Meetings in order; kernels packed into one array each have their own."""
     packed = _packed(notes)
     # Power iterations and other sums of a kernel that inputs reach elsewhere are no use of it.
-    reached = {met.leaf for met in notes.meetings if met.use.role == "kernel" and not met.is_aside}
+    meetings = list(enumerate(notes.meetings))
+    reached = {
+        met.leaf
+        for number, met in meetings
+        if met.use.role == "kernel" and number not in notes.asides
+    }
     split = []
-    for number, met in enumerate(notes.meetings):
-        if met.is_aside and met.leaf in reached:
+    for number, met in meetings:
+        if number in notes.asides and met.leaf in reached:
             continue
         for share, output in packed.get(number) or [(1.0, None)]:
             fan_out = met.use.fan_out and met.use.fan_out * share

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from jaxinit.jaxpr import MixedAxesError, Node, factors, sources
@@ -319,9 +319,12 @@ def data(dims: Sequence[Dimension], *, is_real: bool) -> Value:
     return Value("data", (View(-1, tuple(dims)),), is_real)
 
 
-def plain(shape: Sequence[int], *, is_real: bool) -> Value:
-    """Data none of whose dimensions a kernel produced."""
-    return data([(Piece(OTHER, size),) for size in shape], is_real=is_real)
+def plain(
+    shape: Sequence[int], *, is_real: bool, made: Collection[int] = (), tag: int = FEATURE
+) -> Value:
+    """Data of some shape, of which a kernel produced some dimensions or none."""
+    dims = [(Piece(tag if n in made else OTHER, size),) for n, size in enumerate(shape)]
+    return data(dims, is_real=is_real)
 
 
 def filler(size: int) -> Dimension:

@@ -14,27 +14,29 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node
-from jaxinit.reading._domain import ParameterDomain, fans, rules
-from jaxinit.reading._moves import reduced
-from jaxinit.reading._records import Role
-from jaxinit.reading._values import (
+from jaxinit.reading._domain import (
     FEATURE,
     TAGGED,
     Dimension,
     Joint,
+    ParameterDomain,
     Piece,
     Value,
     View,
     axes_of,
     combined,
     data,
+    fans,
     filler,
     is_feature,
     is_held,
     parameters,
     plain,
+    rules,
     untagged,
 )
+from jaxinit.reading._moves import reduced
+from jaxinit.reading._records import Role
 
 # Contractions.
 

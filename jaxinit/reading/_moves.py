@@ -13,12 +13,12 @@ from typing import Any
 import jax.extend.core as jex
 
 from jaxinit.jaxpr import OVER_AXES, POOLING, Class, MixedAxesError, Node
-from jaxinit.reading._domain import ParameterDomain, rules
-from jaxinit.reading._values import (
+from jaxinit.reading._domain import (
     CONSTANT,
     FEATURE,
     OTHER,
     Dimension,
+    ParameterDomain,
     Piece,
     Value,
     View,
@@ -28,6 +28,7 @@ from jaxinit.reading._values import (
     filler,
     parameters,
     plain,
+    rules,
     untagged,
 )
 
@@ -69,7 +70,7 @@ def _along(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[V
 
 
 @rules("argmax", "argmin", *OVER_AXES)
-def reduced(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
+def reduced(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> list[Value]:
     """Sums and the like over whole axes."""
     shape = domain.shape(node.outputs[0])
     result = domain.changed(node, operands[0], lambda view: view.moved(node, shape, drops=False))

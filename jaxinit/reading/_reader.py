@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,12 +19,20 @@ from jaxinit.jaxpr import (
     straighten,
     trace,
 )
-from jaxinit.planning._paths import FlatTree, canonical_path, flatten
+from jaxinit.planning._paths import canonical_path, flatten
 from jaxinit.reading import _meetings as _meetings  # The rules of the domain.
-from jaxinit.reading._domain import Meeting, Notes, ParameterDomain
+from jaxinit.reading._domain import (
+    CONSTANT,
+    TAGGED,
+    Meeting,
+    Notes,
+    ParameterDomain,
+    parameters,
+    plain,
+    whole,
+)
 from jaxinit.reading._flow import Following, follow
 from jaxinit.reading._records import Parameter, Reading, Role, Use
-from jaxinit.reading._values import CONSTANT, TAGGED, parameters, plain, whole
 
 # What quantised parameters do; counters and flags do none of it.
 _OF_INTEGERS = ("kernel", "head", "embedding", "scale")
@@ -73,25 +81,7 @@ def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: 
     """
     _check_function(apply_fn)
     flat = flatten("read", variables)
-    return read_flat(apply_fn, flat, _state_paths(variables, flat.paths), args, kwargs)
-
-
-def read_flat(
-    apply_fn: Callable[..., Any],
-    flat: FlatTree,
-    state: Collection[str],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> Reading:
-    """As `read`, of variables already taken apart.
-
-    Args:
-        apply_fn: the forward pass.
-        flat: its first argument, by canonical path.
-        state: paths of leaves that are no parameters.
-        args: its other arguments.
-        kwargs: its arguments by name.
-    """
+    state = _state_paths(variables, flat.paths)
     places = [number for number, leaf in enumerate(flat.leaves) if _is_array(leaf)]
     if not places:
         raise ValueError(
@@ -114,13 +104,12 @@ def read_flat(
 
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
     uses, found = _uses(graph, shapes, [path in state for path in paths])
-    atoms = [*found.neighbours.readers, *graph.outputs]
-    is_read = [number in atoms for number in graph.inputs]
+    inputs = dict(zip(paths, graph.inputs, strict=False))
+    is_read = {*found.neighbours.readers, *(n for n in graph.outputs if isinstance(n, int))}
     records = [
-        _parameter(path, shape, uses.get(number, ()), path in state, is_read[number])
+        _parameter(path, shape, uses.get(number, ()), path in state, inputs[path] in is_read)
         for number, (path, shape) in enumerate(zip(paths, shapes, strict=True))
     ]
-    inputs = dict(zip(paths, graph.inputs, strict=False))
     return Reading(tuple(records), graph, inputs, graph.inputs[len(paths) :], found.chain)
 
 
@@ -204,29 +193,21 @@ def _followed(use: Use, found: Following) -> Use:
             branch = found.branches.get(_scaled(number, found.neighbours), branch)
         return dataclasses.replace(use, branch=branch)
     is_head = use.role == "kernel" and flow.after.is_output
-    role = "head" if is_head else use.role
-    return dataclasses.replace(
-        use,
-        role=role,
-        after=flow.after,
-        branch=flow.branch,
-        depth=flow.depth,
-        bypass=flow.bypass,
-    )
+    return dataclasses.replace(use, role="head" if is_head else use.role, **vars(flow))
 
 
 def _scaled(number: int, neighbours: Neighbours) -> int:
     """What a scale ends up on: a batch norm multiplies it into one over the spread first."""
     while True:
-        nodes = neighbours.readers.get(number, ())
-        is_one = len(nodes) == 1 and len(nodes[0].outputs) == 1
-        name = nodes[0].primitive if is_one else ""
-        is_laid_over = is_of(name, Class.REARRANGES) and not row_of(name).cuts
-        if name != "mul" and not is_laid_over:
+        nodes = neighbours.readers.get(number, [])
+        node = nodes[0] if len(nodes) == 1 and len(nodes[0].outputs) == 1 else None
+        if node is not None and node.primitive == "mul":
+            return node.outputs[0]
+        # How one number for each feature is laid over data.
+        is_move = node is not None and is_of(node.primitive, Class.REARRANGES)
+        if node is None or not is_move or row_of(node.primitive).cuts:
             return number
-        (number,) = nodes[0].outputs
-        if name == "mul":
-            return number
+        (number,) = node.outputs
 
 
 def _split(notes: Notes) -> list[Meeting]:

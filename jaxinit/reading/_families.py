@@ -157,7 +157,7 @@ class Families:
         constants: by number, the number that all entries of a value are, where that is known.
         origins: in order of execution.
         members: by number, of every value that data reach.
-        roots: by number of values made of parameters alone, what those have been through.
+        roots: by number, what a value that is made of parameters alone has been through.
         carries: carries by the loop and the value that it carries back.
         back: every carry with the number of that value.
         sequences: loops that run over data, by the identity of their parameters.
@@ -174,7 +174,7 @@ class Families:
         self.constants: dict[int, Any] = dict(_constants_of(graph))
         self.origins: list[Origin] = []
         self.members: dict[int, Member] = {}
-        self.roots: dict[int, int] = {}
+        self.roots = [0] * len(graph.avals)
         self.carries: dict[tuple[int, int], Origin] = {}
         self.back: list[tuple[Origin, int]] = []
         takes = [node for node in nodes if node.primitive == "take"]
@@ -220,17 +220,7 @@ class Families:
 
     def bits_of(self, atoms: Iterable[Atom]) -> int:
         """What any of these depends on."""
-        found = 0
-        for atom in atoms:
-            found |= self.bits[atom] if isinstance(atom, int) else 0
-        return found
-
-    def roots_of(self, atoms: Iterable[Atom]) -> int:
-        """What parameters among these have been through."""
-        found = 0
-        for atom in atoms:
-            found |= self.roots.get(atom, 0) if isinstance(atom, int) else 0
-        return found
+        return _either(self.bits, atoms)
 
     def origin(
         self,
@@ -287,6 +277,14 @@ class Families:
         return self._slices
 
 
+def _either(flags: Sequence[int], atoms: Iterable[Atom]) -> int:
+    """What is true of any of some values."""
+    found = 0
+    for atom in atoms:
+        found |= flags[atom] if isinstance(atom, int) else 0
+    return found
+
+
 def _dependencies(
     graph: Graph, nodes: Sequence[Node], layers: Mapping[int, Hashable], parameters: set[int]
 ) -> list[int]:
@@ -302,10 +300,7 @@ def _dependencies(
     for _ in range(5 if has_carries else 1):
         before = list(bits)
         for node in nodes:
-            found = 0
-            for atom in node.inputs:
-                if isinstance(atom, int):
-                    found |= bits[atom]
+            found = _either(bits, node.inputs)
             for number in node.outputs:
                 if node.primitive == "random_bits" or is_key(graph.avals[number]):
                     found = NOISE
@@ -374,9 +369,8 @@ def _without_data(found: Families, node: Node, reads: _Reads) -> None:
     if name == "reduce_sum" or is_of(name, Class.CONTRACTS):
         tags = MEAN
     else:
-        tags = found.roots_of(node.inputs) | (ROOT if _is_root(found, node) else 0)
-    if tags:
-        found.roots[number] = tags
+        tags = _either(found.roots, node.inputs) | (ROOT if _is_root(found, node) else 0)
+    found.roots[number] = tags
     values = [found.number(atom) for atom in node.inputs]
     if found.bits[number] or len(node.outputs) > 1 or not values or None in values:
         return
@@ -540,7 +534,7 @@ def _with_parameter(
     found: Families, node: Node, members: Sequence[Member], others: Sequence[Atom]
 ) -> None:
     name, first = node.primitive, members[0]
-    rooted = found.roots_of(others)
+    rooted = _either(found.roots, others)
     if name in PRODUCTS and first.level and first.tags & ROOT:
         found.member(node.outputs[0], first)
     elif name in PRODUCTS and rooted & ROOT and not rooted & MEAN:

@@ -62,6 +62,12 @@ class Side:
         """Whether no parameter holds one of the free dimensions: tokens repeated for a batch."""
         return any(self.shape[number] > 1 and not self.holds(number) for number in self.free)
 
+    @property
+    def dims(self) -> tuple[Dimension, ...]:
+        """Dimensions of data; rows of constants are as good as data: coordinates, for example."""
+        value = self.value if self.value.is_data else plain(self.shape, is_real=False)
+        return untagged(value).dims
+
     def holds(self, number: int) -> bool:
         """Whether a parameter holds a dimension."""
         return self.value.is_view and any(is_held(view.dims[number]) for view in self.value.views)
@@ -115,21 +121,16 @@ def _by_group(domain: ParameterDomain, node: Node, operands: list[Value]) -> lis
 
 def _output_dims(left: Side, right: Side, tags: Sequence[int]) -> list[Dimension]:
     """Dimensions of the output: batch, free ones of the left, free ones of the right."""
-    sides = (left, right)
-    # Rows of constants are as good as rows of data: coordinates, for example.
-    own = [
-        untagged(side.value if side.value.is_data else plain(side.shape, is_real=False)).dims
-        for side in sides
-    ]
     dims: list[Dimension] = []
     for pair in zip(left.batched, right.batched, strict=True):
-        of_data = [own[i][number] for i, number in enumerate(pair) if not sides[i].value.is_view]
-        held = any(side.holds(number) for side, number in zip(sides, pair, strict=True))
+        both = list(zip((left, right), pair, strict=True))
+        of_data = [side.dims[number] for side, number in both if not side.value.is_view]
+        held = any(side.holds(number) for side, number in both)
         size = left.shape[pair[0]]
         dims.append((Piece(FEATURE, size),) if held or not of_data else of_data[0])
-    for side, side_dims, tag in zip(sides, own, tags, strict=True):
+    for side, tag in zip((left, right), tags, strict=True):
         for number in side.free:
-            dims.append(_made(side, number, tag) if side.value.is_view else side_dims[number])
+            dims.append(_made(side, number, tag) if side.value.is_view else side.dims[number])
     return dims
 
 
@@ -431,7 +432,7 @@ def _is_outer(view: View, dims: Sequence[Dimension]) -> bool:
 
 
 @rules("reduce_sum")
-def _sum(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
+def _sum(domain: ParameterDomain, node: Node, operands: list[Value]) -> Sequence[Value]:
     """A sum; of a product with a parameter, which nothing else reads, it makes a contraction.
 
     A normalisation that follows a scale sums the product too, but reads it again.

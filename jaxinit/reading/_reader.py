@@ -295,16 +295,15 @@ def _has_base(value: Any, package: str, name: str) -> bool:
 
 def _check_function(apply_fn: Any) -> None:
     name = type(apply_fn).__name__
-    if _has_base(apply_fn, "flax.nnx", "Module"):
-        raise TypeError(
-            f"read needs a function of variables and inputs, got the NNX model {name}. "
-            "Call jaxinit.read(*jaxinit.flax.nnx_apply(model), *inputs)."
-        )
-    if _has_base(apply_fn, "flax.linen", "Module"):
-        raise TypeError(
-            f"read needs a function of variables and inputs, got the Linen module {name}. "
-            "Call jaxinit.read(module.apply, variables, *inputs)."
-        )
+    for package, kind, call in (
+        ("flax.nnx", "NNX model", "jaxinit.read(*jaxinit.flax.nnx_apply(model), *inputs)"),
+        ("flax.linen", "Linen module", "jaxinit.read(module.apply, variables, *inputs)"),
+    ):
+        if _has_base(apply_fn, package, "Module"):
+            raise TypeError(
+                f"read needs a function of variables and inputs, got the {kind} {name}. "
+                f"Call {call}."
+            )
     if not callable(apply_fn):
         raise TypeError(
             f"read needs a function of variables and inputs, got {apply_fn!r} of type {name}. "

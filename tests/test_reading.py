@@ -512,7 +512,7 @@ def test_convolutions(shape, options, groups, strides, fans):
     assert (same.fans(shape).fan_in, same.fans(shape).fan_out) == fans
 
 
-# What is left alone, and what is not understood.
+# What is left alone, and what is unknown.
 
 
 def test_nothing_is_guessed():

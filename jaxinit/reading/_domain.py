@@ -193,7 +193,7 @@ class View:
             shape: of the result.
             drops: whether an axis that goes away stays an axis along which the layer repeats.
         """
-        before = sources(node, list(map(size_of, self.dims)), shape)
+        before = sources(node, list(map(length_of, self.dims)), shape)
         dims = [_fitted(self.pieces(axes), size) for axes, size in zip(before, shape, strict=True)]
         kept = {axis for axes in before for axis in axes}
         gone = [number for number in range(len(self.dims)) if number not in kept]
@@ -204,7 +204,7 @@ class View:
         """Axes that stay where they are and may change in length: a Fourier transform, pooling."""
         dims = list(self.dims)
         for number, (dim, size) in enumerate(zip(self.dims, shape, strict=True)):
-            if size_of(dim) != size:
+            if length_of(dim) != size:
                 if len(dim) != 1:
                     raise MixedAxesError
                 dims[number] = (dim[0]._replace(size=size),)
@@ -213,7 +213,7 @@ class View:
     def cut(self, number: int, start: int, limit: int, step: int = 1) -> View:
         """A slice of one dimension."""
         dim = self.dims[number]
-        if (start, limit, step) == (0, size_of(dim), 1):
+        if (start, limit, step) == (0, length_of(dim), 1):
             return self
         real = [piece for piece in dim if piece.size != 1]
         ones = [piece for piece in dim if piece.size == 1]
@@ -253,7 +253,7 @@ class View:
     def one_round(self, loop: int) -> View:
         """A view inside a scan that walks along its leading dimension."""
         first, *dims = self.dims
-        entry = Taken(loop, size_of(first), first)
+        entry = Taken(loop, length_of(first), first)
         return dataclasses.replace(self, dims=tuple(dims), taken=(*self.taken, entry))
 
     def all_rounds(self, loop: int, length: int) -> View:
@@ -342,7 +342,7 @@ def data(dims: Sequence[Dimension], *, is_real: bool) -> Value:
     return Value("data", (View(-1, tuple(dims)),), is_real)
 
 
-def plain(
+def data_of(
     shape: Sequence[int], *, is_real: bool, made: Collection[int] = (), tag: int = FEATURE
 ) -> Value:
     """Data of some shape, of which a kernel produced some dimensions or none."""
@@ -355,8 +355,8 @@ def filler(size: int) -> Dimension:
     return (Piece(None, size),) if size != 1 else ()
 
 
-def size_of(dim: Dimension) -> int:
-    """Size of a dimension."""
+def length_of(dim: Dimension) -> int:
+    """Entries along a dimension."""
     return math.prod(piece.size for piece in dim)
 
 
@@ -404,7 +404,7 @@ def combined(values: Sequence[Value], shape: Sequence[int]) -> tuple[Dimension, 
 
 
 def _fitted(dim: Dimension, size: int) -> Dimension:
-    return dim if size_of(dim) == size else dim + filler(size)
+    return dim if length_of(dim) == size else dim + filler(size)
 
 
 def _cut(pieces: Sequence[Piece], start: int, limit: int, step: int) -> Dimension:
@@ -443,7 +443,11 @@ def cut_of(dim: Dimension, start: int, limit: int, step: int) -> tuple[OutputAxi
         not of the output of a kernel.
     """
     pieces = [piece for piece in dim if piece.size != 1]
-    if not pieces or (start, limit, step) == (0, size_of(dim), 1) or (pieces[0].axis or 0) < TAGGED:
+    if (
+        not pieces
+        or (start, limit, step) == (0, length_of(dim), 1)
+        or (pieces[0].axis or 0) < TAGGED
+    ):
         return None
     minor = math.prod(piece.size for piece in pieces[1:])
     axis = OutputAxis(pieces[0].axis or 0, pieces[0].stride, pieces[0].size)
@@ -614,7 +618,7 @@ class ParameterDomain(Interpreter[Value]):
             return parameters(view for value in held for view in value.views)
         for value in held:
             self.enters(value, node, output)
-        dims = combined(known, tuple(map(size_of, known[0].dims)))
+        dims = combined(known, tuple(map(length_of, known[0].dims)))
         return data(dims, is_real=any(value.is_real for value in known))
 
     # What rules ask.
@@ -653,11 +657,11 @@ class ParameterDomain(Interpreter[Value]):
         for view in value.views:
             try:
                 new = view if view.why else change(view)
-                if view.why or tuple(map(size_of, new.dims)) != shape:
+                if view.why or tuple(map(length_of, new.dims)) != shape:
                     raise MixedAxesError
             except MixedAxesError:
                 if value.is_data:
-                    return plain(shape, is_real=value.is_real)
+                    return data_of(shape, is_real=value.is_real)
                 new = view.unknown(shape, self.describe(node))
             views.append(new)
         return dataclasses.replace(value, views=tuple(dict.fromkeys(views)), product=())
@@ -770,7 +774,7 @@ def _unknown(domain: ParameterDomain, node: Node, operands: list[Value]) -> list
     for view in views:
         domain.note_unknown(view, node, node.outputs[0])
     is_real = any(value.is_real for value in known)
-    return [plain(shape, is_real=is_real) for shape in shapes]
+    return [data_of(shape, is_real=is_real) for shape in shapes]
 
 
 def _taken(value: Value, loop: int) -> Value:

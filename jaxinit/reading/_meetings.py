@@ -26,12 +26,12 @@ from jaxinit.reading._domain import (
     axes_of,
     combined,
     data,
+    data_of,
     fans,
     filler,
     is_feature,
     is_held,
     parameters,
-    plain,
     rules,
     untagged,
 )
@@ -65,7 +65,7 @@ class Side:
     @property
     def dims(self) -> tuple[Dimension, ...]:
         """Dimensions of data; rows of constants are as good as data: coordinates, for example."""
-        value = self.value if self.value.is_data else plain(self.shape, is_real=False)
+        value = self.value if self.value.is_data else data_of(self.shape, is_real=False)
         return untagged(value).dims
 
     def holds(self, number: int) -> bool:
@@ -85,7 +85,7 @@ def _contraction(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
             return [_product_of_parameters(domain, left, right)]
         tokens = left if left.is_repeated else right
         domain.enters(tokens.value, node, node.outputs[0])
-        entered = dataclasses.replace(tokens, value=plain(tokens.shape, is_real=False))
+        entered = dataclasses.replace(tokens, value=data_of(tokens.shape, is_real=False))
         left, right = (left, entered) if tokens is right else (entered, right)
     tags = []
     for side, other in ((left, right), (right, left)):
@@ -111,12 +111,12 @@ def _by_group(domain: ParameterDomain, node: Node, operands: list[Value]) -> lis
     is_real = any(value.is_real for value in operands)
     domain.enters(rows, node, node.outputs[0])
     if not matrices.is_view:
-        return [plain(shape, is_real=is_real)]
+        return [data_of(shape, is_real=is_real)]
     repeats = (*batched[1], *numbers.rhs_group_dimensions)
     right = Side(matrices, domain.shape(node.inputs[1]), tuple(contracted[1]), repeats)
     tag = _contract(domain, node, right)
     made = range(len(shape) - len(right.free), len(shape))
-    return [plain(shape, is_real=is_real, made=made, tag=tag)]
+    return [data_of(shape, is_real=is_real, made=made, tag=tag)]
 
 
 def _output_dims(left: Side, right: Side, tags: Sequence[int]) -> list[Dimension]:
@@ -274,7 +274,7 @@ def _convolution(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
         tag = _convolve(domain, node, view)
     is_real = image.is_real or kernel.is_real
     feature = node.params["dimension_numbers"].out_spec[1]
-    return [plain(domain.shape(node.outputs[0]), is_real=is_real, made=(feature,), tag=tag)]
+    return [data_of(domain.shape(node.outputs[0]), is_real=is_real, made=(feature,), tag=tag)]
 
 
 def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:

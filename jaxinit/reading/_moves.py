@@ -25,9 +25,9 @@ from jaxinit.reading._domain import (
     axes_of,
     cut_of,
     data,
+    data_of,
     filler,
     parameters,
-    plain,
     rules,
     untagged,
 )
@@ -189,7 +189,7 @@ def _dynamic_slice(domain: ParameterDomain, node: Node, operands: list[Value]) -
     for value in starts:
         domain.picks(value, node)
     if operand.kind == "constant":
-        return [plain(sizes, is_real=True) if by_data else CONSTANT]
+        return [data_of(sizes, is_real=True) if by_data else CONSTANT]
     cuts = [number for number, (size, n) in enumerate(zip(sizes, shape, strict=True)) if size != n]
     # A loop's own counter picks a layer; what a cache counts picks a position.
     counted = all(value.kind == "constant" for value in starts) and any(
@@ -197,12 +197,12 @@ def _dynamic_slice(domain: ParameterDomain, node: Node, operands: list[Value]) -
     )
     moving = any(not isinstance(node.inputs[1 + number], jex.Literal) for number in cuts)
     if operand.is_data and moving:
-        return [plain(sizes, is_real=operand.is_real or by_data)]
+        return [data_of(sizes, is_real=operand.is_real or by_data)]
     window = [number for number, size in enumerate(sizes) if size > 1]
     if operand.is_view and by_data and len(window) <= 1:
         for view in domain.readable(operand, node):
             _note_lookup(domain, node, view, cuts, window)
-        return [plain(sizes, is_real=True, made=window)]
+        return [data_of(sizes, is_real=True, made=window)]
     ranges = []
     for atom, size, full in zip(node.inputs[1:], sizes, shape, strict=True):
         start = int(atom.val) if isinstance(atom, jex.Literal) else 0
@@ -221,7 +221,7 @@ def _gather(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[
     shape = domain.shape(node.outputs[0])
     domain.picks(indices, node)
     if not operand.is_view:
-        return [plain(shape, is_real=operand.is_real or indices.is_real)]
+        return [data_of(shape, is_real=operand.is_real or indices.is_real)]
     numbers, sizes = node.params["dimension_numbers"], node.params["slice_sizes"]
     picked, batch = numbers.collapsed_slice_dims, numbers.operand_batching_dims
     window = [number for number in range(len(sizes)) if number not in (*picked, *batch)]
@@ -230,7 +230,7 @@ def _gather(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[
         return [parameters(views)]
     for view in domain.readable(operand, node):
         _note_lookup(domain, node, view, picked, window, batch)
-    return [plain(shape, is_real=True, made=numbers.offset_dims)]
+    return [data_of(shape, is_real=True, made=numbers.offset_dims)]
 
 
 def _gathered(
@@ -303,4 +303,4 @@ def _written(
     is_real = any(value.is_real for value in values)
     if operand.is_data:
         return dataclasses.replace(operand, is_real=is_real, product=())
-    return plain(shape, is_real=is_real)
+    return data_of(shape, is_real=is_real)

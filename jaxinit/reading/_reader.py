@@ -27,8 +27,8 @@ from jaxinit.reading._domain import (
     Meeting,
     Notes,
     ParameterDomain,
+    data_of,
     parameters,
-    plain,
     whole,
 )
 from jaxinit.reading._flow import Following, follow
@@ -150,12 +150,12 @@ def _uses(
     domain = ParameterDomain(leaves, graph, Neighbours(straighten(graph)))
     arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
     values = [
-        plain(leaf.shape, is_real=False)
+        data_of(leaf.shape, is_real=False)
         if is_state[number]
         else parameters([whole(number, leaf.shape)])
         for number, leaf in enumerate(leaves)
     ]
-    values += [plain(aval.shape, is_real=True) for aval in arguments]
+    values += [data_of(aval.shape, is_real=True) for aval in arguments]
     # Keys are no data.
     keys = [is_key(graph.avals[number]) for number in graph.inputs]
     values = [CONSTANT if key else value for key, value in zip(keys, values, strict=True)]

@@ -332,7 +332,7 @@ def _table(reading: Reading) -> str:
             rows.append((*head, *cells))
     title = f"{len(reading)} parameters"
     if reading.unknown:
-        title += f", {len(reading.unknown)} of them not understood"
+        title += f", {len(reading.unknown)} of them unknown"
     kept = [
         number
         for number in range(len(_COLUMNS))

@@ -1,8 +1,8 @@
 """What the output of every layer meets, on small models and on near twins of each.
 
-Layers are found here by a few lines that know views and contractions; the reading itself has its own
-tests. Names of layers are names of parameters. Everything is traced and nothing is compiled but the
-activations that are cut out.
+Layers are found here by a few lines that know views and contractions; the reading itself has its
+own tests. Names of layers are names of parameters. Everything is traced and nothing is compiled but
+the activations that are cut out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The reading knows primitives from the table of `jaxinit.jaxpr` alone: small models for each case.
 
-Every case here was misread while the reading had tables of its own.
+Most of these were misread while the reading had tables of its own; the others stand beside them.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ BESIDE_PLANNING = ("checks", "flax")
 LAST = ("report", "cli")
 JUDGES = ("advice", "signal")
 # A method that draws its object: imported when it is called, so that no room waits for another.
-LATE = {("reading/_result.py", "pictures")}
+LATE = {("reading/_records.py", "pictures")}
 # Files of the package itself that belong to a room.
 PART_OF = {"__main__": "cli"}
 # "" is the face, jaxinit/__init__.py.

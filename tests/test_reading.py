@@ -512,7 +512,7 @@ def test_convolutions(shape, options, groups, strides, fans):
     assert (same.fans(shape).fan_in, same.fans(shape).fan_out) == fans
 
 
-# What is left alone, and what is not understood.
+# What is left alone, and what is unknown.
 
 
 def test_nothing_is_guessed():
@@ -697,7 +697,8 @@ def test_the_table_puts_a_star_only_where_the_leaves_of_a_line_differ():
 
 
 def test_json_holds_everything_but_the_graph(deep):
-    record = json.loads(json.dumps(deep.to_json()))
+    record = json.loads(deep.to_json())
+    assert record == deep.to_dict()
     assert record["format"] == "jaxinit-reading/1"
     by_path = {each["path"]: each for each in record["parameters"]}
     assert by_path["layers/0/w"]["uses"][0]["fan_in"] == 4.0

@@ -1,8 +1,8 @@
-"""What the output of every map meets, on small models and on near twins of each.
+"""What the output of every layer meets, on small models and on near twins of each.
 
-Maps are found here by a few lines that know views and contractions; the reading itself has its own
-tests. Names of maps are names of parameters. Everything is traced and nothing is compiled but the
-activations that are cut out.
+Layers are found here by a few lines that know views and contractions; the reading itself has its
+own tests. Names of layers are names of parameters. Everything is traced and nothing is compiled but
+the activations that are cut out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import pytest
 
 import jaxinit
 from jaxinit.jaxpr._graph import straighten, trace
-from jaxinit.reading._axes import features_after, scope_of
+from jaxinit.reading._families import Families, features_after, scope_of
 from jaxinit.reading._flow import follow
-from jaxinit.reading._forward import divide
 from jaxinit.report.gpt2 import GPT2, GPT2Config, gpt2_124m
 
 VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "slice", "enter", "take"}
@@ -27,17 +26,17 @@ def shape(*sizes, dtype="float32"):
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
-def maps_of(graph, names):
-    owned, maps = dict(names), {}
+def layers_of(graph, names):
+    owned, layers = dict(names), {}
     for node in straighten(graph):
         held = [atom for atom in node.inputs if isinstance(atom, int) and atom in owned]
         if node.primitive in VIEWS and len(node.inputs) == 1 and held:
             owned[node.outputs[0]] = owned[held[0]]
         elif node.primitive in ("dot_general", "conv_general_dilated") and len(held) == 1:
-            maps[node.outputs[0]] = owned[held[0]]
+            layers[node.outputs[0]] = owned[held[0]]
         elif node.primitive == "gather" and node.inputs[0] in owned:
-            maps[node.outputs[0]] = owned[node.inputs[0]]
-    return maps
+            layers[node.outputs[0]] = owned[node.inputs[0]]
+    return layers
 
 
 class Read:
@@ -50,10 +49,10 @@ class Read:
             number: "/".join(str(getattr(k, "key", k)) for k in path)
             for number, (path, _) in zip(graph.inputs, leaves, strict=False)
         }
-        self.graph, self.maps = graph, maps_of(graph, names)
-        self.following = follow(graph, self.maps, names)
+        self.graph, self.layers = graph, layers_of(graph, names)
+        self.following = follow(graph, self.layers, names)
         self.chain = self.following.chain
-        self.flows = {self.maps[value]: flow for value, flow in self.following.flows.items()}
+        self.flows = {self.layers[value]: flow for value, flow in self.following.flows.items()}
 
     def after(self, name):
         return self.flows[name].after
@@ -261,8 +260,10 @@ def test_a_normalisation_after_pooling():
     after = Read(model, kernels("ab"), shape(2, 5, 4)).after("a")
     assert after.activation.name == "relu"
     graph, _ = trace(model, kernels("ab"), shape(2, 5, 4))
-    maps = maps_of(graph, dict(zip(graph.inputs[:2], "ab", strict=True)))
-    norms = [o.detail for o in divide(graph, maps, graph.inputs[:2]).origins if o.kind == "norm"]
+    layers = layers_of(graph, dict(zip(graph.inputs[:2], "ab", strict=True)))
+    norms = [
+        o.detail for o in Families(graph, layers, graph.inputs[:2]).origins if o.kind == "norm"
+    ]
     assert norms == ["layer"]
 
 
@@ -409,7 +410,7 @@ def test_a_residual_branch():
         lambda p, x: (x - x @ p["a"]) ** 2,
         lambda p, x: x * jax.nn.sigmoid(x @ p["a"]),
     ],
-    ids=["bias", "two maps", "one of them bent", "two towers", "concatenation", "error", "gate"],
+    ids=["bias", "two layers", "one of them bent", "two towers", "concatenation", "error", "gate"],
 )
 def test_what_is_no_residual_sum(model):
     read = Read(model, kernels("abcd"), X)
@@ -727,7 +728,7 @@ def test_a_large_model_has_as_many_origins_as_its_blocks_take():
     def origins(layers):
         config = GPT2Config(layers, 8, 2, 11, 6)
         read = linen(GPT2(config), shape(1, 4, dtype="int32"))
-        return len(divide(read.graph, read.maps, read.graph.inputs[:-1]).origins)
+        return len(Families(read.graph, read.layers, read.graph.inputs[:-1]).origins)
 
     two, three, five = (origins(layers) for layers in (2, 3, 5))
     assert five - three == 2 * (three - two) > 0

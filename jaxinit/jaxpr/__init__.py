@@ -34,6 +34,8 @@ from jaxinit.jaxpr._interpreter import OnArrays as OnArrays
 from jaxinit.jaxpr._interpreter import Scan as Scan
 from jaxinit.jaxpr._interpreter import While as While
 from jaxinit.jaxpr._interpreter import bind as bind
+from jaxinit.jaxpr._primitives import OVER_AXES as OVER_AXES
+from jaxinit.jaxpr._primitives import POOLING as POOLING
 from jaxinit.jaxpr._primitives import PRODUCTS as PRODUCTS
 from jaxinit.jaxpr._primitives import SUMS as SUMS
 from jaxinit.jaxpr._primitives import TABLE as TABLE

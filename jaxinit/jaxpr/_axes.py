@@ -121,6 +121,9 @@ def sources(node: Node, old: Shape, new: Shape) -> list[tuple[int, ...]]:
         return found
     if name in ("reshape", "expand_dims"):
         return _reshaped(old, new)
+    if name == "stack" and "axis" in params:  # of arrays; the node of `straighten` has no axis
+        place = params["axis"]
+        return [(axis - (axis > place),) if axis != place else () for axis in range(len(new))]
     gone = _removed(node, old, new)
     if gone is not None:
         return [(axis,) for axis in range(len(old)) if axis not in gone]
@@ -131,6 +134,8 @@ def sources(node: Node, old: Shape, new: Shape) -> list[tuple[int, ...]]:
 
 def _removed(node: Node, old: Shape, new: Shape) -> set[int] | None:
     """Axes that an equation takes away; None of one that takes none away by name."""
+    if node.primitive == "unstack":
+        return {node.params["axis"]}
     if node.primitive == "squeeze":
         return {axis % len(old) for axis in node.params["dimensions"]}
     if is_of(node.primitive, Class.REDUCES) and len(new) < len(old):

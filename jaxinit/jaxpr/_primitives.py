@@ -326,9 +326,23 @@ _ROWS = (
 )
 
 TABLE: dict[str, Primitive] = {row.name: row for row in _ROWS}
-# Two names that many analyses ask for together.
+# Names that several analyses ask for together.
 SUMS = frozenset({"add", "add_any", "sub"})
 PRODUCTS = frozenset({"mul", "div"})
+# What combines the entries of a window that moves along the axes, and what takes whole axes away:
+# those that its parameter ``axes`` names.
+POOLING = frozenset({"reduce_window_max", "reduce_window_min", "reduce_window_sum"})
+OVER_AXES = frozenset(
+    {
+        "reduce_and",
+        "reduce_max",
+        "reduce_min",
+        "reduce_or",
+        "reduce_prod",
+        "reduce_sum",
+        "reduce_xor",
+    }
+)
 
 
 def register(row: Primitive) -> None:

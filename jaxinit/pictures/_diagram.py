@@ -11,14 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from jaxinit._naming import common, skeleton
-from jaxinit.reading._activation_of import Activations
-from jaxinit.reading._families import Origin, State
-from jaxinit.reading._forward import divide
-from jaxinit.reading._records import Parameter, Use
-from jaxinit.reading._residual import Streams, Sum
+from jaxinit.reading import Parameter, Use
+from jaxinit.reading._activations import Activations
+from jaxinit.reading._families import Families, Member, Origin
+from jaxinit.reading._flow import Streams, Sum
 
 if TYPE_CHECKING:
-    from jaxinit.reading._result import Reading
+    from jaxinit.reading import Reading
 
 BoxKind = Literal["input", "layer", "residual", "junction", "state", "output", "note"]
 # Names of the activations, normalisations, ... that a value has met since a box, in order.
@@ -104,7 +103,7 @@ class _Builder:
                 self.enter(parameter, use, layers)
             if parameter.role == "unknown" and not parameter.uses:
                 self.unknown.append(parameter)
-        self.found = divide(reading.graph, layers, reading.inputs.values())
+        self.found = Families(reading.graph, layers, reading.inputs.values())
         self.sums: dict[int, Sum] = Streams(self.found).sums
         self.activations = Activations(self.found)
         self.shapes = reading.graph.avals
@@ -154,14 +153,14 @@ class _Builder:
             box = _layer(self.made[origin.value])
             # Layers under a scan have one parameter, a slice of it for every round.
             box.times = origin.times
-            return self.add(box, [self.way(state, pooled=True) for state in origin.parents])
-        ways = [self.way(state) for state in origin.parents]
+            return self.add(box, [self.way(member, pooled=True) for member in origin.parents])
+        ways = [self.way(member) for member in origin.parents]
         if origin.kind == "input":
             shape = ", ".join(map(str, self.shapes[origin.value].shape))
             return self.add(Box(0, "input", lines=("input", f"({shape})")), [])
         if origin.index in self.sums:
             return self.residual(self.sums[origin.index])
-        if origin.kind == "carry" and origin.sequence:
+        if origin.kind == "carry" and origin.is_sequence:
             return self.add(Box(0, "state", lines=("state",), key="state"), ways)
         return self.joined(origin, ways)
 
@@ -191,15 +190,15 @@ class _Builder:
             label = "gate"
         return {s: labels if label is None else (*labels, label) for s, labels in every.items()}
 
-    def way(self, state: State, pooled: bool = False) -> Ways:
+    def way(self, member: Member, pooled: bool = False) -> Ways:
         """The boxes that a value comes from, with what it has met since.
 
         Statistics of a value, such as its mean, meet nothing.
         """
-        ways = self.ways[state.origin.index]
-        if state.linear or (state.level and not pooled) or state.origin.kind == "input":
+        ways = self.ways[member.origin.index]
+        if member.linear or (member.level and not pooled) or member.origin.kind == "input":
             return ways
-        activation = self.activations.shared([state])
+        activation = self.activations.shared([member])
         name = "" if activation is None else activation.name
         found: Ways = {}
         for source, labels in ways.items():
@@ -217,8 +216,8 @@ class _Builder:
         leads = {source for source, _ in self.diagram.edges}
         last: Ways = {}
         for origin in self.found.origins:
-            for state in origin.outputs:
-                for source, labels in self.way(state).items():
+            for member in origin.outputs:
+                for source, labels in self.way(member).items():
                     box = self.diagram.boxes[source]
                     if source in met and source not in leads and box.kind != "input":
                         last.setdefault(source, labels)

@@ -6,6 +6,9 @@ from jaxinit.reading._reader import read as read
 from jaxinit.reading._records import Activation as Activation
 from jaxinit.reading._records import After as After
 from jaxinit.reading._records import Branch as Branch
+from jaxinit.reading._records import Chain as Chain
+from jaxinit.reading._records import Flow as Flow
 from jaxinit.reading._records import Parameter as Parameter
+from jaxinit.reading._records import Reading as Reading
+from jaxinit.reading._records import Role as Role
 from jaxinit.reading._records import Use as Use
-from jaxinit.reading._result import Reading as Reading

@@ -9,10 +9,9 @@ from typing import Any
 
 from jaxinit.initializers import Fans, Initializer, VarianceScaling
 from jaxinit.planning import Plan, listing
-from jaxinit.reading._records import Parameter
-from jaxinit.reading._result import Reading
+from jaxinit.reading._records import Parameter, Reading
 
-_MAPS = ("kernel", "head", "gate")
+_LAYERS = ("kernel", "head", "gate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class FanDifference:
 
 
 def compare_fans(
-    reading: Reading, initializers: Plan | Mapping[str, Initializer | None]
+    reading: Reading, init: Plan | Mapping[str, Initializer | None]
 ) -> tuple[FanDifference, ...]:
     """Finds kernels that are drawn with fans which are not theirs.
 
@@ -55,7 +54,7 @@ def compare_fans(
 
     Args:
         reading: what `read` says of the model.
-        initializers: a plan for the same tree, or a mapping from canonical path to initializer, as
+        init: a plan for the same tree, or a mapping from canonical path to initializer, as
             `jaxinit.flax.own_initializers` makes one of what Flax itself would draw. Leaves that
             it lacks or holds None for are left out.
 
@@ -65,7 +64,7 @@ def compare_fans(
         used several times counts by its first use.
 
     Raises:
-        TypeError: when ``initializers`` is of another kind.
+        TypeError: when ``init`` is of another kind.
         ValueError: when it has no leaf in common with the reading.
 
     Example:
@@ -78,28 +77,28 @@ def compare_fans(
         >>> difference.implied.fan_in, difference.true.fan_in, difference.factor
         (128.0, 16.0, 0.125)
     """
-    if isinstance(initializers, Plan):
-        initializers = {leaf.path: leaf.initializer for leaf in initializers}
-    if not isinstance(initializers, Mapping):
+    if isinstance(init, Plan):
+        init = {leaf.path: leaf.initializer for leaf in init}
+    if not isinstance(init, Mapping):
         raise TypeError(
             "compare_fans needs a plan or a mapping from path to initializer, got "
-            f"{type(initializers).__name__}. Pass jaxinit.plan(...) or "
+            f"{type(init).__name__}. Pass jaxinit.plan(...) or "
             "jaxinit.flax.own_initializers(module, *inputs)."
         )
-    if not any(path in reading for path in initializers):
+    if not any(path in reading for path in init):
         raise ValueError(
             f"compare_fans needs a plan of the tree that was read, got the paths "
-            f"{listing([repr(path) for path in initializers])} and read "
+            f"{listing([repr(path) for path in init])} and read "
             f"{listing([repr(path) for path in reading.paths])}. Make both from the same variables."
         )
-    return tuple(_differences(reading, initializers))
+    return tuple(_differences(reading, init))
 
 
 def _differences(
-    reading: Reading, initializers: Mapping[str, Initializer | None]
+    reading: Reading, init: Mapping[str, Initializer | None]
 ) -> Iterator[FanDifference]:
     for parameter in reading:
-        initializer = initializers.get(parameter.path)
+        initializer = init.get(parameter.path)
         true = _true_fans(parameter)
         if initializer is None or true is None:
             continue
@@ -113,7 +112,7 @@ def _differences(
 
 def _true_fans(parameter: Parameter) -> Fans | None:
     fan_in, fan_out = parameter.fan_in, parameter.fan_out
-    if parameter.role not in _MAPS or fan_in is None or fan_out is None:
+    if parameter.role not in _LAYERS or fan_in is None or fan_out is None:
         return None
     return Fans(fan_in, fan_out)
 

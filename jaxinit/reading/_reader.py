@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from jaxinit.jaxpr._equations import is_integral
-from jaxinit.jaxpr._graph import Graph, trace
-from jaxinit.planning import FlatTree, canonical_path, flatten
-from jaxinit.reading._apply import apply
-from jaxinit.reading._combine import uses_of
-from jaxinit.reading._records import Parameter, Role, Use
-from jaxinit.reading._result import Reading
-from jaxinit.reading._walk import Met, Walk, incoming
+from jaxinit.jaxpr import (
+    Class,
+    Graph,
+    Neighbours,
+    is_integral,
+    is_key,
+    is_of,
+    row_of,
+    straighten,
+    trace,
+)
+from jaxinit.planning import canonical_path, flatten
+from jaxinit.reading import _meetings as _meetings  # The rules of the domain.
+from jaxinit.reading._domain import (
+    CONSTANT,
+    TAGGED,
+    Meeting,
+    Notes,
+    ParameterDomain,
+    data_of,
+    parameters,
+    whole,
+)
+from jaxinit.reading._flow import Following, follow
+from jaxinit.reading._records import Parameter, Reading, Role, Use
 
 # What quantised parameters do; counters and flags do none of it.
 _OF_INTEGERS = ("kernel", "head", "embedding", "scale")
+# Roles of a parameter whose output is followed.
+_FOLLOWED = ("kernel", "embedding")
 
 
 def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: Any) -> Reading:
@@ -61,25 +81,7 @@ def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: 
     """
     _check_function(apply_fn)
     flat = flatten("read", variables)
-    return read_flat(apply_fn, flat, _state_paths(variables, flat.paths), args, kwargs)
-
-
-def read_flat(
-    apply_fn: Callable[..., Any],
-    flat: FlatTree,
-    state: Collection[str],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> Reading:
-    """As `read`, of variables already taken apart.
-
-    Args:
-        apply_fn: the forward pass.
-        flat: its first argument, by canonical path.
-        state: paths of leaves that are no parameters.
-        args: its other arguments.
-        kwargs: its arguments by name.
-    """
+    state = _state_paths(variables, flat.paths)
     places = [number for number, leaf in enumerate(flat.leaves) if _is_array(leaf)]
     if not places:
         raise ValueError(
@@ -101,37 +103,18 @@ def read_flat(
         return apply_fn(jax.tree.unflatten(flat.treedef, leaves), *rest_args, **rest_kwargs)
 
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
-    walk = _walk(graph, shapes, [path in state for path in paths])
-    uses, found = uses_of(walk, graph, graph.inputs[: len(paths)])
-    atoms = _read_atoms(graph)
-    parameters = [
-        _parameter(path, shape, uses.get(number, ()), path in state, graph.inputs[number] in atoms)
+    uses, found = _uses(graph, shapes, [path in state for path in paths])
+    inputs = dict(zip(paths, graph.inputs, strict=False))
+    is_read = {*found.neighbours.readers, *(n for n in graph.outputs if isinstance(n, int))}
+    records = [
+        _parameter(path, shape, uses.get(number, ()), path in state, inputs[path] in is_read)
         for number, (path, shape) in enumerate(zip(paths, shapes, strict=True))
     ]
-    inputs = dict(zip(paths, graph.inputs, strict=False))
-    return Reading(tuple(parameters), graph, inputs, graph.inputs[len(paths) :], found.chain)
-
-
-def _walk(graph: Graph, shapes: Sequence[Any], is_state: Sequence[bool]) -> Walk:
-    walk = Walk(shapes, graph)
-    values = [
-        incoming(
-            graph.avals[number],
-            leaf if leaf < len(shapes) else None,
-            is_state=leaf < len(shapes) and is_state[leaf],
-        )
-        for leaf, number in enumerate(graph.inputs)
-    ]
-    for result in walk.run(graph, values, apply):
-        for part in result.parts if result.is_view else ():
-            # An output that depends on no input, such as a policy's log of standard deviations.
-            axes = tuple(range(len(walk.shapes[part.leaf])))
-            walk.note(part, Use("output", "bias", produced=axes))
-    return walk
+    return Reading(tuple(records), graph, inputs, graph.inputs[len(paths) :], found.chain)
 
 
 def _parameter(
-    path: str, shape: Any, met: Sequence[Met], is_state: bool, is_read: bool
+    path: str, shape: Any, met: Sequence[Meeting], is_state: bool, is_read: bool
 ) -> Parameter:
     if is_integral(shape):
         # A counter that is handed out or compared; integers that are multiplied are quantised.
@@ -147,10 +130,132 @@ def _parameter(
     return Parameter(path, tuple(shape.shape), str(shape.dtype), role, uses, why)
 
 
-def _read_atoms(graph: Graph) -> set[Any]:
-    """Numbers of the values that equations or results read."""
-    atoms = [*graph.outputs, *(atom for node in graph.nodes for atom in node.inputs)]
-    return {atom for atom in atoms if isinstance(atom, int)}
+# From meetings to uses.
+
+
+def _uses(
+    graph: Graph, leaves: Sequence[Any], is_state: Sequence[bool]
+) -> tuple[dict[int, list[Meeting]], Following]:
+    """Meetings of every parameter, each with what follows it, in order of execution.
+
+    Args:
+        graph: the forward pass; its first inputs are the leaves.
+        leaves: their shapes and dtypes.
+        is_state: of each, whether it is no parameter.
+
+    Returns:
+        By the number of each parameter its meetings, and the whole of what was found on the way
+        from layer to layer.
+    """
+    domain = ParameterDomain(leaves, graph, Neighbours(straighten(graph)))
+    arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
+    values = [
+        data_of(leaf.shape, is_real=False)
+        if is_state[number]
+        else parameters([whole(number, leaf.shape)])
+        for number, leaf in enumerate(leaves)
+    ]
+    values += [data_of(aval.shape, is_real=True) for aval in arguments]
+    # Keys are no data.
+    keys = [is_key(graph.avals[number]) for number in graph.inputs]
+    values = [CONSTANT if key else value for key, value in zip(keys, values, strict=True)]
+    for result in domain.run(graph, values):
+        for view in result.views if result.is_view else ():
+            # An output that depends on no input, such as a policy's log of standard deviations.
+            axes = tuple(range(len(leaves[view.leaf].shape)))
+            domain.note(view, Use("output", "bias", produced=axes))
+    uses: dict[int, list[Meeting]] = {}
+    for met in _split(domain.notes):
+        uses.setdefault(met.leaf, []).append(met)
+    layers = {
+        number: met.leaf
+        for several in uses.values()
+        for met in several
+        if met.use.role in _FOLLOWED
+        for number in (met.use.output, met.use.slice_output)
+        if number is not None
+    }
+    found = follow(graph, layers, graph.inputs[: len(leaves)])
+    for several in uses.values():
+        several[:] = [dataclasses.replace(met, use=_followed(met.use, found)) for met in several]
+    return uses, found
+
+
+def _followed(use: Use, found: Following) -> Use:
+    """A use with what its output meets."""
+    number = use.output if use.slice_output is None else use.slice_output
+    if number is None:
+        return use
+    flow = found.flows.get(number) if use.role in _FOLLOWED else None
+    if flow is None:
+        branch = found.branches.get(number)
+        if use.role == "scale" and not (branch and branch.is_last):
+            branch = found.branches.get(_scaled(number, found.neighbours), branch)
+        return dataclasses.replace(use, branch=branch)
+    is_head = use.role == "kernel" and flow.after.is_output
+    return dataclasses.replace(use, role="head" if is_head else use.role, **vars(flow))
+
+
+def _scaled(number: int, neighbours: Neighbours) -> int:
+    """What a scale ends up on: a batch norm multiplies it into one over the spread first."""
+    while True:
+        nodes = neighbours.readers.get(number, [])
+        node = nodes[0] if len(nodes) == 1 and len(nodes[0].outputs) == 1 else None
+        if node is not None and node.primitive == "mul":
+            return node.outputs[0]
+        # How one number for each feature is laid over data.
+        is_move = node is not None and is_of(node.primitive, Class.REARRANGES)
+        if node is None or not is_move or row_of(node.primitive).cuts:
+            return number
+        (number,) = node.outputs
+
+
+def _split(notes: Notes) -> list[Meeting]:
+    """Meetings in order; kernels packed into one array each have their own."""
+    packed = _packed(notes)
+    # Power iterations and other sums of a kernel that inputs reach elsewhere are no use of it.
+    meetings = list(enumerate(notes.meetings))
+    reached = {
+        met.leaf
+        for number, met in meetings
+        if met.use.role == "kernel" and number not in notes.asides
+    }
+    split = []
+    for number, met in meetings:
+        if number in notes.asides and met.leaf in reached:
+            continue
+        for share, output in packed.get(number) or [(1.0, None)]:
+            fan_out = met.use.fan_out and met.use.fan_out * share
+            use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)
+            split.append(dataclasses.replace(met, use=use))
+    return split
+
+
+def _packed(notes: Notes) -> dict[int, list[tuple[float, int]]]:
+    """Slices that each meeting's output is cut into: share of the output, number of the value."""
+    packed: dict[int, list[tuple[float, int]]] = {}
+    for axis, cuts in notes.cuts.items():
+        number, slices = axis.tag - TAGGED, sorted(cuts)
+        if axis in notes.rejoined or not _covers(slices, axis.size):
+            continue
+        for start, limit, owner in notes.regions.get(number, [(0, axis.size, number)]):
+            shares = [
+                ((last - first) / (limit - start), cuts[first, last])
+                for first, last in slices
+                if start <= first and last <= limit
+            ]
+            packed.setdefault(owner, shares)
+    return packed
+
+
+def _covers(slices: Sequence[tuple[int, int]], size: int) -> bool:
+    """Whether several slices lie side by side and cover everything."""
+    ends = [0, *(last for _, last in slices)]
+    starts = [*(first for first, _ in slices), size]
+    return len(slices) > 1 and starts == ends
+
+
+# Variables.
 
 
 def _is_array(leaf: Any) -> bool:
@@ -190,16 +295,15 @@ def _has_base(value: Any, package: str, name: str) -> bool:
 
 def _check_function(apply_fn: Any) -> None:
     name = type(apply_fn).__name__
-    if _has_base(apply_fn, "flax.nnx", "Module"):
-        raise TypeError(
-            f"read needs a function of variables and inputs, got the NNX model {name}. "
-            "Call jaxinit.read(*jaxinit.flax.nnx_apply(model), *inputs)."
-        )
-    if _has_base(apply_fn, "flax.linen", "Module"):
-        raise TypeError(
-            f"read needs a function of variables and inputs, got the Linen module {name}. "
-            "Call jaxinit.read(module.apply, variables, *inputs)."
-        )
+    for package, kind, call in (
+        ("flax.nnx", "NNX model", "jaxinit.read(*jaxinit.flax.nnx_apply(model), *inputs)"),
+        ("flax.linen", "Linen module", "jaxinit.read(module.apply, variables, *inputs)"),
+    ):
+        if _has_base(apply_fn, package, "Module"):
+            raise TypeError(
+                f"read needs a function of variables and inputs, got the {kind} {name}. "
+                f"Call {call}."
+            )
     if not callable(apply_fn):
         raise TypeError(
             f"read needs a function of variables and inputs, got {apply_fn!r} of type {name}. "

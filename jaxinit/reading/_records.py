@@ -1,10 +1,21 @@
-"""What a reading holds: every parameter, every use of it, and what its output meets."""
+"""What a reading holds: every parameter, every use of it, and what its output meets.
+
+`Reading` prints as a table, and turns into JSON and into a picture.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+from jaxinit._json import dumps, plain
+from jaxinit._naming import common, skeleton
+from jaxinit._table import render_table
+from jaxinit.jaxpr import Graph
+from jaxinit.planning import suggestion
 
 Role = Literal[
     "kernel", "bias", "scale", "embedding", "position", "gate", "head", "state", "unused", "unknown"
@@ -13,12 +24,12 @@ Role = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """An elementwise function between two maps.
+    """A function of single entries between two layers.
 
     Attributes:
         name: of the catalogue of `jaxinit.activations` where it is one of them, such as ``"relu"``;
-            ``"identity"`` between two maps with nothing between them; else the primitives it is
-            made of.
+            ``"identity"`` between two layers with nothing between them; else the name of the
+            function that the model calls, or of the primitives that it is made of.
         function: the function itself, from a scalar or array to one like it; constants closed over.
     """
 
@@ -28,12 +39,12 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """The residual branch that a map lies in.
+    """The residual branch that a layer lies in.
 
     Attributes:
-        is_last: whether the output of the map goes into the residual sum with nothing but biases,
+        is_last: whether the output of the layer goes into the residual sum with nothing but biases,
             scales and dropout in between.
-        depth: number of maps that follow each other in the branch.
+        depth: number of layers that follow each other in the branch.
         index: which branch of the stream it is, from 0, counted as a scan repeats them.
         count: number of branches that are added to the stream.
         has_norm: whether the branch begins with a normalisation (pre-norm).
@@ -50,21 +61,21 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class After:
-    """What the output of a map meets on its way to the next one.
+    """What the output of a layer meets on its way to the next one.
 
     Attributes:
         activation: the nonlinearity; None where there is none, or more than one way on.
         normalisation: ``"layer"``, ``"rms"``, ``"batch"``, ``"group"`` or None.
         softmax: whether a softmax (attention weights) follows.
-        gates: whether it is multiplied with the output of another map.
+        gates: whether it is multiplied with the output of another layer.
         residual: whether it is added to a stream that goes around it.
-        is_output: whether it reaches an output of the model with no other map behind it, and not by
-            way of a residual sum or a gate.
+        is_output: whether it reaches an output of the model with no other layer behind it, and
+            without a residual sum or a gate on the way.
         index: primitive that makes a whole number of it, such as ``"argmax"``: the choice of an
             expert, through which no gradient passes. None where there is none.
         several: whether it meets nonlinearities that are not one: more than one way on, or one that
             differs from entry to entry. Without them and an activation it meets none.
-        recurrent: whether the map reads what a loop over a sequence carries from step to step.
+        recurrent: whether the layer reads what a loop over a sequence carries from step to step.
     """
 
     activation: Activation | None = None
@@ -80,15 +91,15 @@ class After:
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """What was found around one map.
+    """What was found around one layer.
 
     Attributes:
         after: what its output meets.
         branch: the residual branch it lies in, if any.
-        depth: maps on the longest way from the model's inputs to here, this one included, layers
+        depth: layers on the longest way from the model's inputs to here, this one included, those
             before it counted as a scan repeats them; looking up an embedding counts 0.
-        bypass: of a map in a low-rank bypass of another, as in LoRA, whether it is the first factor
-            or the second.
+        bypass: of a layer in a low-rank bypass of another, as in LoRA, whether it is the first
+            factor or the second.
     """
 
     after: After
@@ -102,7 +113,7 @@ class Chain:
     """The longest way through a model, and its residual streams.
 
     Attributes:
-        widths: features that each map on the longest way makes, in order, repeated as a scan over
+        widths: features that each layer on the longest way makes, in order, repeated as a scan over
             layers repeats them. Steps of a recurrent loop count once.
         streams: number of branches on each residual stream, in order of their first sums.
     """
@@ -112,7 +123,7 @@ class Chain:
 
     @property
     def depth(self) -> int:
-        """Maps on the longest way."""
+        """Layers on the longest way."""
         return len(self.widths)
 
     @property
@@ -143,12 +154,12 @@ class Use:
         fan_in: products that one output sums over; None where the role has none.
         fan_out: outputs that one input feeds; None where the role has none.
         times: how often it is applied in one pass; None where data decide.
-        depth: maps on the longest way from the model's inputs to here, this one included.
+        depth: layers on the longest way from the model's inputs to here, this one included.
         after: what the output meets; None where it was not followed.
         branch: the residual branch it lies in, if any.
         output: number of the value it makes, in the graph of the reading.
         bypass: ``"in"`` or ``"out"``, the first or second factor of a low-rank product that is
-            added to another map of the same input, as in LoRA; else None.
+            added to another layer of the same input, as in LoRA; else None.
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
@@ -203,3 +214,186 @@ class Parameter:
     def fan_out(self) -> float | None:
         """True fan_out, of the first use that has one."""
         return next((use.fan_out for use in self.uses if use.fan_out is not None), None)
+
+
+_FORMAT = "jaxinit-reading/1"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Reading:
+    """What a model does with each of its parameters. Prints as a table.
+
+    Attributes:
+        parameters: one record for each leaf of the variables, in the order of the tree.
+        graph: the traced forward pass.
+        inputs: by path, the number that each leaf has among the values of the graph.
+        arguments: numbers of the other arrays that the model was called with.
+        chain: the longest way through the model, and its residual streams.
+    """
+
+    parameters: tuple[Parameter, ...]
+    graph: Graph
+    inputs: Mapping[str, int]
+    arguments: tuple[int, ...]
+    chain: Chain
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __iter__(self) -> Iterator[Parameter]:
+        return iter(self.parameters)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._by_path
+
+    def __getitem__(self, path: str) -> Parameter:
+        if path not in self._by_path:
+            raise KeyError(f"the reading has no leaf {path!r}{suggestion(str(path), self.paths)}")
+        return self._by_path[path]
+
+    @functools.cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Canonical paths, in the order of the leaves."""
+        return tuple(parameter.path for parameter in self.parameters)
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, Parameter]:
+        return {parameter.path: parameter for parameter in self.parameters}
+
+    @property
+    def unknown(self) -> tuple[Parameter, ...]:
+        """Parameters with an unknown use; ``why`` says what stopped the reading."""
+        return tuple(each for each in self.parameters if each.why or each.role == "unknown")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reading as plain dicts, lists, strings and numbers, without the graph."""
+        return {"format": _FORMAT, "parameters": [_plain(each) for each in self.parameters]}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return dumps(self.to_dict())
+
+    def draw(self, path: str | Path) -> None:
+        """Draws the model as a picture: its layers from left to right, branches beside the stream.
+
+        Every layer is a box with its path, its role, and ``fan_in → fan_out``; on the lines stand
+        the activations, normalisations, softmaxes and gates that its output meets. Heavy lines are
+        residual streams, rings the sums and products on the way. Heads and embeddings are orange,
+        what is unknown is red. In a model of more than 30 layers, those that repeat are drawn
+        once, with the number of times. Needs matplotlib: ``pip install "jaxinit[plots]"``.
+
+        Args:
+            path: where the picture goes; ends in ``.png``, ``.svg`` or ``.pdf``.
+
+        Raises:
+            ImportError: when matplotlib is not installed.
+            ValueError: when the model has no layer, or more than 60 that differ; when the path ends
+                in something else.
+        """
+        from jaxinit.pictures import draw
+
+        draw(self, path)
+
+    def __repr__(self) -> str:
+        return f"<Reading of {len(self.parameters)} parameters; print it for the table>"
+
+    def __str__(self) -> str:
+        return _table(self)
+
+
+def _plain(parameter: Parameter) -> dict[str, Any]:
+    """A record as plain values; an activation is its name."""
+    uses = []
+    for use in parameter.uses:
+        activation = None if use.after is None else use.after.activation
+        name = activation and activation.name
+        after = use.after and vars(use.after) | {"activation": name}
+        uses.append(vars(use) | {"after": after})
+    return plain(vars(parameter) | {"uses": uses})
+
+
+_COLUMNS = (
+    "parameter", "shape", "leaves", "role", "contracted", "produced", "batched", "fan_in",
+    "fan_out", "times", "meets", "remarks",
+)  # fmt: skip
+
+
+def _table(reading: Reading) -> str:
+    """One line for each use; layers that differ in a number of their path alone share one."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for parameter in reading.parameters:
+        lines = tuple(_cells(parameter, use) for use in parameter.uses or (None,))
+        key = (skeleton(parameter.path), parameter.shape, lines)
+        groups.setdefault(key, []).append(parameter.path)
+    rows = []
+    for (_, shape, lines), paths in groups.items():
+        for number, cells in enumerate(lines):
+            head = (common(paths), str(shape), len(paths)) if number == 0 else ("", "", "")
+            rows.append((*head, *cells))
+    title = f"{len(reading)} parameters"
+    if reading.unknown:
+        title += f", {len(reading.unknown)} of them unknown"
+    kept = [
+        number
+        for number in range(len(_COLUMNS))
+        if number < 4 or any(row[number] not in ("", None) for row in rows)
+    ]
+    columns = [_COLUMNS[number] for number in kept]
+    return render_table(columns, [[row[n] for n in kept] for row in rows], title=title)
+
+
+def _cells(parameter: Parameter, use: Use | None) -> tuple[Any, ...]:
+    if use is None:
+        return (parameter.role, "", "", "", None, None, "", "", parameter.why or "")
+    role = parameter.role if parameter.uses[0] is use else use.role
+    return (
+        role,
+        _axes(use.contracted + use.field),
+        _axes(use.produced),
+        _axes(use.batched),
+        _count(use.fan_in),
+        _count(use.fan_out),
+        "by data" if use.times is None else use.times if use.times != 1 else "",
+        _meets(use),
+        _remarks(parameter, use),
+    )
+
+
+def _count(fan: float | None) -> int | float | None:
+    return int(fan) if fan is not None and fan.is_integer() else fan
+
+
+def _meets(use: Use) -> str:
+    """What comes after a layer, in the order in which a reader looks for it."""
+    if use.after is None:
+        return ""
+    after, met = use.after, []
+    if after.normalisation:
+        met.append(f"{after.normalisation} norm")
+    if after.activation is not None and after.activation.name != "identity":
+        met.append(after.activation.name)
+    met += [word for word in ("softmax", "gates") if getattr(after, word)]
+    met += [after.index] if after.index else []
+    if use.branch is not None and use.branch.is_last:
+        count = use.branch.count
+        met.append(f"sum of {count} branch{'' if count == 1 else 'es'}")
+    return ", ".join(met)
+
+
+def _remarks(parameter: Parameter, use: Use) -> str:
+    remarks = []
+    if use.groups > 1:
+        remarks.append(f"{use.groups} groups")
+    if use.transposed_strides:
+        remarks.append(f"transposed by {use.transposed_strides}")
+    if use.slice_output is not None:
+        remarks.append("packed")
+    if use.bypass is not None:
+        remarks.append("low-rank bypass")
+    if use.role == "unknown" and parameter.why:
+        remarks.append(f"stopped by {parameter.why}")
+    return ", ".join(remarks)
+
+
+def _axes(axes: Sequence[int]) -> str:
+    return ", ".join(map(str, axes))

@@ -1,0 +1,457 @@
+"""Rules for equations in which parameters meet data: layers, biases, scales, positions.
+
+A contraction or a convolution says by its dimension numbers which axes of a parameter it sums over
+and which the output has; a function of single entries says by the dimensions that data have and
+the parameter has not. A value may hold several parameters: the two factors of a low-rank product
+are both kernels, the first of them the one that data reach first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node
+from jaxinit.reading._domain import (
+    FEATURE,
+    TAGGED,
+    Dimension,
+    Joint,
+    ParameterDomain,
+    Piece,
+    Value,
+    View,
+    axes_of,
+    combined,
+    data,
+    data_of,
+    fans,
+    filler,
+    is_feature,
+    is_held,
+    parameters,
+    rules,
+    untagged,
+)
+from jaxinit.reading._moves import reduced
+from jaxinit.reading._records import Role
+
+# Contractions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One operand of a contraction, with its dimensions by what the contraction does to them."""
+
+    value: Value
+    shape: tuple[int, ...]
+    contracted: tuple[int, ...]
+    batched: tuple[int, ...]
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Dimensions that the output has for itself."""
+        return tuple(
+            n for n in range(len(self.shape)) if n not in self.contracted and n not in self.batched
+        )
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether no parameter holds one of the free dimensions: tokens repeated for a batch."""
+        return any(self.shape[number] > 1 and not self.holds(number) for number in self.free)
+
+    @property
+    def dims(self) -> tuple[Dimension, ...]:
+        """Dimensions of data; rows of constants are as good as data: coordinates, for example."""
+        value = self.value if self.value.is_data else data_of(self.shape, is_real=False)
+        return untagged(value).dims
+
+    def holds(self, number: int) -> bool:
+        """Whether a parameter holds a dimension."""
+        return self.value.is_view and any(is_held(view.dims[number]) for view in self.value.views)
+
+
+@rules("dot_general")
+def _contraction(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
+    contracted, batched = node.params["dimension_numbers"]
+    left, right = (
+        Side(value, domain.shape(atom), tuple(contracted[i]), tuple(batched[i]))
+        for i, (value, atom) in enumerate(zip(operands, node.inputs, strict=True))
+    )
+    if left.value.is_view and right.value.is_view:
+        if left.is_repeated == right.is_repeated:
+            return [_product_of_parameters(domain, left, right)]
+        tokens = left if left.is_repeated else right
+        domain.enters(tokens.value, node, node.outputs[0])
+        entered = dataclasses.replace(tokens, value=data_of(tokens.shape, is_real=False))
+        left, right = (left, entered) if tokens is right else (entered, right)
+    tags = []
+    for side, other in ((left, right), (right, left)):
+        if not side.value.is_view:
+            tags.append(FEATURE)
+        elif other.value.is_one_hot and len(side.contracted) == 1:
+            tags.append(_look_up(domain, node, side, other))
+        elif _is_projected(side, other):
+            tags.append(_project(domain, node, side))
+        else:
+            tags.append(_contract(domain, node, side, is_aside=not other.value.is_real))
+    is_real = left.value.is_real or right.value.is_real
+    return [data(_output_dims(left, right, tags), is_real=is_real)]
+
+
+@rules("ragged_dot_general")
+def _by_group(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
+    """Rows by group, each group with a matrix of its own: the group axis is batched."""
+    numbers = node.params["ragged_dot_dimension_numbers"]
+    contracted, batched = numbers.dot_dimension_numbers
+    rows, matrices, *_ = operands
+    shape = domain.shape(node.outputs[0])
+    is_real = any(value.is_real for value in operands)
+    domain.enters(rows, node, node.outputs[0])
+    if not matrices.is_view:
+        return [data_of(shape, is_real=is_real)]
+    repeats = (*batched[1], *numbers.rhs_group_dimensions)
+    right = Side(matrices, domain.shape(node.inputs[1]), tuple(contracted[1]), repeats)
+    tag = _contract(domain, node, right)
+    made = range(len(shape) - len(right.free), len(shape))
+    return [data_of(shape, is_real=is_real, made=made, tag=tag)]
+
+
+def _output_dims(left: Side, right: Side, tags: Sequence[int]) -> list[Dimension]:
+    """Dimensions of the output: batch, free ones of the left, free ones of the right."""
+    dims: list[Dimension] = []
+    for pair in zip(left.batched, right.batched, strict=True):
+        both = list(zip((left, right), pair, strict=True))
+        of_data = [side.dims[number] for side, number in both if not side.value.is_view]
+        held = any(side.holds(number) for side, number in both)
+        size = left.shape[pair[0]]
+        dims.append((Piece(FEATURE, size),) if held or not of_data else of_data[0])
+    for side, tag in zip((left, right), tags, strict=True):
+        for number in side.free:
+            dims.append(_made(side, number, tag) if side.value.is_view else side.dims[number])
+    return dims
+
+
+def _made(side: Side, number: int, tag: int) -> Dimension:
+    """A dimension that a kernel makes, in the pieces in which the kernel holds it.
+
+    The stride of a piece tells axes of one kernel apart.
+    """
+    size, views = side.shape[number], side.value.views
+    if len(views) == 1:
+        pieces = [piece for piece in views[0].dims[number] if piece.axis is not None]
+        if math.prod(piece.size for piece in pieces) == size and len(pieces) > 1:
+            return tuple(
+                Piece(tag, piece.size, (piece.axis or 0) * 2**32 + piece.stride) for piece in pieces
+            )
+    axis = next((p.axis for view in views for p in view.dims[number] if p.axis), 0)
+    return (Piece(tag, size, axis * 2**32 + 1),) if side.holds(number) else filler(size)
+
+
+def _product_of_parameters(domain: ParameterDomain, left: Side, right: Side) -> Value:
+    """A product of two values of parameters, which holds the parameters of both."""
+    domain.notes.products += 1
+    views = []
+    for number, (side, other) in enumerate(((left, right), (right, left))):
+        beside = [filler(other.shape[dimension]) for dimension in other.free]
+        for view in side.value.views:
+            own = [view.dims[dimension] for dimension in side.free]
+            batch = [view.dims[dimension] for dimension in side.batched]
+            joint = Joint(domain.notes.products, number, view.pieces(side.contracted))
+            free = [*own, *beside] if side is left else [*beside, *own]
+            new = view.with_dims([*batch, *free])
+            views.append(dataclasses.replace(new, joints=(*view.joints, joint)))
+    return parameters(views)
+
+
+def _shares(side: Side) -> list[tuple[list[Piece], list[Piece]]]:
+    """Pieces that each parameter contracts and produces, products with others included.
+
+    Data reach first the parameters that hold a contracted axis; what those hand on along a joint is
+    produced by them and contracted by the next.
+    """
+    views = side.value.views
+    shares = [(list(view.pieces(side.contracted)), _own(view.pieces(side.free))) for view in views]
+    reached = [number for number, (contracted, _) in enumerate(shares) if _own(contracted)]
+    used = set()
+    for number in reached:
+        for joint in views[number].joints:
+            if (number, joint.number) in used:
+                continue
+            shares[number][1].extend(_own(joint.pieces))
+            for other, theirs in _across(views, joint):
+                if other not in reached and theirs.pieces:
+                    reached.append(other)
+                    used.add((other, joint.number))
+                    shares[other][0][:] = theirs.pieces
+    for number in set(range(len(views))).difference(reached):
+        shares[number][0].clear()
+        for joint in views[number].joints:
+            shares[number][1].extend(_own(joint.pieces))
+    return shares
+
+
+def _own(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces that are no filler."""
+    return [piece for piece in pieces if piece.axis is not None]
+
+
+def _across(views: Sequence[View], joint: Joint) -> Iterator[tuple[int, Joint]]:
+    """Views on the other side of a product, by number, with their end of the joint."""
+    for number, view in enumerate(views):
+        for theirs in view.joints:
+            if theirs.number == joint.number and theirs.side != joint.side:
+                yield number, theirs
+
+
+def _is_projected(side: Side, other: Side) -> bool:
+    """Whether a product of parameters meets a fresh kernel output: learned queries and keys.
+
+    Not so a low-rank kernel, which meets inputs, normalised or activated values.
+    """
+    views = side.value.views
+    if not other.value.is_data or not all(view.joints and view.why is None for view in views):
+        return False
+    pieces = other.value.views[0].pieces(other.contracted)
+    return bool(pieces) and all((piece.axis or 0) >= TAGGED for piece in pieces)
+
+
+def _project(domain: ParameterDomain, node: Node, side: Side) -> int:
+    """Notes learned tokens and the kernel that projects them, where both meet data as one."""
+    for view in side.value.views:
+        own = _own(view.pieces(side.contracted))
+        if not own and any(is_held(view.dims[number]) for number in side.free):
+            domain.enters(parameters([view]), node, node.outputs[0])
+        elif not own or len(view.joints) > 1:
+            domain.note_unknown(view, node, node.outputs[0])
+        else:
+            inner = [piece for joint in view.joints for piece in joint.pieces]
+            batched = view.pieces(side.batched)
+            domain.meets(node, view, "kernel", inner, own, batched)
+    return FEATURE
+
+
+def _contract(domain: ParameterDomain, node: Node, side: Side, *, is_aside: bool = False) -> int:
+    """Notes what every parameter does in a contraction; returns the tag of the output."""
+    first = None
+    for view, (contracted, produced) in zip(side.value.views, _shares(side), strict=True):
+        if view.why is not None:
+            domain.note_unknown(view, node, node.outputs[0])
+            continue
+        outer = not side.contracted and any(piece.size > 1 for piece in produced)
+        role = "kernel" if contracted or outer else "scale"
+        batched = view.pieces(side.batched)
+        number = domain.meets(node, view, role, contracted, produced, batched)
+        if is_aside:
+            domain.notes.asides.add(number)
+        if role == "kernel":
+            first = number if first is None else first
+            stretch = next((piece for piece in produced if not piece.is_whole), None)
+            if stretch is not None:
+                region = (stretch.start, stretch.start + stretch.entries, number)
+                regions = domain.notes.regions
+                regions[first] = (*regions.get(first, ()), region)
+    return FEATURE if first is None else TAGGED + first
+
+
+def _look_up(domain: ParameterDomain, node: Node, side: Side, other: Side) -> int:
+    """Notes the lookup in a table by a product with one-hot vectors."""
+    role = "embedding" if other.value.is_real else "position"
+    for view in domain.readable(side.value, node):
+        pieces = map(view.pieces, (side.contracted, side.free, side.batched))
+        domain.meets(node, view, role, *pieces)
+    return FEATURE
+
+
+@rules("conv_general_dilated")
+def _convolution(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
+    image, kernel = operands
+    domain.enters(image, node, node.outputs[0])
+    tag = FEATURE
+    for view in domain.readable(kernel, node):
+        tag = _convolve(domain, node, view)
+    is_real = image.is_real or kernel.is_real
+    feature = node.params["dimension_numbers"].out_spec[1]
+    return [data_of(domain.shape(node.outputs[0]), is_real=is_real, made=(feature,), tag=tag)]
+
+
+def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:
+    """Notes what a parameter does as the kernel of a convolution; the tag of the output."""
+    params = node.params
+    out, inner, *field = params["dimension_numbers"].rhs_spec
+    groups = params["feature_group_count"] * params["batch_group_count"]
+    batched, produced = [], _own(view.dims[out])
+    # A vmapped convolution keeps its layers side by side, as groups.
+    while len(produced) > 1 and groups > 1 and groups % produced[0].size == 0:
+        groups //= produced[0].size
+        batched.append(produced.pop(0))
+    contracted, spatial = view.dims[inner], view.pieces(field)
+    strides = tuple(params["lhs_dilation"])
+    strides = strides if math.prod(strides) > 1 else ()
+    is_kernel = bool(_own((*contracted, *spatial)))
+    changes: dict[str, Any] = {"field": axes_of(spatial), "groups": groups}
+    changes["transposed_strides"] = strides
+    if is_kernel:
+        taps = math.prod(piece.terms for piece in spatial)
+        found = fans(contracted, produced)
+        changes["fan_in"] = found["fan_in"] * taps / math.prod(strides)
+        changes["fan_out"] = found["fan_out"] * taps / groups
+    role = "kernel" if is_kernel else "scale"
+    number = domain.meets(node, view, role, contracted, produced, batched, **changes)
+    return TAGGED + number if is_kernel and groups == 1 and not batched else FEATURE
+
+
+# Functions of single entries.
+
+
+@rules(Class.ELEMENTWISE)
+def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
+    shape = domain.shape(node.outputs[0])
+    known = [value for value in operands if value.is_data]
+    views = [
+        view.aligned(shape) if view.why is None else view.unknown(shape, view.why)
+        for value in operands
+        if value.is_view
+        for view in value.views
+    ]
+    is_real = any(value.is_real for value in known)
+    if not known or (views and not is_real and not _repeats(combined(known, shape), views)):
+        # A function of parameters alone, or of parameters and state, holds all of them.
+        return [parameters(views)]
+    _settle_outer(domain, node, operands)
+    is_linear = node.primitive in SUMS or (
+        len(known) == 1 and (node.primitive in PRODUCTS or node.primitive == "neg")
+    )
+    seen = known if is_linear else [untagged(value) for value in known]
+    result = data(combined(seen, shape), is_real=is_real)
+    if views:
+        result = _meet(domain, node, operands, views, result)
+    return [_with_flags(domain, node, operands, result, is_linear)]
+
+
+def _repeats(dims: Sequence[Dimension], views: Sequence[View]) -> bool:
+    """Whether derived data have a dimension that no parameter here has: a layer on its rows."""
+    return any(
+        is_held(dim) and not any(is_held(view.dims[n]) for view in views if view.why is None)
+        for n, dim in enumerate(dims)
+    )
+
+
+def _with_flags(
+    domain: ParameterDomain, node: Node, operands: list[Value], result: Value, is_linear: bool
+) -> Value:
+    """What later equations ask of a result: whether it is one-hot, a slice, or a product."""
+    name = node.primitive
+    known = [value for value in operands if value.is_data]
+    if name == "eq" and any(value.is_iota for value in operands):
+        return dataclasses.replace(result, is_one_hot=True)
+    if name in SUMS:
+        domain.notes.rejoin(known)
+    if is_linear:
+        cuts = frozenset(cut for value in known for cut in value.cuts)
+        result = dataclasses.replace(result, cuts=cuts)
+    if _keeps_product(name) and len(known) == 1 and known[0].is_outer:
+        product = known[0].product + result.product
+        result = dataclasses.replace(result, product=product, is_outer=True)
+    return result
+
+
+def _keeps_product(name: str) -> bool:
+    return name in PRODUCTS or name == "neg"
+
+
+def _settle_outer(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> None:
+    """Data spread along a parameter's axes and multiplied by it: a kernel with one input.
+
+    Unless it is multiplied once more with data that have those axes, as the scale of a
+    normalisation is when it meets the inverse deviation first.
+    """
+    if _keeps_product(node.primitive):
+        return
+    for value in operands:
+        for number, view in value.product if value.is_outer else ():
+            if domain.notes.meetings[number].use.role == "scale":
+                own = _own(view.pieces())
+                produced = axes_of(own)
+                domain.notes.amend(number, role="kernel", produced=produced, **fans((), own))
+
+
+def _meet(
+    domain: ParameterDomain,
+    node: Node,
+    operands: Sequence[Value],
+    views: Sequence[View],
+    result: Value,
+) -> Value:
+    """Notes what each parameter does to the data, and marks the dimensions that it brings."""
+    output = node.outputs[0]
+    shape = domain.shape(output)
+    dims = list(result.dims)
+    before = combined([value for value in operands if value.is_data], shape)
+    product, is_outer = [], True
+    for view in views:
+        if view.why is not None:
+            domain.note_unknown(view, node, output)
+            continue
+        if node.primitive == "select_n" and not operands[0].is_view:
+            domain.enters(parameters([view]), node, output)
+            continue
+        role = _role(node, view, dims)
+        if role is None:
+            domain.note_unknown(view, node, output)
+            continue
+        number = domain.meets(node, view, role, produced=view.pieces())
+        if node.primitive == "mul":
+            product.append((number, view))
+            is_outer &= _is_outer(view, before)
+    for number, size in enumerate(shape):
+        if not is_held(dims[number]) and any(is_held(view.dims[number]) for view in views):
+            dims[number] = (Piece(FEATURE, size),)
+    made = data(dims, is_real=result.is_real)
+    return dataclasses.replace(made, product=tuple(product), is_outer=bool(product) and is_outer)
+
+
+def _role(node: Node, view: View, dims: Sequence[Dimension]) -> Role | None:
+    if node.primitive in PRODUCTS:
+        return "scale"
+    if node.primitive not in SUMS:
+        return None
+    if view.is_indexed:
+        return "position"
+    held = [number for number, dim in enumerate(view.dims) if is_held(dim)]
+    apart = [number for number in held if not is_feature(dims[number])]
+    return "position" if len(held) > 1 and apart else "bias"
+
+
+def _is_outer(view: View, dims: Sequence[Dimension]) -> bool:
+    """Whether data repeat along all axes of a parameter."""
+    held = [number for number, dim in enumerate(view.dims) if is_held(dim)]
+    return bool(held) and not any(is_held(dims[number]) for number in held)
+
+
+@rules("reduce_sum")
+def _sum(domain: ParameterDomain, node: Node, operands: list[Value]) -> Sequence[Value]:
+    """A sum; of a product with a parameter, which nothing else reads, it makes a contraction.
+
+    A normalisation that follows a scale sums the product too, but reads it again.
+    """
+    (value,) = operands
+    gone = node.params["axes"]
+    is_contraction = not value.is_outer and domain.is_read_once(node.inputs[0])
+    for number, view in value.product if is_contraction else ():
+        inner = [piece for piece in _own(view.pieces(gone)) if piece.size > 1]
+        if not inner:
+            continue
+        outer = _own(view.pieces(n for n in range(len(view.dims)) if n not in gone))
+        domain.notes.amend(
+            number,
+            operation="reduce_sum",
+            role="kernel",
+            contracted=axes_of(inner),
+            produced=axes_of(outer),
+            output=node.outputs[0],
+            **fans(view.pieces(gone), outer),
+        )
+    return reduced(domain, node, operands)

@@ -28,6 +28,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports rooms to its left, never to its right.
 STREET = (
+    "_json",
     "_naming",
     "_table",
     "activations",

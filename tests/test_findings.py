@@ -9,7 +9,7 @@ import advice_models as models
 import jaxinit
 from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
-from jaxinit.advice._checks_table import CHECKS, FAULTS
+from jaxinit.advice._findings import CHECKS
 
 
 def planned(reading, *rules):
@@ -18,10 +18,10 @@ def planned(reading, *rules):
     return jaxinit.plan(tree, list(rules))
 
 
-def found(reading, *rules, current=None):
+def found(reading, *rules, init=None):
     """Findings by code, with the parameters drawn by rules or given."""
-    plan = planned(reading, *rules) if rules else current
-    return {finding.code: finding for finding in jaxinit.advise(reading, current=plan).findings}
+    plan = planned(reading, *rules) if rules else init
+    return {finding.code: finding for finding in jaxinit.advise(reading, init=plan).findings}
 
 
 HE, LECUN = init.he_normal(), init.lecun_normal()
@@ -44,7 +44,7 @@ def gain_mismatch(right):
 def unstable_gain(right):
     reading = models.plain(jax.nn.gelu, 50, 512)
     if right:
-        return found(reading, current=jaxinit.advise(reading).plan())
+        return found(reading, init=jaxinit.advise(reading).plan())
     gain = jaxinit.activations.gain("gelu")
     kernel = init.variance_scaling(1.0, "fan_in", "normal", gain=gain)
     return found(reading, ("**/kernel", kernel), REST)
@@ -140,14 +140,14 @@ def low_precision(right):
     tree = {"w": models.struct(64, 64, dtype="bfloat16")}
     reading = jaxinit.read(lambda p, x: x @ p["w"], tree, models.struct(2, 64, dtype="bfloat16"))
     law = LECUN if right else jax.nn.initializers.lecun_normal()
-    return found(reading, current={"w": law(jax.random.key(0), (64, 64), jnp.bfloat16)})
+    return found(reading, init={"w": law(jax.random.key(0), (64, 64), jnp.bfloat16)})
 
 
 def nonfinite(right):
     reading = models.read(lambda p, x: x @ p["w"], {"w": (3, 2)}, models.struct(4, 3))
     array = np.ones((3, 2), "float32")
     array[1, 1] = 1.0 if right else np.nan
-    return found(reading, current={"w": array})
+    return found(reading, init={"w": array})
 
 
 CASES = {
@@ -187,7 +187,7 @@ def test_a_model_triggers_it_and_its_near_twin_does_not(code):
 
 
 def test_every_check_has_a_case():
-    assert {check.__name__.replace("_", "-") for check in (*FAULTS, *CHECKS)} == set(CASES)
+    assert {check.__name__.replace("_", "-") for check in CHECKS} == set(CASES)
 
 
 def test_a_low_rank_adapter_is_no_layer_in_series():
@@ -211,7 +211,7 @@ def sampled(shape=(128, 128), law="normal", dtype="bfloat16", key=0):
 def test_draws_in_16_bits_show_after_the_cast(dtype, count):
     """Master weights in float32 that were sampled narrow: the tails stay cut."""
     reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
-    narrow = found(reading, current={"w": sampled(dtype=dtype)})["low-precision"]
+    narrow = found(reading, init={"w": sampled(dtype=dtype)})["low-precision"]
     assert f"{count} different values besides 0 in 16,384 entries" in narrow.evidence
     assert f"sampled in {dtype}" in narrow.evidence
 
@@ -235,7 +235,7 @@ def few_values():
 @pytest.mark.parametrize("name", few_values())
 def test_laws_of_few_values_are_no_draws_in_16_bits(name):
     reading = models.read(lambda p, x: x @ p["w"], {"w": (128, 128)}, models.struct(2, 128))
-    assert "low-precision" not in found(reading, current={"w": few_values()[name]})
+    assert "low-precision" not in found(reading, init={"w": few_values()[name]})
 
 
 def test_what_is_not_finite_is_one_finding():
@@ -243,7 +243,7 @@ def test_what_is_not_finite_is_one_finding():
     values = planned(reading, ("**", HE)).init(jax.random.key(0))
     for fault in (np.nan, np.inf):
         spoilt = values | {"hidden/1/kernel": values["hidden/1/kernel"] * fault}
-        findings = jaxinit.advise(reading, current=spoilt).findings
+        findings = jaxinit.advise(reading, init=spoilt).findings
         assert [finding.code for finding in findings] == ["nonfinite"]
 
 
@@ -256,7 +256,7 @@ def test_a_hard_router_goes_to_an_index_and_gets_no_made_up_gain():
     assert jaxinit.advise(reading)["router"].initializer == LECUN
     weighed = routed(weigh=True)
     assert weighed["router"].uses[0].after.softmax
-    assert jaxinit.advise(weighed)["router"].situation == "mixture of experts: router"
+    assert jaxinit.advise(weighed)["router"].row == "mixture of experts: router"
 
 
 def test_gradients_by_another_way_or_of_ones_own_are_gradients():
@@ -313,7 +313,7 @@ def test_queries_and_keys_that_are_both_zero_never_move():
 def test_zeros_that_come_alive_one_after_the_other_are_no_finding():
     """Fixup: the head moves first, then the ends of the branches, then all."""
     reading = models.residual(None, 4)
-    assert "zero-product" not in found(reading, current=jaxinit.advise(reading).plan())
+    assert "zero-product" not in found(reading, init=jaxinit.advise(reading).plan())
 
 
 def test_all_zero_layers_are_stuck_but_for_the_last_bias():
@@ -345,7 +345,7 @@ def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan():
         models.adapted(8, 512),
     ]
     for reading in readings:
-        advice = jaxinit.advise(reading, current=jaxinit.advise(reading).plan())
+        advice = jaxinit.advise(reading, init=jaxinit.advise(reading).plan())
         loud = [finding for finding in advice.findings if finding.is_at_least("warning")]
         assert not loud, loud
 
@@ -358,13 +358,13 @@ def test_arrays_betray_fans_that_are_not_theirs():
 
     reading = models.read(fn, {"stack": (12, 32, 32)}, models.struct(2, 32))
     key, shape = jax.random.key(0), (12, 32, 32)
-    assert "wrong-fans" in found(reading, current={"stack": LECUN(key, shape)})
-    assert "wrong-fans" not in found(reading, current={"stack": init.stacked(LECUN)(key, shape)})
+    assert "wrong-fans" in found(reading, init={"stack": LECUN(key, shape)})
+    assert "wrong-fans" not in found(reading, init={"stack": init.stacked(LECUN)(key, shape)})
 
 
 def test_severities_are_ordered_and_the_worst_comes_first():
     findings = jaxinit.advise(
-        models.plain(jax.nn.relu, 30, 64), current=planned(models.plain(jax.nn.relu, 30, 64),
+        models.plain(jax.nn.relu, 30, 64), init=planned(models.plain(jax.nn.relu, 30, 64),
         ("**/kernel", init.xavier_normal()), REST)
     ).findings  # fmt: skip
     levels = [SEVERITIES.index(finding.severity) for finding in findings]

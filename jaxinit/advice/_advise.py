@@ -1,35 +1,43 @@
 """`advise`: which initializer every parameter should have, why, and what is wrong with the present.
 
-The guide decides row by row (`guide`), the checks find what to look at (`checks_table`), and the
-result is rules that `jaxinit.plan` takes.
+The guide decides row by row, the checks find what to look at, and the result is rules that
+`jaxinit.plan` takes: few globs, which match exactly the leaves that they should.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, get_args
 
-import jax
-import numpy as np
+import jax.numpy as jnp
 
+from jaxinit._json import dumps, plain
+from jaxinit._naming import common, skeleton
 from jaxinit._table import render_table
-from jaxinit.advice._checks_table import CHECKS, FAULTS
-from jaxinit.advice._current import Currents, currents_of
-from jaxinit.advice._findings import Finding, run_checks, shortened
-from jaxinit.advice._guide import GUIDES, Goal
-from jaxinit.advice._patterns import rules_for
-from jaxinit.advice._rows import COUNTERS, INTEGERS, first_match
-from jaxinit.advice._situation import Situation
+from jaxinit.advice._facts import ModelFacts
+from jaxinit.advice._findings import Finding, findings_of, shortened
+from jaxinit.advice._guide import GUIDES, Goal, decide
+from jaxinit.advice._present import Present, present_of
 from jaxinit.initializers import Initializer, to_config
-from jaxinit.planning import ParamSpec, Plan, plan
-from jaxinit.reading._reader import Reading
+from jaxinit.planning import Plan, plan
+from jaxinit.planning import ParamSpec as LeafSpec
+from jaxinit.planning._globs import compile_glob
+from jaxinit.reading import Reading
 from jaxinit.signal import Prediction, predict
+
+P = ParamSpec("P")
+R = TypeVar("R")
+L = TypeVar("L", bound=Any)
+H = TypeVar("H", bound=Hashable)
 
 _FORMAT = "jaxinit-advice/1"
 _NUMBER = re.compile(r"\d+")
+_SPECIAL = re.compile(r"[*?\[\]{}]")
 # Characters that leaves, shape, std and why take up beside a name, with the space around them.
 _BESIDE = 36
 
@@ -42,9 +50,10 @@ class Prescription:
         path: canonical path.
         shape: shape of the array.
         dtype: dtype of the array, by name.
-        part: the part it plays in the model.
+        role: what it is for in the model, such as ``"residual_output"``; finer than the role in
+            the reading, ``"kernel"``.
         initializer: with the true axes of the reading.
-        situation: name of the row of the guide that decided.
+        row: name of the row of the guide that decided.
         reason: why, in one sentence.
         source: authors, year, equation or section.
     """
@@ -52,9 +61,9 @@ class Prescription:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    part: str
+    role: str
     initializer: Initializer
-    situation: str
+    row: str
     reason: str
     source: str
 
@@ -62,6 +71,10 @@ class Prescription:
     def std(self) -> float:
         """Standard deviation of an entry."""
         return self.initializer.law(self.shape, self.dtype).std
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prescription as plain values, with the config of the initializer and its std."""
+        return plain(vars(self) | {"initializer": to_config(self.initializer), "std": self.std})
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -97,8 +110,7 @@ class Advice:
 
         Every rule takes a leaf, every leaf of the reading is taken, and each gets its prescription.
         """
-        values = [(p.path, p.initializer) for p in self.prescriptions]
-        return [(glob, values[index][1]) for glob, index in rules_for(values)]
+        return rules_for([(p.path, p.initializer) for p in self])
 
     def plan(self, tree: Any = None) -> Plan:
         """A plan with the rules of the advice.
@@ -107,7 +119,7 @@ class Advice:
             tree: the tree of the parameters; None gives a flat dictionary from path to array.
         """
         if tree is None:
-            tree = {p.path: ParamSpec(p.shape, np.dtype(_dtype(p.dtype))) for p in self}
+            tree = {p.path: LeafSpec(p.shape, jnp.dtype(p.dtype)) for p in self}
         return plan(tree, self.rules())
 
     def predict(self, **options: Any) -> Prediction:
@@ -129,30 +141,18 @@ class Advice:
         """
         return predict(self.reading, self.plan(), **options)
 
-    def to_json(self) -> dict[str, Any]:
-        """The advice as plain dicts, lists, strings and numbers."""
+    def to_dict(self) -> dict[str, Any]:
+        """The advice as a dictionary of plain values."""
         return {
             "format": _FORMAT,
             "goal": self.goal,
-            "prescriptions": [
-                {
-                    "path": p.path,
-                    "shape": list(p.shape),
-                    "dtype": p.dtype,
-                    "part": p.part,
-                    "initializer": to_config(p.initializer),
-                    "std": p.std,
-                    "situation": p.situation,
-                    "reason": p.reason,
-                    "source": p.source,
-                }
-                for p in self.prescriptions
-            ],
-            "findings": [
-                dataclasses.asdict(finding) | {"leaves": list(finding.leaves)}
-                for finding in self.findings
-            ],
+            "prescriptions": [p.to_dict() for p in self],
+            "findings": plain(self.findings),
         }
+
+    def to_json(self) -> str:
+        """The advice as JSON."""
+        return dumps(self.to_dict())
 
     def to_text(self, width: int = 100) -> str:
         """The advice as it prints, in lines of at most so many characters."""
@@ -168,7 +168,35 @@ class Advice:
         )
 
 
-def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Advice:
+def takes_reading(line: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: calls that have no reading first, or an old argument, raise a TypeError.
+
+    Args:
+        line: the call as it should be written.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            name = function.__name__
+            first = args[0] if args else kwargs.get("reading")
+            if not isinstance(first, Reading):
+                came = type(first).__name__
+                raise TypeError(f"{name} needs a reading, got {came}. Call it as {line}.")
+            if "current" in kwargs:
+                raise TypeError(
+                    f"{name} needs init= for how the parameters are drawn now, got current=. "
+                    f"Call it as jaxinit.{name}(reading, init=...)."
+                )
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@takes_reading("jaxinit.advise(jaxinit.read(model.apply, variables, x))")
+def advise(reading: Reading, goal: Goal = "train", *, init: Any = None) -> Advice:
     """Says which initializer every parameter should have, and why.
 
     Args:
@@ -176,16 +204,16 @@ def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Ad
         goal: ``"train"``, a signal and a gradient that survive at the width and depth given;
             ``"classical"``, the four rows of the classical lesson; ``"mup"``, hyper-parameters that
             carry over when the width is scaled; ``"policy"``, on-policy reinforcement learning.
-        current: how the parameters are drawn now, for the findings: a plan, a mapping from path to
-            initializer such as `jaxinit.flax.own_initializers` makes, or a tree of arrays. None
-            leaves the findings that need none.
+        init: how the parameters are drawn now, for the findings: a plan, a mapping from path to
+            initializer such as `jaxinit.flax.own_initializers` makes, or a tree of arrays. With
+            None there are only the findings that do not depend on it.
 
     Returns:
         A prescription for every leaf, with the fans that were read, and findings.
 
     Raises:
-        TypeError: when ``reading`` is no reading.
-        ValueError: when the goal is unknown, or ``current`` is of other parameters.
+        TypeError: when ``reading`` is no reading, or ``init`` is of none of these kinds.
+        ValueError: when the goal is unknown, or ``init`` is of other parameters.
 
     Example:
         >>> import jax.numpy as jnp, jaxinit
@@ -202,68 +230,67 @@ def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Ad
     References:
         Each prescription bears its source; the rows stand in ``jaxinit.advice._guide``.
     """
-    if not isinstance(reading, Reading):
-        raise TypeError(
-            f"advise needs a reading, got {type(reading).__name__}. "
-            "Call it as jaxinit.advise(jaxinit.read(model.apply, variables, x))."
-        )
-    return advise_with("advise", reading, goal, currents_of("advise", reading, current))
+    return advise_with("advise", reading, goal, present_of("advise", reading, init))
 
 
-def advise_with(caller: str, reading: Reading, goal: Goal, currents: Currents) -> Advice:
-    """As `advise`, of a current initialization that is known already."""
+def advise_with(
+    caller: str, reading: Reading, goal: Goal, present: Mapping[str, Present]
+) -> Advice:
+    """As `advise`, of a present initialization that is known already."""
     if goal not in GUIDES:
         raise ValueError(
             f"{caller} needs a goal of {', '.join(map(repr, get_args(Goal)))}, got {goal!r}. "
             "Use 'train' when in doubt."
         )
-    situation = Situation(reading)
-    findings = run_checks(FAULTS, CHECKS, situation, currents)
-    return Advice(reading, goal, prescribe(situation, goal), findings)
-
-
-def prescribe(situation: Situation, goal: Goal) -> tuple[Prescription, ...]:
-    """Applies the guide of a goal to every parameter."""
-    guide = GUIDES[goal]
-    holding = [row.when.holds(situation) for row in guide]
-    found = []
-    for subject in situation.subjects:
-        parameter = subject.parameter
-        if parameter.dtype.startswith("key<"):
-            continue  # a random key among the variables is no parameter, and no plan takes it
-        row, entry = first_match(guide, situation, subject, holding)
-        if not jax.numpy.issubdtype(_dtype(parameter.dtype), jax.numpy.inexact):
-            entry = COUNTERS if subject.part in ("state", "unused") else INTEGERS
-        found.append(
-            Prescription(
-                parameter.path,
-                parameter.shape,
-                parameter.dtype,
-                subject.part,
-                entry.recipe(situation, subject),
-                row.name,
-                entry.reason,
-                entry.source or row.source,
-            )
+    model = ModelFacts(reading)
+    prescriptions = tuple(
+        Prescription(
+            p.path,
+            p.shape,
+            p.parameter.dtype,
+            p.role,
+            choice.drawing(p),
+            row.name,
+            choice.reason,
+            choice.source or row.source,
         )
-    return tuple(found)
+        for p, row, choice in decide(goal, model)
+    )
+    return Advice(reading, goal, prescriptions, findings_of(model, present))
 
 
-def _dtype(name: str) -> Any:
-    return jax.numpy.dtype(name)
+# As text.
+
+
+def gathered(leaves: Iterable[L], traits: Callable[[L], Hashable]) -> list[tuple[str, list[L]]]:
+    """Leaves with equal traits whose paths differ in numbers alone, under a name in common."""
+    found: dict[Hashable, list[L]] = {}
+    for leaf in leaves:
+        found.setdefault((skeleton(leaf.path), traits(leaf)), []).append(leaf)
+    return [(common([leaf.path for leaf in members]), members) for members in found.values()]
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as it prints, such as ``"3x4"``."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def finding_lines(finding: Finding, width: int) -> list[str]:
+    """A finding on lines of at most so many characters."""
+    head = f"{finding.severity} {finding.code}"
+    head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
+    body = f"{finding.evidence} {finding.remedy} ({finding.source})"
+    return [*_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
 
 
 def _text(advice: Advice, width: int) -> str:
     """The table, the reasons under it, and the findings."""
-    kinds: dict[tuple[Any, ...], list[Prescription]] = {}
-    for p in advice:
-        kinds.setdefault((_NUMBER.sub("*", p.path), p.shape, p.initializer, p.reason), []).append(p)
     numbers: dict[tuple[str, str], int] = {}
     rows = []
-    for (pattern, shape, initializer, reason), members in kinds.items():
-        note = numbers.setdefault((reason, members[0].source), len(numbers) + 1)
-        name = pattern if len(members) > 1 else members[0].path
-        rows.append((name, len(members), _shape(shape), initializer, members[0].std, note))
+    for name, members in gathered(advice, lambda p: (p.shape, p.initializer, p.reason)):
+        p = members[0]
+        note = numbers.setdefault((p.reason, p.source), len(numbers) + 1)
+        rows.append((name, len(members), shape_text(p.shape), p.initializer, p.std, note))
     count = len(advice.findings)
     title = (
         f"Advice for the goal {advice.goal!r}: {len(advice)} parameters, "
@@ -291,17 +318,88 @@ def _table(rows: Sequence[tuple[Any, ...]], width: int) -> list[str]:
     return render_table(columns, stacked, max_width=width).splitlines()
 
 
-def finding_lines(finding: Finding, width: int) -> list[str]:
-    """A finding on lines of at most so many characters."""
-    head = f"{finding.severity} {finding.code}"
-    head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
-    body = f"{finding.evidence} {finding.remedy} ({finding.source})"
-    return [*_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
-
-
 def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent)
 
 
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+# As rules.
+
+
+def rules_for(values: Sequence[tuple[str, H]]) -> list[tuple[str, H]]:
+    """Ordered globs over paths, as few as possible, each with its value.
+
+    The first match wins, so a glob may also match what earlier ones have taken. Values with few
+    leaves come first, the commonest last, so that it may have a wide glob.
+
+    Args:
+        values: every path with its value.
+
+    Returns:
+        Pairs of a glob and a value; every glob takes a leaf, every leaf is taken, and each gets its
+        own value.
+    """
+    members: dict[H, list[str]] = {}
+    for path, value in values:
+        members.setdefault(value, []).append(path)
+    # A stable sort: values with equally many leaves stay in the order of the tree.
+    order = sorted(members.items(), key=lambda item: len(item[1]))
+    rules: list[tuple[str, H]] = []
+    for number, (value, wanted) in enumerate(order):
+        others = [path for _, paths in order[number + 1 :] for path in paths]
+        if others or number == 0:
+            rules += [(glob, value) for glob in _cover(wanted, others)]
+        else:
+            # All that is left: the last segment where all leaves share one, else everything.
+            names = {path.rpartition("/")[2] for path in wanted}
+            rules.append((f"**/{_literal(names.pop())}" if len(names) == 1 else "**", value))
+    return rules
+
+
+def _cover(wanted: Sequence[str], others: Collection[str]) -> list[str]:
+    """Globs that match all of the wanted paths and none of the others, greedily the widest."""
+    left = list(wanted)
+    chosen: list[str] = []
+    while left:
+        best, taken = "", set[str]()
+        for glob in _candidates(left[0]):
+            matches = compile_glob("advise", glob).fullmatch
+            found = set(filter(matches, left))
+            if len(found) > len(taken) and not any(map(matches, others)):
+                best, taken = glob, found
+        chosen.append(best)
+        left = [path for path in left if path not in taken]
+    return chosen
+
+
+def _candidates(path: str) -> list[str]:
+    """Globs that match a path, from the widest to the path itself.
+
+    First the last one, two and three segments with their numbers left open, then those with
+    their numbers, then all segments.
+    """
+    segments = path.split("/")
+    found = []
+    for count in range(1, min(len(segments), 4) + 1):
+        tail = segments[-count:]
+        found += [f"**/{'/'.join(tail)}" for tail in _opened(tail)]
+    # One name, whatever is above and between: layers of one kind at several depths.
+    for first, last in itertools.combinations(range(len(segments)), 2):
+        found += [f"**/{name}/**/{_literal(segments[last])}" for name in _names(segments[first])]
+    found += ["/".join(each) for each in _opened(segments)]
+    return [*dict.fromkeys(found), _literal(path)]
+
+
+def _opened(segments: Sequence[str]) -> list[list[str]]:
+    """Segments with all numbers left open, and as they are."""
+    return [[_names(segment)[0] for segment in segments], [_literal(s) for s in segments]]
+
+
+def _names(segment: str) -> list[str]:
+    """A segment with its numbers left open, and as it is."""
+    literal = _literal(segment)
+    return [literal] if _SPECIAL.search(segment) else [_NUMBER.sub("*", segment), literal]
+
+
+def _literal(path: str) -> str:
+    """A glob that matches a path and nothing else."""
+    return _SPECIAL.sub(lambda match: f"[{match[0]}]", path)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from jaxinit._json import dumps, plain
 from jaxinit._table import render_table
-from jaxinit.advice._advise import advise_with, finding_lines
-from jaxinit.advice._current import currents_of
+from jaxinit.advice._advise import advise_with, finding_lines, gathered, shape_text, takes_reading
 from jaxinit.advice._findings import SEVERITIES, Finding
 from jaxinit.advice._guide import Goal
-from jaxinit.reading._reader import Reading, read
+from jaxinit.advice._present import present_of
+from jaxinit.reading import Reading
 
 _FORMAT = "jaxinit-audit/1"
-_NUMBER = re.compile(r"\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,8 @@ class AuditedLeaf:
     Attributes:
         path: canonical path.
         shape: shape of the array.
-        part: the part it plays in the model.
-        fan_in: products that one output sums over; None where it is no map.
+        role: what it is for in the model, as in a `Prescription`.
+        fan_in: products that one output sums over; None where it belongs to no layer.
         mean: mean of its entries.
         std: their standard deviation.
         advised_std: what the advice would draw.
@@ -35,7 +34,7 @@ class AuditedLeaf:
 
     path: str
     shape: tuple[int, ...]
-    part: str
+    role: str
     fan_in: float | None
     mean: float
     std: float
@@ -43,13 +42,17 @@ class AuditedLeaf:
 
     @property
     def gain(self) -> float | None:
-        """Implied gain, std times sqrt(fan_in); None where it is no map."""
+        """Implied gain, std times sqrt(fan_in); None where it belongs to no layer."""
         return None if self.fan_in is None else self.std * math.sqrt(self.fan_in)
 
     @property
     def advised_gain(self) -> float | None:
         """Gain that the advice would draw."""
         return None if self.fan_in is None else self.advised_std * math.sqrt(self.fan_in)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The leaf as plain values, with its gains; NaN is None."""
+        return plain(vars(self) | {"gain": self.gain, "advised_gain": self.advised_gain})
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -89,36 +92,34 @@ class Audit:
             "error": f"not fit to train ({said})",
         }[self.severity]
 
-    def to_json(self) -> dict[str, Any]:
-        """The audit as plain dicts, lists, strings and numbers; NaN is None."""
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as a dictionary of plain values; NaN is None."""
         return {
             "format": _FORMAT,
             "goal": self.goal,
             "verdict": self.verdict,
-            "leaves": [
-                {k: _plain(v) for k, v in dataclasses.asdict(leaf).items()}
-                | {"gain": _plain(leaf.gain), "advised_gain": _plain(leaf.advised_gain)}
-                for leaf in self.leaves
-            ],
-            "findings": [
-                dataclasses.asdict(finding) | {"leaves": list(finding.leaves)}
-                for finding in self.findings
-            ],
+            "leaves": [leaf.to_dict() for leaf in self.leaves],
+            "findings": plain(self.findings),
         }
+
+    def to_json(self) -> str:
+        """The audit as JSON."""
+        return dumps(self.to_dict())
 
     def to_text(self, width: int = 100) -> str:
         """The audit as it prints, in lines of at most so many characters."""
+        alike = gathered(self.leaves, lambda p: (p.shape, p.fan_in, f"{p.advised_std:.4g}"))
         rows = [
             (
                 name,
                 len(members),
-                "x".join(map(str, members[0].shape)) or "scalar",
+                shape_text(members[0].shape),
                 members[0].fan_in,
                 _mean([leaf.std for leaf in members]),
                 _mean([leaf.gain for leaf in members]),
                 _mean([leaf.advised_gain for leaf in members]),
             )
-            for name, members in _kinds(self.leaves)
+            for name, members in alike
         ]
         columns = ["parameter", "leaves", "shape", "fan_in", "std", "gain", "advised"]
         title = f"Audit: {self.verdict}"
@@ -134,80 +135,50 @@ class Audit:
         return f"<Audit of {len(self.leaves)} arrays, {self.verdict}; print it for the table>"
 
 
-def audit(
-    apply_fn: Callable[..., Any], params: Any, /, *args: Any, goal: Goal = "train", **kwargs: Any
-) -> Audit:
+@takes_reading("jaxinit.audit(jaxinit.read(model.apply, variables, x), variables)")
+def audit(reading: Reading, params: Any, *, goal: Goal = "train") -> Audit:
     """Judges parameters that exist already: drawn by a framework, or loaded.
 
     Args:
-        apply_fn: the forward pass, ``apply_fn(params, *args, **kwargs)``; traced, not run.
-        params: the arrays.
-        *args: what the model is called with besides; of arrays only shape and dtype count.
+        reading: what a model does with its parameters, from `jaxinit.read`.
+        params: the arrays, with the same paths.
         goal: as in `advise`.
-        **kwargs: the same, by name.
 
     Returns:
         For every array its measured size, the gain that it implies with its true fan_in, and what
         the advice would draw; findings, and a verdict.
 
     Raises:
-        TypeError: when ``apply_fn`` is no function, or ``params`` holds no arrays with values.
-        ValueError: when the goal is unknown.
-        Exception: whatever the forward pass raises.
+        TypeError: when ``reading`` is no reading, or ``params`` holds no arrays with values.
+        ValueError: when the goal is unknown, or ``params`` are other parameters.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax.numpy as jnp, jaxinit
         >>> params = {"w": jnp.zeros((32, 16)), "v": jnp.zeros((16, 8))}
-        >>> found = audit(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, jnp.ones((4, 32)))
+        >>> def net(params, x):
+        ...     return jnp.tanh(x @ params["w"]) @ params["v"]
+        >>> found = audit(jaxinit.read(net, params, jnp.ones((4, 32))), params)
         >>> found.verdict, [finding.code for finding in found.findings]
         ('not fit to train (1 error)', ['zero-product'])
     """
-    return audit_reading(read(apply_fn, params, *args, **kwargs), params, goal=goal)
-
-
-def audit_reading(reading: Reading, params: Any, *, goal: Goal = "train") -> Audit:
-    """As `audit`, of a model that was read already.
-
-    Args:
-        reading: what the model does with its parameters.
-        params: the arrays, with the same paths.
-        goal: as in `advise`.
-    """
-    currents = currents_of("audit", reading, params)
-    advice = advise_with("audit", reading, goal, currents)
+    present = present_of("audit", reading, params)
+    advice = advise_with("audit", reading, goal, present)
     leaves = [
         AuditedLeaf(
             p.path,
             p.shape,
-            p.part,
+            p.role,
             reading[p.path].fan_in,
-            currents[p.path].mean,
-            currents[p.path].std,
+            present[p.path].mean,
+            present[p.path].std,
             p.std,
         )
         for p in advice
-        if p.path in currents
+        if p.path in present
     ]
     return Audit(reading, goal, tuple(leaves), advice.findings)
-
-
-def _kinds(leaves: tuple[AuditedLeaf, ...]) -> list[tuple[str, list[AuditedLeaf]]]:
-    """Leaves that differ in the numbers of their paths alone."""
-    kinds: dict[tuple[Any, ...], list[AuditedLeaf]] = {}
-    for leaf in leaves:
-        key = (_NUMBER.sub("*", leaf.path), leaf.shape, leaf.fan_in, f"{leaf.advised_std:.4g}")
-        kinds.setdefault(key, []).append(leaf)
-    return [
-        (key[0] if len(members) > 1 else members[0].path, members) for key, members in kinds.items()
-    ]
 
 
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return list(value) if isinstance(value, tuple) else value

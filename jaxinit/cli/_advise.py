@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
+from jaxinit._json import dumps
 from jaxinit.cli._options import (
     EXIT_STATUS,
     add_command,
@@ -33,7 +33,7 @@ really has, why, and what is wrong with the model's own.
   jaxinit advise model.py:MLP --input 8x784:float32 --measure 10
 
 --predict is of a model that takes the advice: a second moment for each entry
-after every map, and of the gradient there, for inputs of variance 1.
+after every layer, and of the gradient there, for inputs of variance 1.
 
 {EXIT_STATUS}"""
 
@@ -118,7 +118,7 @@ def _print(options: argparse.Namespace, work: Callable[[Any], Any]) -> int:
     with json_file(options.json) as write:
         with stdout_kept_clean():
             judged = work(request)
-        write(json.dumps(judged.to_json(), indent=2, allow_nan=False) + "\n")
+        write(dumps(judged.to_dict()) + "\n")
     if options.json != "-":
         with output() as console:
             console.print(judged.to_text(console.width))

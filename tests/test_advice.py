@@ -98,6 +98,12 @@ def test_no_row_of_the_guide_is_left_out():
 
 
 @pytest.mark.parametrize("goal", GUIDES)
+def test_no_row_stands_twice_in_a_guide(goal):
+    names = [row.name for row in GUIDES[goal]]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("goal", GUIDES)
 def test_every_goal_covers_every_leaf_and_every_row_can_be_printed(goal):
     for make in (models.transformer, models.lstm, lambda: models.plain(jnp.tanh, 12), moe):
         reading = make()
@@ -158,6 +164,30 @@ def test_an_adapted_model_starts_as_the_base_model(goal):
     assert advice["layers/1/b"].source.startswith("Hu 2021")
     twin = jaxinit.advise(models.adapted(rank=32), goal)
     assert twin["layers/1/b"].std > 0
+
+
+def test_an_adapted_vision_transformer_starts_as_the_base_model():
+    """Rows of vision speak of kernels, and a factor of a bypass is one too."""
+
+    def normalise(x):
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    def fn(params, images):
+        x = jax.lax.conv_general_dilated(
+            images, params["patch"], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ).reshape(images.shape[0], -1, 8)
+        for block in params["blocks"]:
+            y = normalise(x)
+            q, k, v = (y @ block[name] + (y @ block["a"]) @ block["b"] for name in "qkv")
+            x = x + (jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2)) @ v) @ block["o"]
+        return normalise(x) @ params["head"]
+
+    block = {name: (8, 8) for name in "qkvo"} | {"a": (8, 2), "b": (2, 8)}
+    shapes = {"patch": (2, 2, 3, 8), "blocks": [block] * 2, "head": (8, 3)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(2, 4, 4, 3)))
+    assert advice["blocks/0/q"].row == "vision transformer, normalised before each branch"
+    assert advice["blocks/0/b"].initializer == init.zeros
+    assert advice["blocks/0/a"].initializer == init.lecun_normal()
 
 
 def gains(reading, goal):
@@ -263,6 +293,63 @@ def test_the_forget_gate_alone_starts_open(packed):
         assert {n: float(values[f"b/{n}"].mean()) for n in "ifgo"} == {
             "i": 0, "f": 1, "g": 0, "o": 0,
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "is_forget"),
+    [((24,), -2, True), ((4, 6), -2, True), ((6, 4), -1, True), ((24,), -1, False)],
+    ids=["one axis", "an axis of gates", "a last axis of gates", "entry by entry"],
+)
+def test_gates_that_are_unstacked(shape, axis, is_forget):
+    """Gates are packed one after the other, or entry by entry: then no range is a gate."""
+
+    def step(params, state, x):
+        c, h = state
+        gates = x @ params["wx"] + h @ params["wh"]
+        packed = (4, 6) if axis == -2 else (6, 4)
+        if len(shape) == 1:
+            gates = (gates + params["b"]).reshape(-1, *packed)
+        else:
+            gates = gates.reshape(-1, *packed) + params["b"]
+        i, f, g, o = jnp.unstack(gates, axis=axis)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
+    def fn(params, x):
+        start = (jnp.zeros((x.shape[1], 6)), jnp.zeros((x.shape[1], 6)))
+        (_, h), _ = jax.lax.scan(lambda s, x: step(params, s, x), start, x)
+        return h @ params["head"]
+
+    shapes = {"wx": (4, 24), "wh": (6, 24), "b": shape, "head": (6, 3)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(7, 2, 4)))
+    assert (advice["b"].role == "forget_bias") == is_forget
+    values = advice.plan().init(jax.random.key(0))["b"].reshape((4, 6) if axis == -2 else (6, 4))
+    gates = values if axis == -2 else values.T
+    assert gates.tolist() == [[0] * 6, [int(is_forget)] * 6, [0] * 6, [0] * 6]
+
+
+def test_the_forget_gates_of_stacked_cells_start_open():
+    """Cells over layers of one array: the range is of the last axis, not of all entries."""
+
+    def step(b, state, x):
+        i, f, g, o = jnp.split(x + state[1] + b, 4, -1)
+        c = jax.nn.sigmoid(f) * state[0] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jnp.tile(jax.nn.sigmoid(o) * jnp.tanh(c), (1, 4))
+        return (c, h), h
+
+    def fn(params, x):
+        def layer(x, p):
+            start = (jnp.zeros((2, 6)), jnp.zeros((2, 24)))
+            _, y = jax.lax.scan(lambda s, x: step(p["b"], s, x @ p["w"]), start, x)
+            return y, None
+
+        return jax.lax.scan(layer, x, params)[0]
+
+    shapes = {"w": (3, 24, 24), "b": (3, 24)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(7, 2, 24)))
+    values = advice.plan().init(jax.random.key(0))["b"].reshape(3, 4, 6)
+    assert values.tolist() == [[[0] * 6, [1] * 6, [0] * 6, [0] * 6]] * 3
 
 
 def test_policy_and_value_heads():
@@ -452,7 +539,7 @@ def test_audit_needs_values():
         jaxinit.audit(reading, {"w": models.struct(3, 2)})
     with pytest.raises(ValueError, match="audit needs a goal of"):
         jaxinit.audit(reading, {"w": jnp.ones((3, 2))}, goal="win")  # type: ignore
-    with pytest.raises(ValueError, match="audit needs the parameters that were read, got .*'v'"):
+    with pytest.raises(ValueError, match=r"audit needs the parameters that were read, got .*'v'"):
         jaxinit.audit(reading, {"v": jnp.ones((3, 2))})
 
 

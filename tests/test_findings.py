@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import advice_models as models
 import jaxinit
@@ -371,3 +372,100 @@ def test_severities_are_ordered_and_the_worst_comes_first():
     assert levels == sorted(levels, reverse=True)
     assert findings[0].is_at_least("warning") and not findings[-1].is_at_least("error")
     assert str(findings[0]).startswith("error gain-mismatch [")
+
+
+# Zeros and gradients through primitives that a list of names had forgotten.
+
+
+def test_zero_experts_of_a_ragged_product_are_stuck():
+    """`jax.lax.ragged_dot` has three operands, and the third has no part in the product."""
+
+    def fn(params, x):
+        sizes = jnp.array([2, 3], "int32")
+        hidden = jax.lax.ragged_dot(x, params["up"], sizes)
+        return jax.lax.ragged_dot(hidden, params["down"], sizes)
+
+    shapes = {"up": (2, 6, 4), "down": (2, 4, 3)}
+    reading = models.read(fn, shapes, models.struct(5, 6))
+    dead = found(reading, ("**", init.zeros))["zero-product"]
+    assert set(dead.leaves) == {"up", "down"}
+    assert "zero-product" not in found(reading, ("down", init.zeros), ("**", LECUN))
+
+
+def copied(a):
+    return jnp.array(a, copy=True)
+
+
+def unstacked(a):
+    return jnp.concatenate(jnp.unstack(a.reshape(2, 3, 2)), 0)
+
+
+def running_maximum(a):
+    return jax.lax.cummax(a, axis=1)
+
+
+def named(a):
+    return checkpoint_name(a, "a")
+
+
+def written(a):
+    return jax.lax.dynamic_update_slice(jnp.zeros((6, 2)), a, (0, 0))
+
+
+def added_at(a):
+    return jnp.zeros((6, 2)).at[jnp.arange(6)].add(a)
+
+
+@pytest.mark.parametrize(
+    "move", [copied, unstacked, running_maximum, named, written, added_at], ids=lambda f: f.__name__
+)
+def test_zeros_stay_zeros_however_they_are_moved(move):
+    def fn(params, x):
+        return x @ params["w"] + (x @ move(params["a"])) @ params["b"]
+
+    shapes = {"w": (6, 5), "a": (6, 2), "b": (2, 5)}
+    reading = models.read(fn, shapes, models.struct(4, 6))
+    both = found(reading, ("{a,b}", init.zeros), ("w", LECUN))
+    assert "b" in both["zero-product"].leaves
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: jnp.pad(a, ((0, 0), (0, 1)), constant_values=1.0)[:, 1:], lambda a: 1 / (a + 1)],
+    ids=["padded with ones", "reciprocal"],
+)
+def test_zeros_that_something_else_is_made_of_are_no_finding(change):
+    def fn(params, x):
+        return x @ params["w"] + (x @ change(params["a"])) @ params["b"]
+
+    shapes = {"w": (6, 5), "a": (6, 2), "b": (2, 5)}
+    reading = models.read(fn, shapes, models.struct(4, 6))
+    assert "zero-product" not in found(reading, ("{a,b}", init.zeros), ("w", LECUN))
+
+
+def test_a_factor_before_a_table_counts_on_either_side():
+    """`2 * x` and `x * 2` are one stream: JAX keeps the order of the operands."""
+    for scaled in (lambda x: 2.0 * x, lambda x: x * 2.0, lambda x: x / 0.5):
+
+        def fn(params, ids, scaled=scaled):
+            x = scaled(params["table"][ids])
+            for block in params["blocks"]:
+                y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+                x = x + jax.nn.relu(y @ block["up"]) @ block["down"]
+            return x @ params["head"]
+
+        block = {"up": (8, 16), "down": (16, 8)}
+        shapes = {"table": (11, 8), "blocks": [block] * 24, "head": (8, 3)}
+        reading = models.read(fn, shapes, models.struct(2, 5, dtype="int32"))
+        rules = ("table", init.normal(1.0)), ("head", LECUN), ("**", init.he_normal())
+        evidence = found(reading, *rules)["residual-growth"].evidence
+        assert "starts at 4, as its table does" in evidence, evidence
+
+
+def test_a_bias_that_is_subtracted_belongs_to_its_kernel():
+    def fn(params, x):
+        return jnp.tanh(x @ params["w"] - params["b"]) @ params["out"]
+
+    reading = models.read(fn, {"w": (8, 8), "b": (8,), "out": (8, 2)}, models.struct(4, 8))
+    assert "fanless-bias" in found(reading, ("b", init.normal(1.0)), ("**", LECUN))
+    assert "fanless-bias" not in found(reading, ("b", init.zeros), ("**", LECUN))

@@ -24,8 +24,8 @@ from jaxinit.advice._findings import Finding, findings_of, shortened
 from jaxinit.advice._guide import GUIDES, Goal, decide
 from jaxinit.advice._present import Present, present_of
 from jaxinit.initializers import Initializer, to_config
-from jaxinit.planning import Plan, plan
 from jaxinit.planning import ParamSpec as LeafSpec
+from jaxinit.planning import Plan, plan
 from jaxinit.planning._globs import compile_glob
 from jaxinit.reading import Reading
 from jaxinit.signal import Prediction, predict
@@ -36,7 +36,6 @@ L = TypeVar("L", bound=Any)
 H = TypeVar("H", bound=Hashable)
 
 _FORMAT = "jaxinit-advice/1"
-_NUMBER = re.compile(r"\d+")
 _SPECIAL = re.compile(r"[*?\[\]{}]")
 # Characters that leaves, shape, std and why take up beside a name, with the space around them.
 _BESIDE = 36
@@ -275,12 +274,15 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def finding_lines(finding: Finding, width: int) -> list[str]:
-    """A finding on lines of at most so many characters."""
-    head = f"{finding.severity} {finding.code}"
-    head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
-    body = f"{finding.evidence} {finding.remedy} ({finding.source})"
-    return [*_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
+def with_findings(lines: Iterable[str], findings: Iterable[Finding], width: int) -> str:
+    """Lines, and under them the findings in lines of at most so many characters."""
+    whole = list(lines)
+    for finding in findings:
+        head = f"{finding.severity} {finding.code}"
+        head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
+        body = f"{finding.evidence} {finding.remedy} ({finding.source})"
+        whole += ["", *_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
+    return "\n".join(whole)
 
 
 def _text(advice: Advice, width: int) -> str:
@@ -299,9 +301,7 @@ def _text(advice: Advice, width: int) -> str:
     lines = [title, *_table(rows, width), ""]
     for (reason, source), number in numbers.items():
         lines += _wrapped(f"{number}. {reason} ({source})", width, "   ")
-    for finding in advice.findings:
-        lines += ["", *finding_lines(finding, width)]
-    return "\n".join(lines)
+    return with_findings(lines, advice.findings, width)
 
 
 def _table(rows: Sequence[tuple[Any, ...]], width: int) -> list[str]:
@@ -374,30 +374,21 @@ def _cover(wanted: Sequence[str], others: Collection[str]) -> list[str]:
 def _candidates(path: str) -> list[str]:
     """Globs that match a path, from the widest to the path itself.
 
-    First the last one, two and three segments with their numbers left open, then those with
+    First the last one, two, three and four segments with their numbers left open, then those with
     their numbers, then all segments.
     """
     segments = path.split("/")
+    exact = [_literal(segment) for segment in segments]
+    # A segment with characters that mean something in a glob keeps its numbers.
+    opened = [skeleton(s) if s == e else e for s, e in zip(segments, exact, strict=True)]
     found = []
     for count in range(1, min(len(segments), 4) + 1):
-        tail = segments[-count:]
-        found += [f"**/{'/'.join(tail)}" for tail in _opened(tail)]
+        found += [f"**/{'/'.join(each[-count:])}" for each in (opened, exact)]
     # One name, whatever is above and between: layers of one kind at several depths.
     for first, last in itertools.combinations(range(len(segments)), 2):
-        found += [f"**/{name}/**/{_literal(segments[last])}" for name in _names(segments[first])]
-    found += ["/".join(each) for each in _opened(segments)]
-    return [*dict.fromkeys(found), _literal(path)]
-
-
-def _opened(segments: Sequence[str]) -> list[list[str]]:
-    """Segments with all numbers left open, and as they are."""
-    return [[_names(segment)[0] for segment in segments], [_literal(s) for s in segments]]
-
-
-def _names(segment: str) -> list[str]:
-    """A segment with its numbers left open, and as it is."""
-    literal = _literal(segment)
-    return [literal] if _SPECIAL.search(segment) else [_NUMBER.sub("*", segment), literal]
+        found += [f"**/{each[first]}/**/{exact[last]}" for each in (opened, exact)]
+    found += ["/".join(opened), "/".join(exact)]
+    return list(dict.fromkeys(found))
 
 
 def _literal(path: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxinit._json import dumps, plain
 from jaxinit._table import render_table
-from jaxinit.advice._advise import advise_with, finding_lines, gathered, shape_text, takes_reading
+from jaxinit.advice._advise import advise_with, gathered, shape_text, takes_reading, with_findings
 from jaxinit.advice._findings import SEVERITIES, Finding
 from jaxinit.advice._guide import Goal
 from jaxinit.advice._present import present_of
@@ -123,10 +123,8 @@ class Audit:
         ]
         columns = ["parameter", "leaves", "shape", "fan_in", "std", "gain", "advised"]
         title = f"Audit: {self.verdict}"
-        lines = [render_table(columns, rows, title=title, max_width=width)]
-        for finding in self.findings:
-            lines += ["", *finding_lines(finding, width)]
-        return "\n".join(lines)
+        table = render_table(columns, rows, title=title, max_width=width)
+        return with_findings([table], self.findings, width)
 
     def __str__(self) -> str:
         return self.to_text()

@@ -7,32 +7,16 @@ function belongs to which role is data in the guide.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from jaxinit import activations
-from jaxinit.activations import Critical, NotCriticalError
-from jaxinit.advice._facts import ParameterFacts
-from jaxinit.initializers import (
-    Fans,
-    Initializer,
-    constant,
-    delta_orthogonal,
-    fused,
-    lecun_normal,
-    normal,
-    scaled_orthogonal,
-    stacked,
-    truncated_normal,
-    uniform,
-    variance_scaling,
-)
-from jaxinit.initializers import ones as ones_value
-from jaxinit.initializers import zeros as zeros_value
-from jaxinit.reading import Activation
+from jaxinit import initializers as init
+from jaxinit.activations import Critical
+from jaxinit.advice._facts import ParameterFacts, known_of
+from jaxinit.initializers import Fans, Initializer
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
@@ -54,12 +38,12 @@ def _squared(gain: float) -> float:
 
 def zeros(p: ParameterFacts) -> Initializer:
     """Zeros."""
-    return zeros_value
+    return init.zeros
 
 
 def ones(p: ParameterFacts) -> Initializer:
     """Ones."""
-    return ones_value
+    return init.ones
 
 
 def gaussian(stddev: Number) -> Drawing:
@@ -67,7 +51,7 @@ def gaussian(stddev: Number) -> Drawing:
 
     def draw(p: ParameterFacts) -> Initializer:
         std = _value(stddev, p)
-        return normal(float(f"{std:.6g}")) if std else zeros_value
+        return init.normal(float(f"{std:.6g}")) if std else init.zeros
 
     return draw
 
@@ -80,8 +64,10 @@ def scaled(
     def draw(p: ParameterFacts) -> Initializer:
         variance = _squared(_value(gain, p))
         if variance == 0:
-            return zeros_value
-        wanted = variance_scaling(variance, mode, "normal").variance_at(Fans(p.fan_in, p.fan_out))
+            return init.zeros
+        wanted = init.variance_scaling(variance, mode, "normal").variance_at(
+            Fans(p.fan_in, p.fan_out)
+        )
         return _at_true_fans(p, _by_fans(p, variance, mode, distribution), wanted * p.fan_in)
 
     return draw
@@ -109,15 +95,15 @@ def _by_fans(
     def draw(inside: tuple[int, ...], outside: tuple[int, ...], rank: int) -> Initializer:
         # Axes count from the end, but inside of `stacked`: there a plan would take them for axes of
         # the whole array.
-        shift = 0 if p.use and p.use.batched else rank
-        return variance_scaling(
+        shift = 0 if p.use.batched else rank
+        return init.variance_scaling(
             variance,
             mode,
             distribution,
             tuple(axis - shift for axis in inside),
             tuple(axis - shift for axis in outside),
-            groups=p.use.groups if p.use else 1,
-            transposed_strides=p.use.transposed_strides if p.use else (),
+            groups=p.use.groups,
+            transposed_strides=p.use.transposed_strides,
         )
 
     return _assembled(p, draw)
@@ -130,18 +116,17 @@ def _isometric(p: ParameterFacts, gain: float, variance: float) -> Initializer:
     can be orthogonal the entries are Gaussian with the same variance.
     """
     use = p.use
-    assert use is not None
     rank = len(p.shape) - len(use.batched)
     if use.field:
         plain = use.contracted == (rank - 2,) and use.produced == (rank - 1,)
         if plain and use.groups == 1 and not use.batched and not use.transposed_strides:
             # delta_orthogonal keeps lengths; a widening kernel spreads them over more units.
             widening = math.sqrt(max(1.0, p.shape[-1] / p.shape[-2]))
-            return delta_orthogonal(gain * widening)
+            return init.delta_orthogonal(gain * widening)
     elif len(use.contracted) + len(use.produced) == rank and len(use.produced) == 1:
         return _assembled(
             p,
-            lambda inside, outside, rank: scaled_orthogonal(
+            lambda inside, outside, rank: init.scaled_orthogonal(
                 gain, outside[0] - rank if outside[0] else 0
             ),
         )
@@ -158,7 +143,6 @@ def _assembled(
         draw: from contracted axes, produced axes and rank of one kernel to its initializer.
     """
     use = p.use
-    assert use is not None
     kept = [axis for axis in range(len(p.shape)) if axis not in use.batched]
     inside = tuple(kept.index(axis) for axis in use.contracted if axis in kept)
     outside = tuple(kept.index(axis) for axis in use.produced if axis in kept)
@@ -166,14 +150,14 @@ def _assembled(
     packed = _packing(p)
     if packed is not None:
         axis, sizes = packed
-        one = fused(one, sizes, kept.index(axis) - len(kept))
-    return stacked(one, use.batched) if use.batched else one
+        one = init.fused(one, sizes, kept.index(axis) - len(kept))
+    return init.stacked(one, use.batched) if use.batched else one
 
 
 def _packing(p: ParameterFacts) -> tuple[int, tuple[int, ...]] | None:
     """Axis along which kernels lie side by side, and the size of each; None for a single one."""
     use, fans = p.use, [piece.fan_out or 0.0 for piece in p.pieces]
-    if use is None or len(fans) < 2 or not all(fans):
+    if len(fans) < 2 or not all(fans):
         return None
     if any(piece.produced != use.produced for piece in p.pieces):
         return None
@@ -197,11 +181,11 @@ def _at_true_fans(p: ParameterFacts, initializer: Initializer, variance: float) 
         variance: what an entry should have, times the true fan_in.
     """
     fans = initializer.fans(p.shape)
-    if fans is None or not p.fan_in or p.use is None or p.use.fan_out is None:
+    if fans is None or not p.fan_in or p.use.fan_out is None:
         return initializer
     if math.isclose(fans.fan_in, p.fan_in) and math.isclose(fans.fan_out, p.fan_out):
         return initializer
-    return truncated_normal(math.sqrt(variance / p.fan_in), exact=True)
+    return init.truncated_normal(math.sqrt(variance / p.fan_in), exact=True)
 
 
 # Gains and standard deviations.
@@ -296,25 +280,18 @@ tfixup = scaled(tfixup_gain, "fan_avg")
 def layer_scale(p: ParameterFacts) -> Initializer:
     """0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond; a transformer's block is two branches."""
     blocks = _branches(p) / 2 if p.model.has_attention else _branches(p)
-    return constant(0.1 if blocks <= 18 else 1e-5 if blocks <= 24 else 1e-6)
+    return init.constant(0.1 if blocks <= 18 else 1e-5 if blocks <= 24 else 1e-6)
 
 
-@functools.lru_cache(maxsize=64)
-def _critical_pair(activation: Activation | None) -> Critical | None:
+def _critical_pair(p: ParameterFacts) -> Critical | None:
     """The pair of variances that keeps length and correlation; None where there is none."""
-    for known in (activation.name, activation.function) if activation else ():
-        try:
-            return activations.critical(known)
-        except NotCriticalError:
-            return None
-        except (ValueError, TypeError):
-            continue
-    return None
+    known = p.model.activation
+    return None if known is None else known_of(activations.critical, known)
 
 
 def critical_kernel(p: ParameterFacts) -> Initializer:
     """C_W over fan_in; in the first layer what brings inputs of second moment 1 to q*."""
-    pair = _critical_pair(p.model.activation)
+    pair = _critical_pair(p)
     if pair is None:
         return by_activation(p)
     variance = pair.weight_variance
@@ -325,7 +302,7 @@ def critical_kernel(p: ParameterFacts) -> Initializer:
 
 def critical_bias(p: ParameterFacts) -> Initializer:
     """N(0, C_b) where a critical pair is known."""
-    pair = _critical_pair(p.model.activation)
+    pair = _critical_pair(p)
     return gaussian(math.sqrt(pair.bias_variance) if pair else 0.0)(p)
 
 
@@ -333,30 +310,30 @@ def siren(p: ParameterFacts) -> Initializer:
     """U(+-1/n) in the first layer and U(+-sqrt(6/n) / w0) in the others."""
     if "first" in p.roles:
         bound = float(f"{1 / (p.fan_in or 1.0):.9g}")
-        return uniform(minval=-bound, maxval=bound)
+        return init.uniform(minval=-bound, maxval=bound)
     return scaled(math.sqrt(2) * linear_gain(p), "fan_in", "uniform")(p)
 
 
 def forget_one(p: ParameterFacts) -> Initializer:
     """1 where a forget gate reads the bias, 0 elsewhere in a packed one."""
-    size = p.shape[-1]
-    cuts = [round(share * size) for share in (0.0, *(p.forget_share or (0.0, 1.0)), 1.0)]
-    sizes = [stop - start for start, stop in itertools.pairwise(cuts)]
-    pieces = list(zip((zeros_value, ones_value, zeros_value), sizes, strict=True))
-    kept = [(initializer, size) for initializer, size in pieces if size]
-    if len(kept) == 1:
-        return ones_value
-    return fused([initializer for initializer, _ in kept], [size for _, size in kept])
+    axis, start, stop = p.forget_range or (0, 0.0, 1.0)
+    if (start, stop) == (0.0, 1.0):
+        return init.ones
+    cuts = [round(share * p.shape[axis]) for share in (0.0, start, stop, 1.0)]
+    sizes = [after - before for before, after in itertools.pairwise(cuts)]
+    pieces = zip((init.zeros, init.ones, init.zeros), sizes, strict=True)
+    kept = [(piece, size) for piece, size in pieces if size]
+    return init.fused([piece for piece, _ in kept], [size for _, size in kept], axis - len(p.shape))
 
 
 def state(p: ParameterFacts) -> Initializer:
     """1 for a running variance, by its name, and 0 for all other state."""
-    return ones_value if p.path.rpartition("/")[2] in ("var", "variance") else zeros_value
+    return init.ones if p.path.rpartition("/")[2] in ("var", "variance") else init.zeros
 
 
 def guess(p: ParameterFacts) -> Initializer:
     """For what could not be read: LeCun by the shape alone, zeros for a vector."""
-    return zeros_value if len(p.shape) < 2 else lecun_normal()
+    return init.zeros if len(p.shape) < 2 else init.lecun_normal()
 
 
 def policy_head(p: ParameterFacts) -> Initializer:

@@ -8,100 +8,69 @@ a reading says ``"kernel"``, and the advice refines it by what lies around the k
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from jaxinit import activations
 from jaxinit.activations import Moments
 from jaxinit.advice._reach import comes_to_softmax, forget_gates, is_view_or_sum
-from jaxinit.jaxpr import Neighbours, single_number, straighten
-from jaxinit.reading import Activation, After, Branch, Parameter, Reading, Use
+from jaxinit.jaxpr import Neighbours, Node, single_number, straighten
+from jaxinit.reading import Activation, After, Parameter, Reading, Use
+
+R = TypeVar("R")
 
 # Roles in a reading of the parameters that a layer contracts data with.
 _OF_LAYERS = ("kernel", "head", "gate")
-_NOTHING = After()
+_NO_USE = Use("none", "unused")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class ParameterFacts:
     """What the guide asks about one parameter.
 
-    Attributes:
-        model: facts of the model that it belongs to.
+    Args:
+        model: facts of the model that it belongs to, as far as they are known without it.
         parameter: its record in the reading.
+
+    Attributes:
+        model: the same.
+        parameter: the same.
+        path: canonical path.
+        shape: shape of the array.
+        use: its first use in a layer, else its first use; a record of no use where it has none.
+        fan_in: true fan_in of that use; 0 where it has none.
+        fan_out: true fan_out of that use; 0 where it has none.
+        depth: layers on the longest way from the model's inputs to that use, that one included.
+        after: what the output of that use meets.
+        branch: the residual branch that it lies in, if any.
+        activation: the nonlinearity that its output meets, if any.
+        is_linear: whether its output meets no activation before the next layer, sum or output.
+        is_layer: whether data are contracted with it.
+        is_bypass: whether it is a factor of a low-rank product beside another layer.
         roles: what it is for in the model, the most specific first.
-        use: its first use in a layer, else its first use; None where it has none.
+        role: the first of them.
         pieces: its uses as kernels packed side by side in one array; else empty.
     """
 
-    model: ModelFacts
-    parameter: Parameter
-    roles: tuple[str, ...]
-    use: Use | None = None
-    pieces: tuple[Use, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """Canonical path."""
-        return self.parameter.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return self.parameter.shape
-
-    @property
-    def role(self) -> str:
-        """The most specific role."""
-        return self.roles[0]
-
-    @property
-    def fan_in(self) -> float:
-        """True fan_in of its first use; 0 where that has none."""
-        return (self.use.fan_in if self.use else None) or 0.0
-
-    @property
-    def fan_out(self) -> float:
-        """True fan_out of its first use; 0 where that has none."""
-        return (self.use.fan_out if self.use else None) or 0.0
-
-    @property
-    def depth(self) -> int:
-        """Layers on the longest way from the model's inputs to its first use, that one included."""
-        return (self.use.depth if self.use else None) or 0
-
-    @property
-    def is_layer(self) -> bool:
-        """Whether data are contracted with it."""
-        return self.use is not None and self.use.role in _OF_LAYERS and self.fan_in > 0
-
-    @property
-    def is_bypass(self) -> bool:
-        """Whether it is a factor of a low-rank product beside another layer."""
-        return self.use is not None and self.use.bypass is not None
-
-    @property
-    def after(self) -> After:
-        """What its output meets; nothing where that was not followed."""
-        return (self.use.after if self.use else None) or _NOTHING
-
-    @property
-    def activation(self) -> Activation | None:
-        """The nonlinearity that its output meets, if any."""
-        known = self.after.activation
-        return None if known is None or known.name == "identity" else known
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether its output meets no activation before the next layer, sum or output."""
-        return self.activation is None and not self.after.several
-
-    @property
-    def branch(self) -> Branch | None:
-        """The residual branch that it lies in, if any."""
-        return self.use.branch if self.use else None
+    def __init__(self, model: ModelFacts, parameter: Parameter) -> None:
+        layers = [use for use in parameter.uses if use.role in _OF_LAYERS and use.fan_in]
+        self.model, self.parameter = model, parameter
+        self.path, self.shape = parameter.path, parameter.shape
+        self.use = use = (*layers, *parameter.uses, _NO_USE)[0]
+        self.fan_in, self.fan_out = use.fan_in or 0.0, use.fan_out or 0.0
+        self.depth, self.branch = use.depth or 0, use.branch
+        self.after = after = use.after or After()
+        met = after.activation
+        self.activation = None if met is None or met.name == "identity" else met
+        self.is_linear = self.activation is None and not after.several
+        self.is_layer = use.role in _OF_LAYERS and self.fan_in > 0
+        self.is_bypass = use.bypass is not None
+        self.roles = tuple(self._roles(layers))
+        self.role = self.roles[0]
+        packed = [each for each in layers if each.slice_output is not None]
+        self.pieces = tuple(packed) if self.roles[-1] == "kernel" else ()
 
     @property
     def gain(self) -> float:
@@ -114,35 +83,89 @@ class ParameterFacts:
             return 1.0
         return known.forward_gain
 
-    @functools.cached_property
-    def forget_share(self) -> tuple[float, float] | None:
-        """Start and stop of what a forget gate reads of it, as shares of its last axis."""
-        size = self.shape[-1] if self.shape else 1
+    @property
+    def forget_range(self) -> tuple[int, float, float] | None:
+        """An axis, and start and stop of what a forget gate reads along it, as shares of it.
+
+        None where no forget gate reads it, or where the gate reads no single range of it.
+        """
         reached = next(self._before_forget_gates(), None)
-        return None if reached is None else self.model.share_of_cut(reached, size)
+        if reached is None:
+            return None
+        for axis in reversed(range(len(self.shape))):
+            share = self.model.share_of_cut(reached, math.prod(self.shape[axis:]))
+            if share != (0.0, 1.0):
+                return None if share is None else (axis, *share)
+        return 0, 0.0, 1.0
 
     @property
     def has_forget_offset(self) -> bool:
         """Whether the model itself adds a number to the forget gates that read it."""
         makers = self.model.graph.makers
-        sums = [
-            makers[number]
-            for reached in self._before_forget_gates()
-            for number in reached
-            if number in makers and makers[number].primitive == "add"
-        ]
-        numbers = [
-            single_number(atom.val)
-            for node in sums
-            for atom in node.inputs
-            if not isinstance(atom, int)
-        ]
+        reached = set().union(*self._before_forget_gates()) & makers.keys()
+        terms = [a for n in reached if makers[n].primitive == "add" for a in makers[n].inputs]
+        numbers = [single_number(term.val) for term in terms if not isinstance(term, int)]
         return any(number is not None and number >= 0.5 for number in numbers)
 
     def _before_forget_gates(self) -> Iterator[set[int]]:
         """What each forget gate that reads it is made of, by sums and views."""
         outputs = {use.output for use in self.parameter.uses}
         return (reached for reached in self.model.before_forget_gates if outputs & reached)
+
+    def _roles(self, layers: Sequence[Use]) -> Iterator[str]:
+        """Its roles, where the given uses are in layers."""
+        role = self.parameter.role
+        if role in ("embedding", "position"):
+            if role == "embedding" and layers:
+                yield "tied_embedding"
+            yield from dict.fromkeys((role, "embedding"))
+        elif role in ("state", "unused", "unknown") or self.use is _NO_USE:
+            yield role
+        elif layers:
+            yield from self._roles_of_layer()
+            if self.is_linear or any(each.after and each.after.gates for each in layers):
+                yield "linear"  # before "kernel", for rows whose gain is an activation's
+            yield "kernel"
+        else:
+            if role == "scale":
+                yield from self._roles_of_scale()
+            elif self.forget_range:
+                yield "forget_bias"
+            elif role == "bias" and self.model.is_made_of(self.use.output, ("head",)):
+                yield "head_bias"
+            yield role
+
+    def _roles_of_layer(self) -> Iterator[str]:
+        after, branch = self.after, self.branch
+        if self.is_bypass:
+            yield f"bypass_{self.use.bypass}"
+            return
+        is_head = self.parameter.role == "head" or (after.is_output and not branch)
+        if is_head:
+            yield "head"
+        else:
+            if after.index and not (after.softmax or after.activation or after.several):
+                yield "index"
+            if after.softmax:
+                routes = comes_to_softmax(self.model.graph, _made_by(self.use))
+                yield "router" if routes and not after.is_output else "query_key"
+            if branch:
+                yield "residual_output" if branch.is_last else "branch_inner"
+        if after.recurrent:
+            yield "recurrent"
+        elif not branch and not is_head and self.depth <= 1:
+            yield "first"
+        if not branch and not is_head:
+            yield "hidden"
+
+    def _roles_of_scale(self) -> Iterator[str]:
+        node = self.model.graph.makers.get(_made_by(self.use))
+        if self.branch and self.branch.is_last and node is not None and node.primitive == "mul":
+            # It multiplies what a layer makes, so it is no scale of a normalisation.
+            if any(self.model.is_made_of(factor, _OF_LAYERS) for factor in node.inputs):
+                yield "branch_scale"
+        if self.path in self.model.last_scales:
+            yield "last_scale"
 
 
 class ModelFacts:
@@ -155,222 +178,137 @@ class ModelFacts:
         reading: the same.
         graph: makers and readers of its values, with bodies of loops in line.
         parameters: facts of each of its parameters, in the order of the tree.
+        layers: those that data are contracted with.
+        hidden: the layers that are neither heads nor run beside another as a low-rank bypass.
+        depth: layers on the longest way through the model.
+        width: harmonic mean of the widths of the hidden layers on that way; None without any.
+        branches: branches on the longest residual stream; 0 where there is none.
+        norms: names of the normalisations that layers meet, and ``"branch"`` where branches begin
+            or end with one.
+        norm_first: whether most residual branches begin with a normalisation.
+        norm_after: whether most residual sums are normalised (post-norm).
+        has_attention: whether queries meet keys in a softmax.
+        has_convolutions: whether most layers have a receptive field.
+        begins_with_convolution: whether the first layer is a convolution, as patch embeddings are.
+        is_recurrent: whether a layer reads what a loop over a sequence carries.
+        activation: the nonlinearity that most layers meet; None where none does.
+        before_forget_gates: what each forget gate is made of, by sums and views.
+        last_scales: paths of the scales of normalisations that end a residual branch.
     """
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.graph = Neighbours(straighten(reading.graph))
-        self._uses = tuple(use for parameter in reading for use in parameter.uses)
-        self._last_branches = [
-            use.branch for use in self._uses if use.branch and use.branch.is_last
-        ]
-        self.parameters = tuple(self._facts_of(parameter) for parameter in reading)
+        gates = forget_gates(self.graph, reading.graph.inputs)
+        self.before_forget_gates = [self.graph.before([gate], is_view_or_sum) for gate in gates]
+        self.last_scales = _last_scales(reading)
+        self._uses = [use for parameter in reading for use in parameter.uses]
 
-    @functools.cached_property
-    def layers(self) -> tuple[ParameterFacts, ...]:
-        """The parameters that data are contracted with."""
-        return tuple(p for p in self.parameters if p.is_layer)
+        self.parameters = tuple(ParameterFacts(self, parameter) for parameter in reading)
+        self.layers = layers = [p for p in self.parameters if p.is_layer]
+        self.hidden = [p for p in layers if "head" not in p.roles and not p.is_bypass]
 
-    @functools.cached_property
-    def hidden(self) -> tuple[ParameterFacts, ...]:
-        """The layers that are neither heads nor run beside another as a low-rank bypass."""
-        return tuple(p for p in self.layers if "head" not in p.roles and not p.is_bypass)
+        widths = reading.chain.widths[:-1]
+        self.depth, self.branches = reading.chain.depth, reading.chain.branches
+        is_wide = bool(widths) and min(widths) > 0
+        self.width = len(widths) / sum(1 / n for n in widths) if is_wide else None
 
-    @property
-    def depth(self) -> int:
-        """Layers on the longest way through the model."""
-        return self.reading.chain.depth
-
-    @property
-    def width(self) -> float | None:
-        """Harmonic mean of the widths of the hidden layers on the longest way."""
-        widths = self.reading.chain.widths[:-1]
-        return len(widths) / sum(1 / n for n in widths) if widths and min(widths) > 0 else None
-
-    @property
-    def branches(self) -> int:
-        """Branches on the longest residual stream; 0 where there is none."""
-        return self.reading.chain.branches
-
-    @functools.cached_property
-    def norms(self) -> frozenset[str]:
-        """Names of the normalisations that layers meet, or ``"branch"`` where branches have one."""
-        met = {use.after.normalisation for use in self._uses if use.after}
+        met = [use.after for use in self._uses if use.after]
         branches = [use.branch for use in self._uses if use.branch]
-        branched = any(branch.has_norm or branch.has_norm_after for branch in branches)
-        return frozenset(name for name in met if name) | ({"branch"} if branched else set())
+        lasts = [branch for branch in branches if branch.is_last]
+        self.norms = {after.normalisation for after in met if after.normalisation}
+        if any(branch.has_norm or branch.has_norm_after for branch in branches):
+            self.norms.add("branch")
+        self.norm_first = _are_most([branch.has_norm for branch in lasts])
+        self.norm_after = _are_most([branch.has_norm_after for branch in lasts])
 
-    @property
-    def norm_first(self) -> bool:
-        """Whether most residual branches begin with a normalisation."""
-        return _are_most([branch.has_norm for branch in self._last_branches])
+        first = min(layers, key=lambda p: (p.depth, p.use.output or 0), default=None)
+        self.begins_with_convolution = first is not None and bool(first.use.field)
+        self.has_convolutions = _are_most([bool(p.use.field) for p in layers])
+        self.has_attention = any("query_key" in p.roles for p in self.parameters)
+        self.is_recurrent = any(after.recurrent for after in met)
 
-    @property
-    def norm_after(self) -> bool:
-        """Whether most residual sums are normalised (post-norm)."""
-        return _are_most([branch.has_norm_after for branch in self._last_branches])
-
-    @property
-    def has_attention(self) -> bool:
-        """Whether queries meet keys in a softmax."""
-        return any("query_key" in p.roles for p in self.parameters)
-
-    @property
-    def has_convolutions(self) -> bool:
-        """Whether most layers have a receptive field."""
-        return _are_most([bool(p.use and p.use.field) for p in self.layers])
-
-    @property
-    def begins_with_convolution(self) -> bool:
-        """Whether the first layer is a convolution, as patch embeddings are."""
-        uses = [p.use for p in self.layers if p.use]
-        first = min(uses, key=lambda use: (use.depth or 0, use.output or 0), default=None)
-        return first is not None and bool(first.field)
-
-    @property
-    def is_recurrent(self) -> bool:
-        """Whether a layer reads what a loop over a sequence carries."""
-        return any(use.after and use.after.recurrent for use in self._uses)
-
-    @functools.cached_property
-    def activation(self) -> Activation | None:
-        """The nonlinearity that most layers meet; None where none does."""
-        met = [p.activation for p in self.layers if p.activation]
-        if not met:
-            return None
-        commonest, _ = Counter(activation.name for activation in met).most_common(1)[0]
-        return next(activation for activation in met if activation.name == commonest)
+        nonlinear = [p.activation for p in layers if p.activation]
+        counts = Counter(activation.name for activation in nonlinear)
+        self.activation = max(nonlinear, key=lambda met: counts[met.name], default=None)
 
     @property
     def moments(self) -> Moments | None:
         """What the commonest activation does to a standard normal; None without one."""
         return None if self.activation is None else moments_of(self.activation)
 
-    @functools.cached_property
-    def before_forget_gates(self) -> tuple[set[int], ...]:
-        """What each forget gate of the model is made of, by sums and views."""
-        gates = forget_gates(self.graph, self.reading.graph.inputs)
-        return tuple(self.graph.before([gate], is_view_or_sum) for gate in gates)
-
-    def share_of_cut(self, reached: set[int], size: int) -> tuple[float, float]:
-        """Which part one of these values is of a packed one of this size: start, stop as shares."""
-        for number in reached:
-            node = self.graph.makers.get(number)
-            if node is None or node.primitive not in ("slice", "split"):
-                continue
-            whole = self.reading.graph.avals[node.inputs[0]].shape
-            if not whole or whole[-1] != size:
-                continue
-            if node.primitive == "slice":
-                start, stop = node.params["start_indices"][-1], node.params["limit_indices"][-1]
-            else:
-                place, sizes = node.outputs.index(number), node.params["sizes"]
-                start, stop = sum(sizes[:place]), sum(sizes[: place + 1])
-            if stop - start < size:
-                return start / size, stop / size
-        return 0.0, 1.0
-
-    def _facts_of(self, parameter: Parameter) -> ParameterFacts:
-        layers = [use for use in parameter.uses if use.role in _OF_LAYERS and use.fan_in]
-        use = next(iter((*layers, *parameter.uses)), None)
-        facts = ParameterFacts(self, parameter, (parameter.role,), use)
-        roles = tuple(self._roles(facts, layers))
-        packed = [each for each in layers if each.slice_output is not None]
-        pieces = tuple(packed) if roles[-1] == "kernel" else ()
-        return dataclasses.replace(facts, roles=roles, pieces=pieces)
-
-    def _roles(self, facts: ParameterFacts, layers: Sequence[Use]) -> Iterator[str]:
-        """Roles of a parameter that has the given uses in layers, the most specific first."""
-        role, use = facts.parameter.role, facts.use
-        if role in ("state", "unused", "unknown") or use is None:
-            yield role
-        elif role in ("embedding", "position"):
-            if role == "embedding" and layers:
-                yield "tied_embedding"
-            yield from dict.fromkeys((role, "embedding"))
-        elif layers:
-            yield from self._roles_of_layer(facts)
-            if facts.is_linear or any(each.after and each.after.gates for each in layers):
-                yield "linear"  # before "kernel", for rows whose gain is an activation's
-            yield "kernel"
-        else:
-            if role == "scale":
-                yield from self._roles_of_scale(facts.path, use)
-            elif facts.forget_share:
-                yield "forget_bias"
-            elif role == "bias" and self._is_made_of(use.output, self._made_by_heads):
-                yield "head_bias"
-            yield role
-
-    def _roles_of_layer(self, facts: ParameterFacts) -> Iterator[str]:
-        use, after, branch = facts.use, facts.after, facts.branch
-        assert use is not None
-        if use.bypass is not None:
-            yield f"bypass_{use.bypass}"
-            return
-        is_head = facts.parameter.role == "head" or (after.is_output and not branch)
-        if is_head:
-            yield "head"
-        else:
-            if after.index and not (after.softmax or after.activation or after.several):
-                yield "index"
-            if after.softmax:
-                routes = comes_to_softmax(self.graph, _made_by(use)) and not after.is_output
-                yield "router" if routes else "query_key"
-            if branch:
-                yield "residual_output" if branch.is_last else "branch_inner"
-        if after.recurrent:
-            yield "recurrent"
-        elif not branch and not is_head and facts.depth <= 1:
-            yield "first"
-        if not branch and not is_head:
-            yield "hidden"
-
-    def _roles_of_scale(self, path: str, use: Use) -> Iterator[str]:
-        node = None if use.output is None else self.graph.makers.get(use.output)
-        if use.branch and use.branch.is_last and node is not None and node.primitive == "mul":
-            # It multiplies what a layer makes, so it is no scale of a normalisation.
-            if any(self._is_made_of(factor, self._made_by_layers) for factor in node.inputs):
-                yield "branch_scale"
-        if path in self._last_scales:
-            yield "last_scale"
-
-    @functools.cached_property
-    def _made_by_layers(self) -> frozenset[int]:
-        return frozenset(_made_by(use) for use in self._uses if use.role in _OF_LAYERS)
-
-    @functools.cached_property
-    def _made_by_heads(self) -> frozenset[int]:
-        return frozenset(_made_by(use) for use in self._uses if use.role == "head")
-
-    def _is_made_of(self, value: object, sources: frozenset[int]) -> bool:
-        """Whether a value is made of one of these by views, sums and choices alone."""
+    def is_made_of(self, value: Any, roles: Sequence[str]) -> bool:
+        """Whether a value is made of what uses of these roles make, by views, sums and choices."""
         if not isinstance(value, int):
             return False
         reached = self.graph.before(
             [value], lambda node: is_view_or_sum(node) or node.primitive == "select_n"
         )
-        return bool(sources & reached)
+        return any(use.role in roles and _made_by(use) in reached for use in self._uses)
 
-    @functools.cached_property
-    def _last_scales(self) -> frozenset[str]:
-        """Paths of the scales of normalisations that end a residual branch."""
-        scales = [
-            (use.output, parameter.path, use.branch.index)
-            for parameter in self.reading
-            for use in parameter.uses
-            if use.role == "scale" and use.output is not None and use.branch
-        ]
-        found = set()
-        for use in self._uses:
-            if use.after and use.after.residual and use.after.normalisation and use.branch:
-                behind = [
-                    (output, path)
-                    for output, path, index in scales
-                    if output > (use.output or 0) and index == use.branch.index
-                ]
-                found |= {min(behind)[1]} if behind else set()
-        return frozenset(found)
+    def share_of_cut(self, reached: set[int], size: int) -> tuple[float, float] | None:
+        """Which part one of these values is of a packed one.
+
+        Args:
+            reached: numbers of the values.
+            size: entries of the packed value, which are the last axes of a batch.
+
+        Returns:
+            Start and stop as shares; the whole where nothing is cut, and None where the part is not
+            one range of the packed entries.
+        """
+        for number in reached:
+            node = self.graph.makers.get(number)
+            if node is None or node.primitive not in ("slice", "split", "unstack"):
+                continue
+            whole = self.reading.graph.avals[node.inputs[0]].shape
+            packed = [axis for axis in range(len(whole)) if math.prod(whole[axis:]) == size]
+            for axis in range(packed[-1] if packed else len(whole), len(whole)):
+                part = _range(node, number, axis, whole[axis])
+                if part is None or len(part) < whole[axis]:
+                    is_one = part is not None and axis == packed[-1]
+                    return (part.start / whole[axis], part.stop / whole[axis]) if is_one else None
+        return 0.0, 1.0
+
+
+def _range(node: Node, number: int, axis: int, size: int) -> range | None:
+    """What a slice, split or unstack keeps along an axis; None where it leaves out entries between.
+
+    Args:
+        node: the equation.
+        number: which of its results is asked for.
+        axis: axis of its operand.
+        size: entries of the operand along that axis.
+    """
+    if node.primitive == "slice":
+        strides = node.params["strides"]
+        is_dense = strides is None or strides[axis] == 1
+        start, stop = node.params["start_indices"][axis], node.params["limit_indices"][axis]
+        return range(start, stop) if is_dense else None
+    if axis != node.params["axis"]:
+        return range(size)
+    place, sizes = node.outputs.index(number), node.params.get("sizes", [1] * len(node.outputs))
+    return range(sum(sizes[:place]), sum(sizes[: place + 1]))
+
+
+def _last_scales(reading: Reading) -> set[str]:
+    """Paths of the scales of normalisations that end a residual branch."""
+    uses = [(parameter.path, use) for parameter in reading for use in parameter.uses]
+    scales = [
+        (use.output, path, use.branch.index)
+        for path, use in uses
+        if use.role == "scale" and use.output is not None and use.branch
+    ]
+    found = set()
+    for _, use in uses:
+        if use.after and use.after.residual and use.after.normalisation and use.branch:
+            behind = [
+                (output, path)
+                for output, path, index in scales
+                if output > (use.output or 0) and index == use.branch.index
+            ]
+            found |= {min(behind)[1]} if behind else set()
+    return found
 
 
 def _made_by(use: Use) -> int:
@@ -383,12 +321,23 @@ def _are_most(claims: Sequence[bool]) -> bool:
     return sum(claims) * 2 > len(claims)
 
 
-@functools.lru_cache(maxsize=256)
 def moments_of(activation: Activation, variance: float = 1.0) -> Moments | None:
-    """Moments of an activation, by its name where the catalogue has it; None where it has none."""
+    """Moments of an activation; None where it has none."""
+    return known_of(activations.moments, activation, variance=variance)
+
+
+@functools.lru_cache(maxsize=512)
+def known_of(question: Callable[..., R], activation: Activation, **options: Any) -> R | None:
+    """What is known of an activation, by its name or else by its function; None where nothing is.
+
+    Args:
+        question: a function of a name or of a function, such as `jaxinit.activations.moments`.
+        activation: the activation.
+        **options: of the question.
+    """
     for known in (activation.name, activation.function):
         try:
-            return activations.moments(known, variance=variance)
+            return question(known, **options)
         except (ValueError, TypeError):
             continue
     return None

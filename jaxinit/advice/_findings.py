@@ -304,23 +304,6 @@ def not_understood(model: ModelFacts, present: PresentByPath) -> Iterator[Findin
 # The signal through plain networks.
 
 
-@dataclasses.dataclass(frozen=True)
-class _Growth:
-    """Second moments along a plain chain.
-
-    Attributes:
-        forward: of the last pre-activation over the first.
-        backward: of the gradient at the first over the last.
-        steps: layers between the two.
-        leaves: the kernels on the way.
-    """
-
-    forward: float
-    backward: float
-    steps: int
-    leaves: tuple[str, ...]
-
-
 def _chain(model: ModelFacts) -> list[ParameterFacts]:
     """One kernel for each depth of a plain model, without the head."""
     layers: dict[int, ParameterFacts] = {}
@@ -328,11 +311,17 @@ def _chain(model: ModelFacts) -> list[ParameterFacts]:
         if p.depth:
             layers.setdefault(p.depth, p)
     ordered = [layers[depth] for depth in sorted(layers)]
-    return [p for p in ordered for _ in range((p.use.times if p.use else None) or 1)]
+    return [p for p in ordered for _ in range(p.use.times or 1)]
 
 
-def _growth(chain: Sequence[ParameterFacts], present: PresentByPath) -> _Growth | None:
-    """Follows a signal of second moment 1 through a chain of layers."""
+def _growth(chain: Sequence[ParameterFacts], present: PresentByPath) -> tuple[float, float] | None:
+    """Follows a signal of second moment 1 through a chain of layers.
+
+    Returns:
+        The second moment of the last pre-activation over that of the first, and that of the
+        gradient at the first over that at the last; None where the chain has no two layers, or it
+        is not known how one of them is drawn.
+    """
     if len(chain) < 2 or any(p.path not in present for p in chain):
         return None
     incoming, first, backward, q = 1.0, None, 1.0, 0.0
@@ -348,10 +337,7 @@ def _growth(chain: Sequence[ParameterFacts], present: PresentByPath) -> _Growth 
         if not 1e-60 < q < 1e60:
             break
         first = q if first is None else first
-    if first is None:
-        return None
-    leaves = tuple(dict.fromkeys(p.path for p in chain))
-    return _Growth(max(q, 1e-300) / first, backward, len(chain) - 1, leaves)
+    return None if first is None else (max(q, 1e-300) / first, backward)
 
 
 def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
@@ -364,20 +350,20 @@ def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Finding
         return
     # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch; and in a shallow
     # network most random weights will do.
-    deep = growth.steps >= 3
-    low, high = (1 / (4 * (growth.steps + 1)), 16.0) if deep else (1e-6, 100.0)
+    count = len(chain)
+    low, high = (1 / (4 * count), 16.0) if count > 3 else (1e-6, 100.0)
     name = model.activation.name if model.activation else "linear layers"
-    for what, total in (("signal", growth.forward), ("gradient", growth.backward)):
+    for what, total in zip(("signal", "gradient"), growth, strict=True):
         if low <= total <= high:
             continue
-        each, bits = total ** (1 / growth.steps), math.log2(max(total, 1e-300))
+        each, bits = total ** (1 / (count - 1)), math.log2(max(total, 1e-300))
         verb = "halves" if abs(each - 0.5) < 0.02 else f"is multiplied by {each:.3g}"
         yield Finding(
             "gain-mismatch",
             "error" if abs(bits) > 20 else "warning",
-            growth.leaves,
-            f"The second moment of the {what} {verb} per layer, 2^{bits:.0f} after "
-            f"{growth.steps + 1} layers of {name}, whose gain is {chain[0].gain:.4g}.",
+            tuple(dict.fromkeys(p.path for p in chain)),
+            f"The second moment of the {what} {verb} per layer, 2^{bits:.0f} after {count} layers "
+            f"of {name}, whose gain is {chain[0].gain:.4g}.",
             _RULES,
             "He 2015, section 2.2",
         )
@@ -664,8 +650,8 @@ def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Find
     """Forget gates that start half closed."""
     found = {}
     for p, now in _drawn(model.parameters, present):
-        if p.role == "forget_bias" and p.forget_share:
-            start, stop = p.forget_share
+        if p.role == "forget_bias" and p.forget_range:
+            _, start, stop = p.forget_range
             if now.mean / (stop - start) < 0.5 and not p.has_forget_offset:
                 found[p.path] = now.mean / (stop - start)
     if found:

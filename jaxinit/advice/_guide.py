@@ -453,7 +453,6 @@ MUP = (
         "width will be scaled",
         ALWAYS,
         "Yang 2022, table 8 and appendix D",
-        Choice("tied_embedding", draw.gaussian(1.0), "input weights keep one size at all widths"),
         Choice("embedding", draw.gaussian(1.0), "input weights keep one size at all widths"),
         Choice("head", draw.zeros, "a zero readout starts the same at all widths"),
         Choice("query_key", draw.lecun, "1/fan_in; divide scores by d, not sqrt d"),

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxinit.jaxpr import (
     SUMS,
     Class,
-    Graph,
     Neighbours,
     Node,
     Rules,
@@ -105,40 +104,14 @@ def _is_product(node: Node) -> bool:
     return node.primitive == "mul" or is_of(node.primitive, Class.CONTRACTS)
 
 
-@_zero_rules("mul", Class.CONTRACTS)
-def _product(node: Node, zeros: Sequence[bool]) -> bool:
-    return any(zeros[:2])
-
-
-@_zero_rules("div", "dynamic_slice", "gather")
-def _of_the_first(node: Node, zeros: Sequence[bool]) -> bool:
-    return zeros[0]
-
-
-@_zero_rules("dynamic_update_slice")
-def _written_over(node: Node, zeros: Sequence[bool]) -> bool:
-    return all(zeros[:2])
-
-
-@_zero_rules("scatter", "scatter-add")
-def _scattered(node: Node, zeros: Sequence[bool]) -> bool:
-    return zeros[0] and zeros[2]
-
-
-@_zero_rules("integer_pow")
-def _power(node: Node, zeros: Sequence[bool]) -> bool:
-    return zeros[0] and node.params["y"] > 0
-
-
-@_zero_rules("select_n")
-def _chosen(node: Node, zeros: Sequence[bool]) -> bool:
-    return all(zeros[1:])
-
-
-@_zero_rules("enter", "take", "merge")
-def _moved(node: Node, zeros: Sequence[bool]) -> bool:
-    # What a loop carries back comes later in the line: it counts as not zero.
-    return all(zeros)
+_zero_rules("mul", Class.CONTRACTS)(lambda node, zeros: any(zeros[:2]))
+_zero_rules("div", "dynamic_slice", "gather")(lambda node, zeros: zeros[0])
+_zero_rules("dynamic_update_slice")(lambda node, zeros: zeros[0] and zeros[1])
+_zero_rules("scatter", "scatter-add")(lambda node, zeros: zeros[0] and zeros[2])
+_zero_rules("integer_pow")(lambda node, zeros: zeros[0] and node.params["y"] > 0)
+_zero_rules("select_n")(lambda node, zeros: all(zeros[1:]))
+# What a loop carries back comes later in the line: it counts as not zero.
+_zero_rules("enter", "take", "merge")(lambda node, zeros: all(zeros))
 
 
 def _is_zero(node: Node, zeros: Sequence[bool]) -> bool:

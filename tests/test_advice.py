@@ -332,22 +332,20 @@ def test_gates_that_are_unstacked(shape, axis, is_forget):
 def test_the_forget_gates_of_stacked_cells_start_open():
     """Cells over layers of one array: the range is of the last axis, not of all entries."""
 
-    def step(b, state, x):
-        i, f, g, o = jnp.split(x + state[1] + b, 4, -1)
+    def step(params, state, x):
+        gates = x @ params["wx"] + state[1] @ params["wh"] + params["b"]
+        i, f, g, o = jnp.split(gates, 4, -1)
         c = jax.nn.sigmoid(f) * state[0] + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jnp.tile(jax.nn.sigmoid(o) * jnp.tanh(c), (1, 4))
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (c, h), h
 
-    def fn(params, x):
-        def layer(x, p):
-            start = (jnp.zeros((2, 6)), jnp.zeros((2, 24)))
-            _, y = jax.lax.scan(lambda s, x: step(p["b"], s, x @ p["w"]), start, x)
-            return y, None
+    def layer(x, params):
+        start = (jnp.zeros((2, 6)), jnp.zeros((2, 6)))
+        return jax.lax.scan(lambda state, x: step(params, state, x), start, x)[1], None
 
-        return jax.lax.scan(layer, x, params)[0]
-
-    shapes = {"w": (3, 24, 24), "b": (3, 24)}
-    advice = jaxinit.advise(models.read(fn, shapes, models.struct(7, 2, 24)))
+    shapes = {"wx": (3, 6, 24), "wh": (3, 6, 24), "b": (3, 24)}
+    reading = models.read(lambda p, x: jax.lax.scan(layer, x, p)[0], shapes, models.struct(7, 2, 6))
+    advice = jaxinit.advise(reading)
     values = advice.plan().init(jax.random.key(0))["b"].reshape(3, 4, 6)
     assert values.tolist() == [[[0] * 6, [1] * 6, [0] * 6, [0] * 6]] * 3
 

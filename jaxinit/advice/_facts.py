@@ -262,17 +262,20 @@ class ModelFacts:
             if node is None or node.primitive not in ("slice", "split", "unstack"):
                 continue
             whole = self.reading.graph.avals[node.inputs[0]].shape
-            packed = [axis for axis in range(len(whole)) if math.prod(whole[axis:]) == size]
-            for axis in range(packed[-1] if packed else len(whole), len(whole)):
-                part = _range(node, number, axis, whole[axis])
-                if part is None or len(part) < whole[axis]:
-                    is_one = part is not None and axis == packed[-1]
-                    return (part.start / whole[axis], part.stop / whole[axis]) if is_one else None
+            starts = [axis for axis in range(len(whole)) if math.prod(whole[axis:]) == size]
+            if not starts:
+                continue
+            axes = range(starts[-1], len(whole))
+            first, *others = (_range(node, number, axis, whole[axis]) for axis in axes)
+            if first.step > 1 or [len(part) for part in others] != list(whole[axes[0] + 1 :]):
+                return None
+            if len(first) < whole[axes[0]]:
+                return first.start / whole[axes[0]], first.stop / whole[axes[0]]
         return 0.0, 1.0
 
 
-def _range(node: Node, number: int, axis: int, size: int) -> range | None:
-    """What a slice, split or unstack keeps along an axis; None where it leaves out entries between.
+def _range(node: Node, number: int, axis: int, size: int) -> range:
+    """Which entries a slice, split or unstack keeps along an axis.
 
     Args:
         node: the equation.
@@ -280,14 +283,13 @@ def _range(node: Node, number: int, axis: int, size: int) -> range | None:
         axis: axis of its operand.
         size: entries of the operand along that axis.
     """
+    params = node.params
     if node.primitive == "slice":
-        strides = node.params["strides"]
-        is_dense = strides is None or strides[axis] == 1
-        start, stop = node.params["start_indices"][axis], node.params["limit_indices"][axis]
-        return range(start, stop) if is_dense else None
-    if axis != node.params["axis"]:
+        stride = 1 if params["strides"] is None else params["strides"][axis]
+        return range(params["start_indices"][axis], params["limit_indices"][axis], stride)
+    if axis != params["axis"]:
         return range(size)
-    place, sizes = node.outputs.index(number), node.params.get("sizes", [1] * len(node.outputs))
+    place, sizes = node.outputs.index(number), params.get("sizes", [1] * len(node.outputs))
     return range(sum(sizes[:place]), sum(sizes[: place + 1]))
 
 

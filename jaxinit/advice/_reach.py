@@ -10,16 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 
-from jaxinit.jaxpr import (
-    SUMS,
-    Class,
-    Neighbours,
-    Node,
-    Rules,
-    is_of,
-    row_of,
-    single_number,
-)
+from jaxinit.jaxpr import SUMS, Class, Neighbours, Node, Rules, is_of, row_of, single_number
 from jaxinit.reading import Reading
 
 # Nodes that move values and are not of the class: `straighten` adds the last three.

@@ -188,7 +188,7 @@ def test_a_model_triggers_it_and_its_near_twin_does_not(code):
 
 
 def test_every_check_has_a_case():
-    assert {check.__name__.replace("_", "-") for check in CHECKS} == set(CASES)
+    assert {check.code for check in CHECKS} == set(CASES)
 
 
 def test_a_low_rank_adapter_is_no_layer_in_series():

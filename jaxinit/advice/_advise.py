@@ -1,7 +1,8 @@
-"""`advise`: which initializer every parameter should have, why, and what is wrong with the present.
+"""`advise` and `audit`: which initializer every parameter should have, and whether a tree is fit.
 
-The guide decides row by row, the checks find what to look at, and the result is rules that
-`jaxinit.plan` takes: few globs, which match exactly the leaves that they should.
+The guide decides row by row and the checks find what to look at. Advice becomes rules that
+`jaxinit.plan` takes: few globs, which match exactly the leaves that they should. An audit puts what
+arrays hold beside what the advice would draw.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import re
 import textwrap
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar, get_args
 
 import jax.numpy as jnp
@@ -20,9 +22,9 @@ from jaxinit._json import dumps, plain
 from jaxinit._naming import common, skeleton
 from jaxinit._table import render_table
 from jaxinit.advice._facts import ModelFacts
-from jaxinit.advice._findings import Finding, findings_of, shortened
+from jaxinit.advice._findings import SEVERITIES, Finding, findings_of, shortened
 from jaxinit.advice._guide import GUIDES, Goal, decide
-from jaxinit.advice._present import Present, present_of
+from jaxinit.advice._present import PresentByPath, present_of
 from jaxinit.initializers import Initializer, to_config
 from jaxinit.planning import ParamSpec as LeafSpec
 from jaxinit.planning import Plan, plan
@@ -36,6 +38,7 @@ L = TypeVar("L", bound=Any)
 H = TypeVar("H", bound=Hashable)
 
 _FORMAT = "jaxinit-advice/1"
+_AUDIT_FORMAT = "jaxinit-audit/1"
 _SPECIAL = re.compile(r"[*?\[\]{}]")
 # Characters that leaves, shape, std and why take up beside a name, with the space around them.
 _BESIDE = 36
@@ -232,9 +235,7 @@ def advise(reading: Reading, goal: Goal = "train", *, init: Any = None) -> Advic
     return advise_with("advise", reading, goal, present_of("advise", reading, init))
 
 
-def advise_with(
-    caller: str, reading: Reading, goal: Goal, present: Mapping[str, Present]
-) -> Advice:
+def advise_with(caller: str, reading: Reading, goal: Goal, present: PresentByPath) -> Advice:
     """As `advise`, of a present initialization that is known already."""
     if goal not in GUIDES:
         raise ValueError(
@@ -256,6 +257,160 @@ def advise_with(
         for p, row, choice in decide(goal, model)
     )
     return Advice(reading, goal, prescriptions, findings_of(model, present))
+
+
+# Audit.
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditedLeaf:
+    """One array as it was found.
+
+    Attributes:
+        path: canonical path.
+        shape: shape of the array.
+        role: what it is for in the model, as in a `Prescription`.
+        fan_in: products that one output sums over; None where it belongs to no layer.
+        mean: mean of its entries.
+        std: their standard deviation.
+        advised_std: what the advice would draw.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    role: str
+    fan_in: float | None
+    mean: float
+    std: float
+    advised_std: float
+
+    @property
+    def gain(self) -> float | None:
+        """Implied gain, std times sqrt(fan_in); None where it belongs to no layer."""
+        return None if self.fan_in is None else self.std * math.sqrt(self.fan_in)
+
+    @property
+    def advised_gain(self) -> float | None:
+        """Gain that the advice would draw."""
+        return None if self.fan_in is None else self.advised_std * math.sqrt(self.fan_in)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The leaf as plain values, with its gains; NaN is None."""
+        return plain(vars(self) | {"gain": self.gain, "advised_gain": self.advised_gain})
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Audit:
+    """What `audit` returns; prints as a table.
+
+    Attributes:
+        reading: the model that was read; ``jaxinit.predict(found.reading, params)`` says what
+            these parameters do to the signal.
+        goal: what the advice was asked for.
+        leaves: one line for each array.
+        findings: what to look at, the most severe first.
+    """
+
+    reading: Reading
+    goal: Goal
+    leaves: tuple[AuditedLeaf, ...]
+    findings: tuple[Finding, ...]
+
+    def __iter__(self) -> Iterator[AuditedLeaf]:
+        return iter(self.leaves)
+
+    @property
+    def severity(self) -> str | None:
+        """The severity of the worst finding; None without findings."""
+        return self.findings[0].severity if self.findings else None
+
+    @property
+    def verdict(self) -> str:
+        """The judgement in a sentence."""
+        counts = [(sum(f.severity == s for f in self.findings), s) for s in SEVERITIES[::-1]]
+        said = ", ".join(f"{n} {s}{'s' if n > 1 else ''}" for n, s in counts if n)
+        return {
+            None: "fit to train: nothing to look at",
+            "info": f"fit to train ({said} to know of)",
+            "warning": f"trains with a handicap ({said})",
+            "error": f"not fit to train ({said})",
+        }[self.severity]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as a dictionary of plain values; NaN is None."""
+        return {
+            "format": _AUDIT_FORMAT,
+            "goal": self.goal,
+            "verdict": self.verdict,
+            "leaves": [leaf.to_dict() for leaf in self.leaves],
+            "findings": plain(self.findings),
+        }
+
+    def to_json(self) -> str:
+        """The audit as JSON."""
+        return dumps(self.to_dict())
+
+    def to_text(self, width: int = 100) -> str:
+        """The audit as it prints, in lines of at most so many characters."""
+        rows = []
+        alike = gathered(self.leaves, lambda p: (p.shape, p.fan_in, f"{p.advised_std:.4g}"))
+        for name, members in alike:
+            sizes = [(leaf.std, leaf.gain, leaf.advised_gain) for leaf in members]
+            means = map(_mean, zip(*sizes, strict=True))
+            shape, fan_in = shape_text(members[0].shape), members[0].fan_in
+            rows.append((name, len(members), shape, fan_in, *means))
+        columns = ["parameter", "leaves", "shape", "fan_in", "std", "gain", "advised"]
+        title = f"Audit: {self.verdict}"
+        table = render_table(columns, rows, title=title, max_width=width)
+        return with_findings([table], self.findings, width)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        return f"<Audit of {len(self.leaves)} arrays, {self.verdict}; print it for the table>"
+
+
+@takes_reading("jaxinit.audit(jaxinit.read(model.apply, variables, x), variables)")
+def audit(reading: Reading, params: Any, *, goal: Goal = "train") -> Audit:
+    """Judges parameters that exist already: drawn by a framework, or loaded.
+
+    Args:
+        reading: what a model does with its parameters, from `jaxinit.read`.
+        params: the arrays, with the same paths.
+        goal: as in `advise`.
+
+    Returns:
+        For every array its measured size, the gain that it implies with its true fan_in, and what
+        the advice would draw; findings, and a verdict.
+
+    Raises:
+        TypeError: when ``reading`` is no reading, or ``params`` holds no arrays with values.
+        ValueError: when the goal is unknown, or ``params`` are other parameters.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxinit
+        >>> params = {"w": jnp.zeros((32, 16)), "v": jnp.zeros((16, 8))}
+        >>> def net(params, x):
+        ...     return jnp.tanh(x @ params["w"]) @ params["v"]
+        >>> found = audit(jaxinit.read(net, params, jnp.ones((4, 32))), params)
+        >>> found.verdict, [finding.code for finding in found.findings]
+        ('not fit to train (1 error)', ['zero-product'])
+    """
+    present = present_of("audit", reading, params)
+    advice = advise_with("audit", reading, goal, present)
+    leaves = []
+    for p in advice:
+        if p.path in present:
+            now, fan_in = present[p.path], reading[p.path].fan_in
+            leaf = AuditedLeaf(p.path, p.shape, p.role, fan_in, now.mean, now.std, p.std)
+            leaves.append(leaf)
+    return Audit(reading, goal, tuple(leaves), advice.findings)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 # As text.

@@ -1,7 +1,7 @@
 """What a person should look at before training: the record of a finding, and the table of checks.
 
-A check is a function of the facts of a model and of its present initialization that yields
-findings. To add one, write it and name it in `CHECKS`.
+A check is a function of the facts of a model and of its present initialization that yields what it
+saw. To add one, write it under `check`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from jaxinit.advice import _guide as guide
 from jaxinit.advice._drawing import inverse_sqrt_width
 from jaxinit.advice._facts import ModelFacts, ParameterFacts, moments_of
-from jaxinit.advice._present import Present
+from jaxinit.advice._present import Present, PresentByPath
 from jaxinit.advice._reach import is_view, is_view_or_sum, stuck, without_gradient
 from jaxinit.initializers import Fans, compute_fans
 from jaxinit.jaxpr import PRODUCTS, SUMS, Node, single_number
@@ -22,7 +22,6 @@ from jaxinit.reading import compare_fans
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-PresentByPath: TypeAlias = Mapping[str, Present]
 
 _RULES = "Use the rules of the advice."
 # Second moment of logits from which a fresh model is surely, and wrongly, opinionated: their
@@ -68,6 +67,40 @@ class Finding:
         return f"{self.severity} {self.code}{where}: {self.evidence} {self.remedy}"
 
 
+class Seen(NamedTuple):
+    """What a check saw: severity, leaves and evidence of a finding, and a remedy of its own."""
+
+    severity: Severity
+    leaves: Iterable[str]
+    evidence: str
+    remedy: str | None = None
+
+
+Look: TypeAlias = Callable[[ModelFacts, PresentByPath], Iterator[Seen]]
+
+
+class Check(NamedTuple):
+    """A check: code, remedy and source of its findings, and the function that looks."""
+
+    code: str
+    remedy: str
+    source: str
+    look: Look
+
+
+CHECKS: list[Check] = []
+
+
+def check(remedy: str, source: str) -> Callable[[Look], Look]:
+    """A decorator that makes a check of a function, whose name with dashes is the code."""
+
+    def add(look: Look) -> Look:
+        CHECKS.append(Check(look.__name__.replace("_", "-"), remedy, source, look))
+        return look
+
+    return add
+
+
 def findings_of(model: ModelFacts, present: PresentByPath) -> tuple[Finding, ...]:
     """All findings, the most severe first.
 
@@ -78,11 +111,10 @@ def findings_of(model: ModelFacts, present: PresentByPath) -> tuple[Finding, ...
         present: the present initialization.
     """
     sound = {path: now for path, now in present.items() if not now.nonfinite}
-    found = [
-        finding
-        for check in CHECKS
-        for finding in check(model, present if check is nonfinite else sound)
-    ]
+    found = []
+    for code, remedy, source, look in CHECKS:
+        for severity, leaves, evidence, own in look(model, present if look is nonfinite else sound):
+            found.append(Finding(code, severity, tuple(leaves), evidence, own or remedy, source))
     return tuple(sorted(found, key=lambda each: -SEVERITIES.index(each.severity)))
 
 
@@ -108,45 +140,42 @@ def _weight(p: ParameterFacts, present: PresentByPath) -> float:
 # Single kernels.
 
 
-def nonfinite(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("Draw them again, or load a sound checkpoint.", "the measurement")
+def nonfinite(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Arrays that hold infinities or NaN."""
-    found = [(path, now.nonfinite) for path, now in present.items() if now.nonfinite]
+    found = {path: now.nonfinite for path, now in present.items() if now.nonfinite}
     if found:
-        count = sum(number for _, number in found)
-        yield Finding(
-            "nonfinite",
+        count = sum(found.values())
+        yield Seen(
             "error",
-            tuple(path for path, _ in found),
+            found,
             f"{count:,} {'entry is' if count == 1 else 'entries are'} infinite or NaN.",
-            "Draw them again, or load a sound checkpoint.",
-            "the measurement",
         )
 
 
-def wrong_fans(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check(
+    "Use the rules of the advice, or pass in_axis, out_axis and batch_axis.", "He 2015, section 2.2"
+)
+def wrong_fans(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Kernels drawn by fans that are not theirs; from arrays where the size gives it away."""
     known = {path: now.initializer for path, now in present.items() if now.initializer}
+    found = []
     for difference in compare_fans(model.reading, known) if known else ():
         factor = difference.factor
         if factor is not None and not math.isclose(factor, 1, rel_tol=0.02):
-            yield _fans(difference.path, difference.implied, difference.true, math.sqrt(factor))
+            found.append((difference.path, difference.implied, difference.true, math.sqrt(factor)))
     for p, now in _drawn(model.layers, present):
-        if now.initializer is None and not p.pieces:
-            guess = _guessed_fans(p, now)
-            if guess is not None:
-                yield _fans(p.path, *guess)
-
-
-def _fans(path: str, implied: Fans, true: Fans, ratio: float) -> Finding:
-    return Finding(
-        "wrong-fans",
-        "error" if not 0.5 <= ratio <= 2 else "warning",
-        (path,),
-        f"Drawn with fans {implied.fan_in:g} and {implied.fan_out:g}, while the model contracts "
-        f"{true.fan_in:g} and feeds {true.fan_out:g}: {ratio:.3g} of the standard deviation.",
-        "Use the rules of the advice, or pass in_axis, out_axis and batch_axis.",
-        "He 2015, section 2.2",
-    )
+        guess = None if now.initializer or p.pieces else _guessed_fans(p, now)
+        if guess is not None:
+            found.append((p.path, *guess))
+    for path, implied, true, ratio in found:
+        yield Seen(
+            "error" if not 0.5 <= ratio <= 2 else "warning",
+            (path,),
+            f"Drawn with fans {implied.fan_in:g} and {implied.fan_out:g}, while the model "
+            f"contracts {true.fan_in:g} and feeds {true.fan_out:g}: {ratio:.3g} of the standard "
+            "deviation.",
+        )
 
 
 def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] | None:
@@ -170,7 +199,8 @@ def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] |
     return implied, true, math.sqrt(true.fan_in / implied.fan_in)
 
 
-def twins(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("Draw the kernel at random, with the rules of the advice.", "Goodfellow 2016, section 8.4")
+def twins(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Hidden kernels of one constant: their units stay copies of each other."""
     found = [
         (p, now)
@@ -179,18 +209,19 @@ def twins(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
     ]
     if found:
         p, now = found[0]
-        yield Finding(
-            "twins",
+        yield Seen(
             "error",
-            tuple(p.path for p, _ in found),
+            [p.path for p, _ in found],
             f"Every entry is {now.mean:.4g}: the {p.fan_out:g} units of a layer compute the same, "
             "get the same gradient and stay one unit, whatever the training.",
-            "Draw the kernel at random, with the rules of the advice.",
-            "Goodfellow 2016, section 8.4",
         )
 
 
-def zero_product(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check(
+    "Start one factor at zero and the other at random, as LoRA does with B and A.",
+    "Hu 2021 (LoRA), section 4.1",
+)
+def zero_product(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Zero kernels that never get a gradient, since what they are multiplied with is zero too."""
     zero = {path for path, now in present.items() if now.is_zero}
     layers = {p.path for p in model.layers}
@@ -206,99 +237,7 @@ def zero_product(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]
             f"{len(dead)} kernels are zero that are multiplied with each other: the gradient of "
             "each is a product with another zero, so none of them ever moves."
         )
-    yield Finding(
-        "zero-product",
-        "error",
-        tuple(dead),
-        text,
-        "Start one factor at zero and the other at random, as LoRA does with B and A.",
-        "Hu 2021 (LoRA), section 4.1",
-    )
-
-
-def low_precision(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
-    """Arrays with as few values as a draw in 16 bits has, whatever their dtype is now."""
-    drawn_in = {path: _drawn_in(now.counts) for path, now in present.items()}
-    found = [path for path, name in drawn_in.items() if name]
-    if found:
-        now, name = present[found[0]], drawn_in[found[0]]
-        values, entries = len(now.counts), sum(now.counts)
-        drift = f"mean {now.mean / now.std:+.3f} standard deviations"
-        yield Finding(
-            "low-precision",
-            "warning",
-            tuple(found),
-            f"{values} different values besides 0 in {entries:,} entries, {drift}: "
-            f"sampled in {name}, where the tails are missing and the mean is off.",
-            "Draw in float32 and cast once, as every initializer of jaxinit does.",
-            "measured; NVIDIA-NeMo/Automodel#2450",
-        )
-
-
-def _drawn_in(counts: Sequence[int]) -> str | None:
-    """The dtype of 16 bits in which an array was drawn, by how often each value is there.
-
-    Draws take equally likely values, so that the counts scatter like their root. Tables that
-    repeat a range have equal counts, quantised weights a bell of them.
-    """
-    values, entries = len(counts), sum(counts)
-    for name, (least, most) in _NARROW.items():
-        if least <= values <= most and entries >= 16 * values:
-            each = entries / values
-            # Mean 1; its standard deviation sqrt(2 / values) is 0.14 for 100 values and less for
-            # more, so 0.3 is 5 sigma below. Above, 4 leaves room for values that rounding merged.
-            scatter = sum((count - each) ** 2 for count in counts) / each / values
-            return name if 0.3 < scatter < 4 else None
-    return None
-
-
-# What the reading says of parameters, however they are drawn.
-
-
-def no_gradient(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
-    """Parameters that act on the output only through a choice, such as a router's argmax."""
-    found = without_gradient(model.reading, model.graph)
-    if found:
-        stops = " and ".join(dict.fromkeys(found.values()))
-        yield Finding(
-            "no-gradient",
-            "warning",
-            tuple(found),
-            f"The outputs depend on {'it' if len(found) == 1 else 'them'} through {stops} alone, "
-            "which passes no gradient: whatever is drawn stays as it is.",
-            "Multiply what is chosen by its softmax or sigmoid weight.",
-            "Shazeer 2017, section 2.1; Fedus 2021, section 2.1",
-        )
-
-
-def unused(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
-    """Parameters that no output depends on."""
-    paths = tuple(p.path for p in model.parameters if p.role == "unused")
-    if paths:
-        yield Finding(
-            "unused",
-            "warning",
-            paths,
-            f"{len(paths)} {'parameter has' if len(paths) == 1 else 'parameters have'} no way to "
-            "an output: no gradient, and memory in every copy of the model and its optimizer.",
-            "Remove it, or call the part of the model that uses it.",
-            "the reading",
-        )
-
-
-def not_understood(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
-    """Parameters whose use stopped the reading."""
-    found = model.reading.unknown
-    if found:
-        yield Finding(
-            "not-understood",
-            "warning",
-            tuple(parameter.path for parameter in found),
-            f"The reading stopped at {found[0].why or 'an unknown equation'}: fans and role are "
-            "not known.",
-            "Check these rules by hand; they go by the shape alone.",
-            "the reading",
-        )
+    yield Seen("error", dead, text)
 
 
 # The signal through plain networks.
@@ -340,7 +279,8 @@ def _growth(chain: Sequence[ParameterFacts], present: PresentByPath) -> tuple[fl
     return None if first is None else (max(q, 1e-300) / first, backward)
 
 
-def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check(_RULES, "He 2015, section 2.2")
+def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Plain networks whose signal or gradient shrinks or grows by a factor in every layer."""
     if not (guide.PLAIN & ~guide.SIGMOID).holds(model):
         return
@@ -358,19 +298,20 @@ def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Finding
             continue
         each, bits = total ** (1 / (count - 1)), math.log2(max(total, 1e-300))
         verb = "halves" if abs(each - 0.5) < 0.02 else f"is multiplied by {each:.3g}"
-        yield Finding(
-            "gain-mismatch",
+        yield Seen(
             "error" if abs(bits) > 20 else "warning",
-            tuple(dict.fromkeys(p.path for p in chain)),
+            dict.fromkeys(p.path for p in chain),
             f"The second moment of the {what} {verb} per layer, 2^{bits:.0f} after {count} layers "
             f"of {name}, whose gain is {chain[0].gain:.4g}.",
-            _RULES,
-            "He 2015, section 2.2",
         )
         return
 
 
-def unstable_gain(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check(
+    "Take the critical pair of the advice, or add normalisation layers.",
+    "Roberts 2021, section 5.3",
+)
+def unstable_gain(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Deep plain networks at the second-moment gain of GELU, SiLU, Mish."""
     known, hidden, depth = model.moments, model.hidden, model.depth
     is_asked = (guide.PLAIN & guide.UNSTABLE & guide.at_least(9)).holds(model)
@@ -380,19 +321,17 @@ def unstable_gain(model: ModelFacts, present: PresentByPath) -> Iterator[Finding
     near = [w for w in drawn if math.isclose(w, known.forward_gain**2, rel_tol=0.1)]
     if drawn and len(near) * 2 < len(drawn):
         return
-    yield Finding(
-        "unstable-gain",
+    yield Seen(
         "warning" if drawn else "info",
-        tuple(p.path for p in hidden),
+        [p.path for p in hidden],
         f"The gain {known.forward_gain:.4g} of {known.name} is an unstable fixed point: a "
         f"deviation of the length grows by {known.slope:.4g} per layer, "
         f"{known.slope**depth:.3g} times over {depth}.",
-        "Take the critical pair of the advice, or add normalisation layers.",
-        "Roberts 2021, section 5.3",
     )
 
 
-def deep_sigmoid(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("Use tanh or ReLU, or normalise; no initializer repairs it.", "Glorot 2010, section 3.1")
+def deep_sigmoid(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Sigmoids between five layers or more, without normalisation."""
     plain = [p for p in model.layers if not p.is_bypass]
     met = [p for p in plain if p.activation and p.activation.name == "sigmoid"]
@@ -403,38 +342,38 @@ def deep_sigmoid(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]
     drawn = [_weight(p, present) for p, _ in _drawn(met, present)]
     weight = sum(drawn) / len(drawn) if drawn else 1.0
     each = weight * known.derivative_second_moment
-    yield Finding(
-        "deep-sigmoid",
+    yield Seen(
         "error" if depth >= 10 and each < 0.5 else "warning",
-        tuple(p.path for p in met),
+        [p.path for p in met],
         f"{depth} layers of sigmoids: the second moment of the gradient is multiplied by "
         f"about {each:.2g} per layer, {each**depth:.1g} in all.",
-        "Use tanh or ReLU, or normalise; no initializer repairs it.",
-        "Glorot 2010, section 3.1",
     )
 
 
-def narrow_for_depth(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("", "Hanin 2018, theorem 5")
+def narrow_for_depth(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Plain networks that are narrow for their depth: draws differ by large factors."""
     width, depth = model.width, model.depth
     if not guide.PLAIN.holds(model) or width is None or depth < 5 or width >= 10 * depth:
         return
     spread = 5 * (depth - 1) / width
-    yield Finding(
-        "narrow-for-depth",
+    yield Seen(
         "warning",
         (),
         f"{depth} layers of width {width:.4g}: the log of the last second moment has variance "
         f"{spread:.2g}, so the typical draw has exp(-{spread / 2:.2g}) of the mean.",
         f"Use a width of {10 * depth} or more, residual sums, or orthogonal kernels.",
-        "Hanin 2018, theorem 5",
     )
 
 
 # Residual streams.
 
 
-def residual_growth(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check(
+    "Scale the last layer of every branch, or start it at zero.",
+    "Zhang 2019, section 2; Radford 2019, section 2.3",
+)
+def residual_growth(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Residual branches that add so much that the stream grows."""
     lasts = [p for p, _ in _drawn(model.layers, present) if "residual_output" in p.roles]
     if not lasts or model.norm_after or model.is_recurrent:
@@ -459,14 +398,7 @@ def residual_growth(model: ModelFacts, present: PresentByPath) -> Iterator[Findi
             f"(1 + {mean:.2g})^{count} = 2^{bits:.0f}."
         )
     if is_found:
-        yield Finding(
-            "residual-growth",
-            severity,
-            tuple(p.path for p in lasts),
-            said,
-            "Scale the last layer of every branch, or start it at zero.",
-            "Zhang 2019, section 2; Radford 2019, section 2.3",
-        )
+        yield Seen(severity, [p.path for p in lasts], said)
 
 
 def _branch_size(model: ModelFacts, present: PresentByPath, last: ParameterFacts) -> float:
@@ -541,40 +473,33 @@ def _stream_start(model: ModelFacts, present: PresentByPath) -> float | None:
 
 def _factor(node: Node) -> float | None:
     """The number that a product or quotient multiplies its other operand with, if there is one."""
-    first, second = node.inputs
-    if not isinstance(second, int):
-        number = single_number(second.val)
-    else:
-        number = None if isinstance(first, int) or node.primitive == "div" else first.val
-        number = None if number is None else single_number(number)
-    if not number:
-        return None
-    return 1 / number if node.primitive == "div" else number
+    first, second = (None if isinstance(a, int) else single_number(a.val) for a in node.inputs)
+    if node.primitive == "div":
+        return 1 / second if second else None
+    return first or second
 
 
 # Tables, heads and biases.
 
 
-def embedding_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("Draw it with a standard deviation of 1.", "Takase 2023, section 4")
+def embedding_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Tables that are too large for a tied head, or out of scale with what follows."""
     for p, now in _drawn(model.parameters, present):
         moment, std = now.second_moment, math.sqrt(now.second_moment)
         if p.role == "tied_embedding":
             width = inverse_sqrt_width(p) ** -2
             if moment * width > _LOGITS:
-                yield Finding(
-                    "embedding-scale",
+                yield Seen(
                     "error" if moment * width > 100 else "warning",
                     (p.path,),
                     f"The table is also the head: a standard deviation of {std:.3g} at "
                     f"{width:.0f} features gives logits of {math.sqrt(moment * width):.3g}.",
                     f"Draw it with a standard deviation of {1 / math.sqrt(width):.3g}, d^-1/2.",
-                    "Takase 2023, section 4",
                 )
         elif p.role == "embedding" and moment and not 0.1 <= std <= 10:
             is_small = moment < 1
-            yield Finding(
-                "embedding-scale",
+            yield Seen(
                 "info" if is_small else "warning",
                 (p.path,),
                 f"A standard deviation of {std:.3g} is {'small' if is_small else 'large'} for a "
@@ -584,29 +509,29 @@ def embedding_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Findi
                     if is_small
                     else "it drowns what the branches add."
                 ),
-                "Draw it with a standard deviation of 1.",
-                "Takase 2023, section 4",
             )
 
 
-def head_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check(
+    "Draw the head with gain 1, or start it at zero.",
+    "Glorot 2010, section 2; Yang 2022, appendix D",
+)
+def head_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Heads whose outputs start large."""
     heads = [p for p, _ in _drawn(model.layers, present) if "head" in p.roles]
     found = {p.path: _weight(p, present) for p in heads if _weight(p, present) > _LOGITS}
     if found:
         moment = max(found.values())
-        yield Finding(
-            "head-scale",
+        yield Seen(
             "warning",
-            tuple(found),
+            found,
             f"Inputs of unit size give outputs with a standard deviation of {math.sqrt(moment):.3g}"
             f": a softmax over them starts about {moment / 2:.3g} above equal odds.",
-            "Draw the head with gain 1, or start it at zero.",
-            "Glorot 2010, section 2; Yang 2022, appendix D",
         )
 
 
-def fanless_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("Start it at zero, or write like_kernel(...) in its rule.", "google/flax#3019")
+def fanless_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Biases that are as large as what their kernel makes."""
     made = {
         use.output: p
@@ -623,14 +548,11 @@ def fanless_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]
             found.append((p.path, now.second_moment / weight, kernel.fan_in))
     if found:
         _, ratio, fan_in = found[0]
-        yield Finding(
-            "fanless-bias",
+        yield Seen(
             "warning",
-            tuple(path for path, *_ in found),
+            [path for path, *_ in found],
             f"The bias has {ratio:.2g} times the second moment that its kernel of fan_in "
             f"{fan_in:g} makes of unit inputs: its law does not know the fan.",
-            "Start it at zero, or write like_kernel(...) in its rule.",
-            "google/flax#3019",
         )
 
 
@@ -646,7 +568,8 @@ def _kernel_of(
     return None
 
 
-def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Finding]:
+@check("Start it at 1.", "Jozefowicz 2015, section 2.2; Gers 2000")
+def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Forget gates that start half closed."""
     found = {}
     for p, now in _drawn(model.parameters, present):
@@ -657,33 +580,95 @@ def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Find
     if found:
         value = next(iter(found.values()))
         kept = 1 / (1 + math.exp(-value))
-        yield Finding(
-            "forget-gate-bias",
+        yield Seen(
             "warning",
-            tuple(found),
+            found,
             f"The bias of the forget gate starts at {value:.2g}: the memory keeps {kept:.2g} per "
             f"step, {kept**20:.1g} after 20 steps.",
-            "Start it at 1.",
-            "Jozefowicz 2015, section 2.2; Gers 2000",
         )
 
 
-CHECKS: tuple[Callable[[ModelFacts, PresentByPath], Iterable[Finding]], ...] = (
-    nonfinite,
-    wrong_fans,
-    twins,
-    zero_product,
-    gain_mismatch,
-    unstable_gain,
-    deep_sigmoid,
-    residual_growth,
-    narrow_for_depth,
-    embedding_scale,
-    head_scale,
-    fanless_bias,
-    forget_gate_bias,
-    low_precision,
-    no_gradient,
-    unused,
-    not_understood,
+# Draws in 16 bits.
+
+
+@check(
+    "Draw in float32 and cast once, as every initializer of jaxinit does.",
+    "measured; NVIDIA-NeMo/Automodel#2450",
 )
+def low_precision(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+    """Arrays with as few values as a draw in 16 bits has, whatever their dtype is now."""
+    drawn_in = {path: _drawn_in(now.counts) for path, now in present.items()}
+    found = [path for path, name in drawn_in.items() if name]
+    if found:
+        now, name = present[found[0]], drawn_in[found[0]]
+        values, entries = len(now.counts), sum(now.counts)
+        drift = f"mean {now.mean / now.std:+.3f} standard deviations"
+        yield Seen(
+            "warning",
+            found,
+            f"{values} different values besides 0 in {entries:,} entries, {drift}: "
+            f"sampled in {name}, where the tails are missing and the mean is off.",
+        )
+
+
+def _drawn_in(counts: Sequence[int]) -> str | None:
+    """The dtype of 16 bits in which an array was drawn, by how often each value is there.
+
+    Draws take equally likely values, so that the counts scatter like their root. Tables that
+    repeat a range have equal counts, quantised weights a bell of them.
+    """
+    values, entries = len(counts), sum(counts)
+    for name, (least, most) in _NARROW.items():
+        if least <= values <= most and entries >= 16 * values:
+            each = entries / values
+            # Mean 1; its standard deviation sqrt(2 / values) is 0.14 for 100 values and less for
+            # more, so 0.3 is 5 sigma below. Above, 4 leaves room for values that rounding merged.
+            scatter = sum((count - each) ** 2 for count in counts) / each / values
+            return name if 0.3 < scatter < 4 else None
+    return None
+
+
+# What the reading says of parameters, however they are drawn.
+
+
+@check(
+    "Multiply what is chosen by its softmax or sigmoid weight.",
+    "Shazeer 2017, section 2.1; Fedus 2021, section 2.1",
+)
+def no_gradient(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+    """Parameters that act on the output only through a choice, such as a router's argmax."""
+    found = without_gradient(model.reading, model.graph)
+    if found:
+        stops = " and ".join(dict.fromkeys(found.values()))
+        yield Seen(
+            "warning",
+            found,
+            f"The outputs depend on {'it' if len(found) == 1 else 'them'} through {stops} alone, "
+            "which passes no gradient: whatever is drawn stays as it is.",
+        )
+
+
+@check("Remove it, or call the part of the model that uses it.", "the reading")
+def unused(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+    """Parameters that no output depends on."""
+    paths = tuple(p.path for p in model.parameters if p.role == "unused")
+    if paths:
+        yield Seen(
+            "warning",
+            paths,
+            f"{len(paths)} {'parameter has' if len(paths) == 1 else 'parameters have'} no way to "
+            "an output: no gradient, and memory in every copy of the model and its optimizer.",
+        )
+
+
+@check("Check these rules by hand; they go by the shape alone.", "the reading")
+def not_understood(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+    """Parameters whose use stopped the reading."""
+    found = model.reading.unknown
+    if found:
+        yield Seen(
+            "warning",
+            [parameter.path for parameter in found],
+            f"The reading stopped at {found[0].why or 'an unknown equation'}: fans and role are "
+            "not known.",
+        )

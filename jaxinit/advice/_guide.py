@@ -182,6 +182,8 @@ LAYER_SCALE = row(
     Choice("branch_scale", draw.layer_scale, "small: every block starts near the identity"),
 )
 
+FIRST = (BYPASSES, LAYER_SCALE)
+
 # Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
 CELLS = row(
     "recurrent",
@@ -244,8 +246,7 @@ REST = row(
 _BRANCH = "1/sqrt of the number of branches keeps the stream near unit size"
 
 TRAIN = (
-    BYPASSES,
-    LAYER_SCALE,
+    *FIRST,
     ROUTERS,
     CELLS,
     # The tables of a vision transformer are not those of language: this row precedes `ENDS`.
@@ -416,8 +417,7 @@ _KAIMING = (
 )
 
 CLASSICAL = (
-    BYPASSES,
-    LAYER_SCALE,
+    *FIRST,
     row(
         "deep rectifiers (10 layers or more)",
         at_least(10) & (RECTIFIED | UNSTABLE),
@@ -446,8 +446,7 @@ CLASSICAL = (
 )
 
 MUP = (
-    BYPASSES,
-    LAYER_SCALE,
+    *FIRST,
     CELLS,
     row(
         "width will be scaled",
@@ -465,8 +464,7 @@ MUP = (
 )
 
 POLICY = (
-    BYPASSES,
-    LAYER_SCALE,
+    *FIRST,
     CELLS,
     row(
         "on-policy reinforcement learning",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,9 @@ class Present:
         if self.initializer is not None:
             return self.std == 0 and not self.initializer.random
         return self.std <= 1e-7 * abs(self.mean)
+
+
+PresentByPath: TypeAlias = Mapping[str, Present]
 
 
 def present_of(caller: str, reading: Reading, init: Any) -> dict[str, Present]:
@@ -121,14 +124,15 @@ def present_of_arrays(
         arrays: by path; the first entries of those that hold floats are looked at.
         measured: what was measured of them.
     """
-    return {path: _of_array(array, measured[path]) for path, array in arrays.items()}
-
-
-def _of_array(array: Any, measured: Measured) -> Present:
-    if not measured.n or not measured.finite:
-        return Present(math.nan, math.nan, nonfinite=measured.nonfinite)
-    counts = _counts(array) if jnp.issubdtype(array.dtype, jnp.floating) else ()
-    return Present(float(np.real(measured.mean)), measured.std, counts=counts)
+    found = {}
+    for path, array in arrays.items():
+        held = measured[path]
+        if held.n and held.finite:
+            mean = float(np.real(held.mean))
+            found[path] = Present(mean, held.std, counts=_counts(array))
+        else:
+            found[path] = Present(math.nan, math.nan, nonfinite=held.nonfinite)
+    return found
 
 
 def _are_initializers(init: Any) -> TypeGuard[Mapping[str, Initializer | None]]:
@@ -142,7 +146,8 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _counts(array: Any) -> tuple[int, ...]:
-    if getattr(array, "is_fully_addressable", True) is False:
+    is_whole = getattr(array, "is_fully_addressable", True)
+    if not is_whole or not jnp.issubdtype(array.dtype, jnp.floating):
         return ()
     entries = np.asarray(array.reshape(-1)[:_SAMPLE]).astype(np.float64)
     _, counts = np.unique(entries[entries != 0], return_counts=True)

@@ -37,8 +37,6 @@ R = TypeVar("R")
 L = TypeVar("L", bound=Any)
 H = TypeVar("H", bound=Hashable)
 
-_FORMAT = "jaxinit-advice/1"
-_AUDIT_FORMAT = "jaxinit-audit/1"
 _SPECIAL = re.compile(r"[*?\[\]{}]")
 # Characters that leaves, shape, std and why take up beside a name, with the space around them.
 _BESIDE = 36
@@ -146,7 +144,7 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """The advice as a dictionary of plain values."""
         return {
-            "format": _FORMAT,
+            "format": "jaxinit-advice/1",
             "goal": self.goal,
             "prescriptions": [p.to_dict() for p in self],
             "findings": plain(self.findings),
@@ -243,20 +241,12 @@ def advise_with(caller: str, reading: Reading, goal: Goal, present: PresentByPat
             "Use 'train' when in doubt."
         )
     model = ModelFacts(reading)
-    prescriptions = tuple(
-        Prescription(
-            p.path,
-            p.shape,
-            p.parameter.dtype,
-            p.role,
-            choice.drawing(p),
-            row.name,
-            choice.reason,
-            choice.source or row.source,
-        )
-        for p, row, choice in decide(goal, model)
-    )
-    return Advice(reading, goal, prescriptions, findings_of(model, present))
+    prescriptions = []
+    for p, row, choice in decide(goal, model):
+        leaf = (p.path, p.shape, p.parameter.dtype, p.role)
+        why = (row.name, choice.reason, choice.source or row.source)
+        prescriptions.append(Prescription(*leaf, choice.drawing(p), *why))
+    return Advice(reading, goal, tuple(prescriptions), findings_of(model, present))
 
 
 # Audit.
@@ -339,7 +329,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """The audit as a dictionary of plain values; NaN is None."""
         return {
-            "format": _AUDIT_FORMAT,
+            "format": "jaxinit-audit/1",
             "goal": self.goal,
             "verdict": self.verdict,
             "leaves": [leaf.to_dict() for leaf in self.leaves],

@@ -23,7 +23,6 @@ from jaxinit.reading import compare_fans
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
-_RULES = "Use the rules of the advice."
 # Second moment of logits from which a fresh model is surely, and wrongly, opinionated: their
 # standard deviation is 2, the loss about 2 above that of equal odds.
 _LOGITS = 4.0
@@ -225,9 +224,8 @@ def zero_product(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Zero kernels that never get a gradient, since what they are multiplied with is zero too."""
     zero = {path for path, now in present.items() if now.is_zero}
     layers = {p.path for p in model.layers}
-    if not zero & layers:
-        return
-    dead = [path for path in stuck(model.reading, model.graph, zero) if path in layers]
+    never = stuck(model.reading, model.graph, zero) if zero & layers else ()
+    dead = [path for path in never if path in layers]
     if not dead:
         return
     if len(dead) == 1:
@@ -279,7 +277,7 @@ def _growth(chain: Sequence[ParameterFacts], present: PresentByPath) -> tuple[fl
     return None if first is None else (max(q, 1e-300) / first, backward)
 
 
-@check(_RULES, "He 2015, section 2.2")
+@check("Use the rules of the advice.", "He 2015, section 2.2")
 def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     """Plain networks whose signal or gradient shrinks or grows by a factor in every layer."""
     if not (guide.PLAIN & ~guide.SIGMOID).holds(model):

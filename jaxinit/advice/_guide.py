@@ -159,14 +159,6 @@ COUNTERS = Choice(
     "state", draw.zeros, "a counter: kept as it is, and 0 in a new model", "the reading"
 )
 
-ROUTERS = row(
-    "mixture of experts: router",
-    ALWAYS,
-    "Fedus 2021, section 2.4 (scale 0.1)",
-    Choice("router", draw.scaled(0.1**0.5), "small logits spread tokens over all experts at first"),
-    Choice("index", draw.lecun, "the largest is the same at any scale: gain 1", "the reading"),
-)
-
 BYPASSES = row(
     "low-rank bypass",
     ALWAYS,
@@ -196,14 +188,6 @@ CELLS = row(
         "an open forget gate lets gradients reach far back",
         "Jozefowicz 2015, section 2.2",
     ),
-)
-
-BESIDE_CELLS = row(
-    "beside a recurrence",
-    RECURRENT,
-    "LeCun 1998, section 4.6",
-    HEAD,
-    Choice("kernel", draw.lecun, "keeps the second moment of the input"),
 )
 
 ENDS = row(
@@ -247,7 +231,15 @@ _BRANCH = "1/sqrt of the number of branches keeps the stream near unit size"
 
 TRAIN = (
     *FIRST,
-    ROUTERS,
+    row(
+        "mixture of experts: router",
+        ALWAYS,
+        "Fedus 2021, section 2.4 (scale 0.1)",
+        Choice(
+            "router", draw.scaled(0.1**0.5), "small logits spread tokens over all experts at first"
+        ),
+        Choice("index", draw.lecun, "the largest is the same at any scale: gain 1", "the reading"),
+    ),
     CELLS,
     # The tables of a vision transformer are not those of language: this row precedes `ENDS`.
     row(
@@ -338,7 +330,13 @@ TRAIN = (
         Choice("kernel", draw.by_activation, "passes the second moment on"),
         Choice("scale", draw.ones, "multipliers start at 1"),
     ),
-    BESIDE_CELLS,
+    row(
+        "beside a recurrence",
+        RECURRENT,
+        "LeCun 1998, section 4.6",
+        HEAD,
+        Choice("kernel", draw.lecun, "keeps the second moment of the input"),
+    ),
     row(
         "coordinate network of sines",
         PLAIN & activation_is("sin"),

@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeGuard
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.checks import Measured, measure
 from jaxinit.checks._measuring import concrete_leaves
 from jaxinit.initializers import Initializer
+from jaxinit.jaxpr import is_key
 from jaxinit.planning import Plan
 from jaxinit.planning._messages import listing
 from jaxinit.planning._paths import flatten
@@ -87,7 +87,9 @@ def present_of(caller: str, reading: Reading, init: Any) -> dict[str, Present]:
         flat = flatten(caller, init)
         leaves = zip(flat.paths, flat.leaves, strict=True)
         # Random keys among the variables are state without numbers that could be measured.
-        kept = {path: leaf for path, leaf in leaves if not _is_key(leaf)}
+        kept = {
+            path: leaf for path, leaf in leaves if not (hasattr(leaf, "dtype") and is_key(leaf))
+        }
         paths, found = tuple(kept), present_of_arrays(concrete_leaves(caller, kept), measure(kept))
     if not any(path in reading for path in paths):
         raise ValueError(
@@ -136,13 +138,8 @@ def present_of_arrays(
 
 
 def _are_initializers(init: Any) -> TypeGuard[Mapping[str, Initializer | None]]:
-    if not isinstance(init, Mapping) or not init:
-        return False
-    return all(value is None or isinstance(value, Initializer) for value in init.values())
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    values = init.values() if isinstance(init, Mapping) else ()
+    return bool(values) and all(v is None or isinstance(v, Initializer) for v in values)
 
 
 def _counts(array: Any) -> tuple[int, ...]:

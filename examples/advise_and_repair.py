@@ -96,7 +96,7 @@ def main() -> None:
     key, key_data = jax.random.split(jax.random.key(0))
     points, labels = gaussian_classes(key_data, 256)
     reading = jaxinit.read(model.apply, jax.eval_shape(model.init, key, points), points)
-    advice = jaxinit.advise(reading, current=own_initializers(model, points))
+    advice = jaxinit.advise(reading, init=own_initializers(model, points))
     print(advice)
 
     before = jax.jit(model.init)(key, points)
@@ -104,7 +104,7 @@ def main() -> None:
     after = jaxinit.plan(before, advice.rules()).init(key)
     results = {}
     for name, variables in {"as Flax draws it": before, "as advised": after}.items():
-        print(f"\n{name}: {jaxinit.audit(model.apply, variables, points).verdict}")
+        print(f"\n{name}: {jaxinit.audit(reading, variables).verdict}")
         losses = train(model, variables, points, labels, steps, 0.003)
         results[name] = (moments(model, variables, points), losses)
         print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} (guessing is {np.log(CLASSES):.3f})")

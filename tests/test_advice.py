@@ -11,13 +11,13 @@ import pytest
 import advice_models as models
 import jaxinit
 from jaxinit import initializers as init
-from jaxinit.advice import GOALS, GUIDES
-from jaxinit.advice._patterns import rules_for
+from jaxinit.advice import GUIDES
+from jaxinit.advice._advise import rules_for
 from jaxinit.planning import compile_glob
 
 
-def situations(reading, goal="train"):
-    return {p.path: p.situation for p in jaxinit.advise(reading, goal)}
+def rows(reading, goal="train"):
+    return {p.path: p.row for p in jaxinit.advise(reading, goal)}
 
 
 def moe():
@@ -90,11 +90,17 @@ def normalised_plain():
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_has_a_model_that_reaches_it(row):
     make, path = ROWS[row]
-    assert situations(make())[path] == row
+    assert rows(make())[path] == row
 
 
 def test_no_row_of_the_guide_is_left_out():
     assert {row.name for row in GUIDES["train"]} == set(ROWS)
+
+
+@pytest.mark.parametrize("goal", GUIDES)
+def test_no_row_stands_twice_in_a_guide(goal):
+    names = [row.name for row in GUIDES[goal]]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("goal", GUIDES)
@@ -104,7 +110,6 @@ def test_every_goal_covers_every_leaf_and_every_row_can_be_printed(goal):
         advice = jaxinit.advise(reading, goal)
         assert [p.path for p in advice] == list(reading.paths)
         assert all(p.reason and p.source for p in advice)
-    assert GOALS[goal]
     assert all(row.name and row.when.text and row.source for row in GUIDES[goal])
 
 
@@ -140,7 +145,7 @@ def test_residual_outputs_of_a_pre_norm_transformer_shrink_with_the_branches():
 
 def test_an_untied_table_has_unit_size():
     advice = jaxinit.advise(models.transformer(tied=False))
-    assert (advice["table"].std, advice["head"].part) == (1.0, "head")
+    assert (advice["table"].std, advice["head"].role) == (1.0, "head")
 
 
 def test_fixup_of_sixteen_branches_of_two_maps():
@@ -159,6 +164,30 @@ def test_an_adapted_model_starts_as_the_base_model(goal):
     assert advice["layers/1/b"].source.startswith("Hu 2021")
     twin = jaxinit.advise(models.adapted(rank=32), goal)
     assert twin["layers/1/b"].std > 0
+
+
+def test_an_adapted_vision_transformer_starts_as_the_base_model():
+    """Rows of vision speak of kernels, and a factor of a bypass is one too."""
+
+    def normalise(x):
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    def fn(params, images):
+        x = jax.lax.conv_general_dilated(
+            images, params["patch"], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ).reshape(images.shape[0], -1, 8)
+        for block in params["blocks"]:
+            y = normalise(x)
+            q, k, v = (y @ block[name] + (y @ block["a"]) @ block["b"] for name in "qkv")
+            x = x + (jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2)) @ v) @ block["o"]
+        return normalise(x) @ params["head"]
+
+    block = {name: (8, 8) for name in "qkvo"} | {"a": (8, 2), "b": (2, 8)}
+    shapes = {"patch": (2, 2, 3, 8), "blocks": [block] * 2, "head": (8, 3)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(2, 4, 4, 3)))
+    assert advice["blocks/0/q"].row == "vision transformer, normalised before each branch"
+    assert advice["blocks/0/b"].initializer == init.zeros
+    assert advice["blocks/0/a"].initializer == init.lecun_normal()
 
 
 def gains(reading, goal):
@@ -221,8 +250,8 @@ def test_a_cell_beside_attention_stays_a_cell():
     for goal in ("train", "mup", "policy"):
         advice = jaxinit.advise(reading, goal)
         wh = advice["wh"]
-        assert (wh.situation, wh.initializer) == ("recurrent", init.scaled_orthogonal())
-        assert advice["mix"].situation != "recurrent"
+        assert (wh.row, wh.initializer) == ("recurrent", init.scaled_orthogonal())
+        assert advice["mix"].row != "recurrent"
 
 
 @pytest.mark.parametrize("layers, value", [(18, 0.1), (24, 1e-5), (25, 1e-6)])
@@ -264,6 +293,61 @@ def test_the_forget_gate_alone_starts_open(packed):
         assert {n: float(values[f"b/{n}"].mean()) for n in "ifgo"} == {
             "i": 0, "f": 1, "g": 0, "o": 0,
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "is_forget"),
+    [((24,), -2, True), ((4, 6), -2, True), ((6, 4), -1, True), ((24,), -1, False)],
+    ids=["one axis", "an axis of gates", "a last axis of gates", "entry by entry"],
+)
+def test_gates_that_are_unstacked(shape, axis, is_forget):
+    """Gates are packed one after the other, or entry by entry: then no range is a gate."""
+
+    def step(params, state, x):
+        c, h = state
+        gates = x @ params["wx"] + h @ params["wh"]
+        packed = (4, 6) if axis == -2 else (6, 4)
+        if len(shape) == 1:
+            gates = (gates + params["b"]).reshape(-1, *packed)
+        else:
+            gates = gates.reshape(-1, *packed) + params["b"]
+        i, f, g, o = jnp.unstack(gates, axis=axis)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
+    def fn(params, x):
+        start = (jnp.zeros((x.shape[1], 6)), jnp.zeros((x.shape[1], 6)))
+        (_, h), _ = jax.lax.scan(lambda s, x: step(params, s, x), start, x)
+        return h @ params["head"]
+
+    shapes = {"wx": (4, 24), "wh": (6, 24), "b": shape, "head": (6, 3)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(7, 2, 4)))
+    assert (advice["b"].role == "forget_bias") == is_forget
+    values = advice.plan().init(jax.random.key(0))["b"].reshape((4, 6) if axis == -2 else (6, 4))
+    gates = values if axis == -2 else values.T
+    assert gates.tolist() == [[0] * 6, [int(is_forget)] * 6, [0] * 6, [0] * 6]
+
+
+def test_the_forget_gates_of_stacked_cells_start_open():
+    """Cells over layers of one array: the range is of the last axis, not of all entries."""
+
+    def step(params, state, x):
+        gates = x @ params["wx"] + state[1] @ params["wh"] + params["b"]
+        i, f, g, o = jnp.split(gates, 4, -1)
+        c = jax.nn.sigmoid(f) * state[0] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
+    def layer(x, params):
+        start = (jnp.zeros((2, 6)), jnp.zeros((2, 6)))
+        return jax.lax.scan(lambda state, x: step(params, state, x), start, x)[1], None
+
+    shapes = {"wx": (3, 6, 24), "wh": (3, 6, 24), "b": (3, 24)}
+    reading = models.read(lambda p, x: jax.lax.scan(layer, x, p)[0], shapes, models.struct(7, 2, 6))
+    advice = jaxinit.advise(reading)
+    values = advice.plan().init(jax.random.key(0))["b"].reshape(3, 4, 6)
+    assert values.tolist() == [[[0] * 6, [1] * 6, [0] * 6, [0] * 6]] * 3
 
 
 def test_policy_and_value_heads():
@@ -346,10 +430,10 @@ def test_rules_fit_the_tree_of_the_model_itself():
 def test_globs_are_exact_and_few(values):
     rules = rules_for(values)
     left = dict(values)
-    for glob, index in rules:
+    for glob, value in rules:
         taken = [path for path in left if compile_glob("test", glob).fullmatch(path)]
         assert taken, glob
-        assert all(left.pop(path) == values[index][1] for path in taken)
+        assert all(left.pop(path) == value for path in taken)
     assert not left
     assert len(rules) <= len(values)
     if len(values) == 120:
@@ -362,7 +446,7 @@ def test_globs_are_exact_and_few(values):
 @pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.silu])
 def test_the_table_fits_its_width_and_says_why(activation, width):
-    advice = jaxinit.advise(models.plain(activation, 12), current=None)
+    advice = jaxinit.advise(models.plain(activation, 12), init=None)
     text = advice.to_text(width)
     assert max(map(len, text.splitlines())) <= width
     assert "hidden/*/kernel" in text
@@ -370,14 +454,14 @@ def test_the_table_fits_its_width_and_says_why(activation, width):
 
 
 def test_the_advice_prints_a_hundred_columns_wide():
-    advice = jaxinit.advise(models.plain(jax.nn.relu, 12), current=None)
+    advice = jaxinit.advise(models.plain(jax.nn.relu, 12), init=None)
     assert str(advice) == advice.to_text(100)
     assert repr(advice).startswith("<Advice on 23 parameters")
 
 
 def test_json_is_plain_and_tells_the_initializers():
     advice = jaxinit.advise(models.lstm())
-    read_back = json.loads(json.dumps(advice.to_json(), allow_nan=False))
+    read_back = json.loads(advice.to_json(), parse_constant=pytest.fail)
     first = read_back["prescriptions"][0]
     assert init.from_config(first["initializer"]) == advice.prescriptions[0].initializer
     assert read_back["goal"] == "train"
@@ -390,7 +474,7 @@ def test_advise_refuses_what_it_cannot_use():
     with pytest.raises(ValueError, match=r"advise needs a goal of 'train'.*got 'win'.*in doubt"):
         jaxinit.advise(reading, "win")  # type: ignore
     with pytest.raises(ValueError, match=r"advise needs the parameters that were read, got .*'w'"):
-        jaxinit.advise(reading, current={"w": np.ones(3, "float32")})
+        jaxinit.advise(reading, init={"w": np.ones(3, "float32")})
     with pytest.raises(KeyError, match="no leaf 'nowhere'"):
         jaxinit.advise(reading)["nowhere"]
 
@@ -406,20 +490,20 @@ def drawn(reading, initializer):
 
 def test_an_audit_implies_the_gain_from_the_true_fan():
     reading = models.plain(jax.nn.relu, 12, 64)
-    found = jaxinit.advice.audit_reading(reading, drawn(reading, init.he_normal()))
+    found = jaxinit.audit(reading, drawn(reading, init.he_normal()))
     leaf = next(leaf for leaf in found if leaf.path == "hidden/3/kernel")
     # 4,096 entries: the variance is within 5 sigma = 5 sqrt(1.37 / 4096) = 9 %, its root within 5.
     assert math.isclose(leaf.gain, math.sqrt(2), rel_tol=0.05)
     assert math.isclose(leaf.advised_gain, math.sqrt(2), rel_tol=1e-6)
     assert leaf.fan_in == 64
-    worse = jaxinit.advice.audit_reading(reading, drawn(reading, init.lecun_normal()))
+    worse = jaxinit.audit(reading, drawn(reading, init.lecun_normal()))
     assert worse.severity in ("warning", "error")
     assert "gain-mismatch" in [finding.code for finding in worse.findings]
     assert "gain-mismatch" not in [finding.code for finding in found.findings]
     assert "fit to train" in worse.verdict or "handicap" in worse.verdict
     for width in (70, 100):
         assert max(map(len, worse.to_text(width).splitlines())) <= width
-    assert json.dumps(worse.to_json(), allow_nan=False)
+    assert json.loads(worse.to_json(), parse_constant=pytest.fail) == worse.to_dict()
 
 
 def test_random_keys_and_counters_are_state():
@@ -435,7 +519,7 @@ def test_random_keys_and_counters_are_state():
         "key": jax.random.key(2),
         "count": jnp.zeros((), "uint32"),
     }
-    found = jaxinit.audit(fn, params, jnp.ones((4, 8)))
+    found = jaxinit.audit(jaxinit.read(fn, params, jnp.ones((4, 8))), params)
     assert [leaf.path for leaf in found] == ["count", "v", "w"]
     assert not found.findings
     advice = jaxinit.advise(found.reading)
@@ -448,9 +532,26 @@ def test_random_keys_and_counters_are_state():
 
 
 def test_audit_needs_values():
+    reading = models.read(lambda p, x: x @ p["w"], {"w": (3, 2)}, models.struct(4, 3))
     with pytest.raises(TypeError, match="needs arrays with values"):
-        jaxinit.audit(lambda p, x: x @ p["w"], {"w": models.struct(3, 2)}, models.struct(4, 3))
+        jaxinit.audit(reading, {"w": models.struct(3, 2)})
     with pytest.raises(ValueError, match="audit needs a goal of"):
-        jaxinit.audit(
-            lambda p, x: x @ p["w"], {"w": jnp.ones((3, 2))}, models.struct(4, 3), goal="win"
-        )
+        jaxinit.audit(reading, {"w": jnp.ones((3, 2))}, goal="win")  # type: ignore
+    with pytest.raises(ValueError, match=r"audit needs the parameters that were read, got .*'v'"):
+        jaxinit.audit(reading, {"v": jnp.ones((3, 2))})
+
+
+def test_old_spellings_show_the_new_line():
+    def fn(p, x):
+        return x @ p["w"]
+
+    params, x = {"w": jnp.ones((3, 2))}, models.struct(4, 3)
+    reading = jaxinit.read(fn, params, x)
+    line = r"jaxinit.audit\(jaxinit.read\(model.apply, variables, x\), variables\)"
+    with pytest.raises(TypeError, match=f"audit needs a reading, got function. .* {line}"):
+        jaxinit.audit(fn, params, x)  # type: ignore
+    with pytest.raises(
+        TypeError, match=r"needs init= for .* got current=. .*\(reading, init=...\)"
+    ):
+        jaxinit.advise(reading, current=params)  # type: ignore
+    assert not hasattr(jaxinit.advice, "audit_reading")

@@ -5,13 +5,12 @@ signal and gradient will be.
 """
 
 from jaxinit.advice._advise import Advice as Advice
+from jaxinit.advice._advise import Audit as Audit
+from jaxinit.advice._advise import AuditedLeaf as AuditedLeaf
 from jaxinit.advice._advise import Prescription as Prescription
 from jaxinit.advice._advise import advise as advise
-from jaxinit.advice._audit import Audit as Audit
-from jaxinit.advice._audit import AuditedLeaf as AuditedLeaf
-from jaxinit.advice._audit import audit as audit
-from jaxinit.advice._audit import audit_reading as audit_reading
+from jaxinit.advice._advise import audit as audit
 from jaxinit.advice._findings import SEVERITIES as SEVERITIES
 from jaxinit.advice._findings import Finding as Finding
-from jaxinit.advice._guide import GOALS as GOALS
 from jaxinit.advice._guide import GUIDES as GUIDES
+from jaxinit.advice._guide import Goal as Goal

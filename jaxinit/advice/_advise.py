@@ -1,35 +1,42 @@
-"""`advise`: which initializer every parameter should have, why, and what is wrong with the present.
+"""`advise` and `audit`: which initializer every parameter should have, and whether a tree is fit.
 
-The guide decides row by row (`guide`), the checks find what to look at (`checks_table`), and the
-result is rules that `jaxinit.plan` takes.
+The guide decides row by row and the checks find what to look at. Advice becomes rules that
+`jaxinit.plan` takes: few globs, which match exactly the leaves that they should. An audit puts what
+arrays hold beside what the advice would draw.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar, get_args
 
-import jax
-import numpy as np
+import jax.numpy as jnp
 
+from jaxinit._json import dumps, plain
+from jaxinit._naming import common, skeleton
 from jaxinit._table import render_table
-from jaxinit.advice._checks_table import CHECKS, FAULTS
-from jaxinit.advice._current import Currents, currents_of
-from jaxinit.advice._findings import Finding, run_checks, shortened
-from jaxinit.advice._guide import GUIDES, Goal
-from jaxinit.advice._patterns import rules_for
-from jaxinit.advice._rows import COUNTERS, INTEGERS, first_match
-from jaxinit.advice._situation import Situation
+from jaxinit.advice._facts import ModelFacts
+from jaxinit.advice._findings import SEVERITIES, Finding, findings_of, shortened
+from jaxinit.advice._guide import GUIDES, Goal, decide
+from jaxinit.advice._present import PresentByPath, present_of
 from jaxinit.initializers import Initializer, to_config
-from jaxinit.planning import ParamSpec, Plan, plan
-from jaxinit.reading._reader import Reading
+from jaxinit.planning import ParamSpec as LeafSpec
+from jaxinit.planning import Plan, compile_glob, plan
+from jaxinit.reading import Reading
 from jaxinit.signal import Prediction, predict
 
-_FORMAT = "jaxinit-advice/1"
-_NUMBER = re.compile(r"\d+")
+P = ParamSpec("P")
+R = TypeVar("R")
+L = TypeVar("L", bound=Any)
+H = TypeVar("H", bound=Hashable)
+
+_SPECIAL = re.compile(r"[*?\[\]{}]")
 # Characters that leaves, shape, std and why take up beside a name, with the space around them.
 _BESIDE = 36
 
@@ -42,9 +49,10 @@ class Prescription:
         path: canonical path.
         shape: shape of the array.
         dtype: dtype of the array, by name.
-        part: the part it plays in the model.
+        role: what it is for in the model, such as ``"residual_output"``; finer than the role in
+            the reading, ``"kernel"``.
         initializer: with the true axes of the reading.
-        situation: name of the row of the guide that decided.
+        row: name of the row of the guide that decided.
         reason: why, in one sentence.
         source: authors, year, equation or section.
     """
@@ -52,9 +60,9 @@ class Prescription:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    part: str
+    role: str
     initializer: Initializer
-    situation: str
+    row: str
     reason: str
     source: str
 
@@ -62,6 +70,10 @@ class Prescription:
     def std(self) -> float:
         """Standard deviation of an entry."""
         return self.initializer.law(self.shape, self.dtype).std
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prescription as plain values, with the config of the initializer and its std."""
+        return plain(vars(self) | {"initializer": to_config(self.initializer), "std": self.std})
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -97,8 +109,7 @@ class Advice:
 
         Every rule takes a leaf, every leaf of the reading is taken, and each gets its prescription.
         """
-        values = [(p.path, p.initializer) for p in self.prescriptions]
-        return [(glob, values[index][1]) for glob, index in rules_for(values)]
+        return rules_for([(p.path, p.initializer) for p in self])
 
     def plan(self, tree: Any = None) -> Plan:
         """A plan with the rules of the advice.
@@ -107,7 +118,7 @@ class Advice:
             tree: the tree of the parameters; None gives a flat dictionary from path to array.
         """
         if tree is None:
-            tree = {p.path: ParamSpec(p.shape, np.dtype(_dtype(p.dtype))) for p in self}
+            tree = {p.path: LeafSpec(p.shape, jnp.dtype(p.dtype)) for p in self}
         return plan(tree, self.rules())
 
     def predict(self, **options: Any) -> Prediction:
@@ -129,30 +140,18 @@ class Advice:
         """
         return predict(self.reading, self.plan(), **options)
 
-    def to_json(self) -> dict[str, Any]:
-        """The advice as plain dicts, lists, strings and numbers."""
+    def to_dict(self) -> dict[str, Any]:
+        """The advice as a dictionary of plain values."""
         return {
-            "format": _FORMAT,
+            "format": "jaxinit-advice/1",
             "goal": self.goal,
-            "prescriptions": [
-                {
-                    "path": p.path,
-                    "shape": list(p.shape),
-                    "dtype": p.dtype,
-                    "part": p.part,
-                    "initializer": to_config(p.initializer),
-                    "std": p.std,
-                    "situation": p.situation,
-                    "reason": p.reason,
-                    "source": p.source,
-                }
-                for p in self.prescriptions
-            ],
-            "findings": [
-                dataclasses.asdict(finding) | {"leaves": list(finding.leaves)}
-                for finding in self.findings
-            ],
+            "prescriptions": [p.to_dict() for p in self],
+            "findings": plain(self.findings),
         }
+
+    def to_json(self) -> str:
+        """The advice as JSON."""
+        return dumps(self.to_dict())
 
     def to_text(self, width: int = 100) -> str:
         """The advice as it prints, in lines of at most so many characters."""
@@ -168,7 +167,35 @@ class Advice:
         )
 
 
-def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Advice:
+def takes_reading(line: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: calls that have no reading first, or an old argument, raise a TypeError.
+
+    Args:
+        line: the call as it should be written.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            name = function.__name__
+            first = args[0] if args else kwargs.get("reading")
+            if not isinstance(first, Reading):
+                came = type(first).__name__
+                raise TypeError(f"{name} needs a reading, got {came}. Call it as {line}.")
+            if "current" in kwargs:
+                raise TypeError(
+                    f"{name} needs init= for how the parameters are drawn now, got current=. "
+                    f"Call it as jaxinit.{name}(reading, init=...)."
+                )
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@takes_reading("jaxinit.advise(jaxinit.read(model.apply, variables, x))")
+def advise(reading: Reading, goal: Goal = "train", *, init: Any = None) -> Advice:
     """Says which initializer every parameter should have, and why.
 
     Args:
@@ -176,16 +203,16 @@ def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Ad
         goal: ``"train"``, a signal and a gradient that survive at the width and depth given;
             ``"classical"``, the four rows of the classical lesson; ``"mup"``, hyper-parameters that
             carry over when the width is scaled; ``"policy"``, on-policy reinforcement learning.
-        current: how the parameters are drawn now, for the findings: a plan, a mapping from path to
-            initializer such as `jaxinit.flax.own_initializers` makes, or a tree of arrays. None
-            leaves the findings that need none.
+        init: how the parameters are drawn now, for the findings: a plan, a mapping from path to
+            initializer such as `jaxinit.flax.own_initializers` makes, or a tree of arrays. With
+            None there are only the findings that do not depend on it.
 
     Returns:
         A prescription for every leaf, with the fans that were read, and findings.
 
     Raises:
-        TypeError: when ``reading`` is no reading.
-        ValueError: when the goal is unknown, or ``current`` is of other parameters.
+        TypeError: when ``reading`` is no reading, or ``init`` is of none of these kinds.
+        ValueError: when the goal is unknown, or ``init`` is of other parameters.
 
     Example:
         >>> import jax.numpy as jnp, jaxinit
@@ -202,68 +229,214 @@ def advise(reading: Reading, goal: Goal = "train", *, current: Any = None) -> Ad
     References:
         Each prescription bears its source; the rows stand in ``jaxinit.advice._guide``.
     """
-    if not isinstance(reading, Reading):
-        raise TypeError(
-            f"advise needs a reading, got {type(reading).__name__}. "
-            "Call it as jaxinit.advise(jaxinit.read(model.apply, variables, x))."
-        )
-    return advise_with("advise", reading, goal, currents_of("advise", reading, current))
+    return advise_with("advise", reading, goal, present_of("advise", reading, init))
 
 
-def advise_with(caller: str, reading: Reading, goal: Goal, currents: Currents) -> Advice:
-    """As `advise`, of a current initialization that is known already."""
+def advise_with(caller: str, reading: Reading, goal: Goal, present: PresentByPath) -> Advice:
+    """As `advise`, of a present initialization that is known already."""
     if goal not in GUIDES:
         raise ValueError(
             f"{caller} needs a goal of {', '.join(map(repr, get_args(Goal)))}, got {goal!r}. "
             "Use 'train' when in doubt."
         )
-    situation = Situation(reading)
-    findings = run_checks(FAULTS, CHECKS, situation, currents)
-    return Advice(reading, goal, prescribe(situation, goal), findings)
+    model = ModelFacts(reading)
+    prescriptions = []
+    for p, row, choice in decide(goal, model):
+        leaf = (p.path, p.shape, p.parameter.dtype, p.role)
+        why = (row.name, choice.reason, choice.source or row.source)
+        prescriptions.append(Prescription(*leaf, choice.drawing(p), *why))
+    return Advice(reading, goal, tuple(prescriptions), findings_of(model, present))
 
 
-def prescribe(situation: Situation, goal: Goal) -> tuple[Prescription, ...]:
-    """Applies the guide of a goal to every parameter."""
-    guide = GUIDES[goal]
-    holding = [row.when.holds(situation) for row in guide]
-    found = []
-    for subject in situation.subjects:
-        parameter = subject.parameter
-        if parameter.dtype.startswith("key<"):
-            continue  # a random key among the variables is no parameter, and no plan takes it
-        row, entry = first_match(guide, situation, subject, holding)
-        if not jax.numpy.issubdtype(_dtype(parameter.dtype), jax.numpy.inexact):
-            entry = COUNTERS if subject.part in ("state", "unused") else INTEGERS
-        found.append(
-            Prescription(
-                parameter.path,
-                parameter.shape,
-                parameter.dtype,
-                subject.part,
-                entry.recipe(situation, subject),
-                row.name,
-                entry.reason,
-                entry.source or row.source,
-            )
-        )
-    return tuple(found)
+# Audit.
 
 
-def _dtype(name: str) -> Any:
-    return jax.numpy.dtype(name)
+@dataclasses.dataclass(frozen=True)
+class AuditedLeaf:
+    """One array as it was found.
+
+    Attributes:
+        path: canonical path.
+        shape: shape of the array.
+        role: what it is for in the model, as in a `Prescription`.
+        fan_in: products that one output sums over; None where it belongs to no layer.
+        mean: mean of its entries.
+        std: their standard deviation.
+        advised_std: what the advice would draw.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    role: str
+    fan_in: float | None
+    mean: float
+    std: float
+    advised_std: float
+
+    @property
+    def gain(self) -> float | None:
+        """Implied gain, std times sqrt(fan_in); None where it belongs to no layer."""
+        return None if self.fan_in is None else self.std * math.sqrt(self.fan_in)
+
+    @property
+    def advised_gain(self) -> float | None:
+        """Gain that the advice would draw."""
+        return None if self.fan_in is None else self.advised_std * math.sqrt(self.fan_in)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The leaf as plain values, with its gains; NaN is None."""
+        return plain(vars(self) | {"gain": self.gain, "advised_gain": self.advised_gain})
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Audit:
+    """What `audit` returns; prints as a table.
+
+    Attributes:
+        reading: the model that was read; ``jaxinit.predict(found.reading, params)`` says what
+            these parameters do to the signal.
+        goal: what the advice was asked for.
+        leaves: one line for each array.
+        findings: what to look at, the most severe first.
+    """
+
+    reading: Reading
+    goal: Goal
+    leaves: tuple[AuditedLeaf, ...]
+    findings: tuple[Finding, ...]
+
+    def __iter__(self) -> Iterator[AuditedLeaf]:
+        return iter(self.leaves)
+
+    @property
+    def severity(self) -> str | None:
+        """The severity of the worst finding; None without findings."""
+        return self.findings[0].severity if self.findings else None
+
+    @property
+    def verdict(self) -> str:
+        """The judgement in a sentence."""
+        counts = [(sum(f.severity == s for f in self.findings), s) for s in SEVERITIES[::-1]]
+        said = ", ".join(f"{n} {s}{'s' if n > 1 else ''}" for n, s in counts if n)
+        return {
+            None: "fit to train: nothing to look at",
+            "info": f"fit to train ({said} to know of)",
+            "warning": f"trains with a handicap ({said})",
+            "error": f"not fit to train ({said})",
+        }[self.severity]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as a dictionary of plain values; NaN is None."""
+        return {
+            "format": "jaxinit-audit/1",
+            "goal": self.goal,
+            "verdict": self.verdict,
+            "leaves": [leaf.to_dict() for leaf in self.leaves],
+            "findings": plain(self.findings),
+        }
+
+    def to_json(self) -> str:
+        """The audit as JSON."""
+        return dumps(self.to_dict())
+
+    def to_text(self, width: int = 100) -> str:
+        """The audit as it prints, in lines of at most so many characters."""
+        rows = []
+        alike = gathered(self.leaves, lambda p: (p.shape, p.fan_in, f"{p.advised_std:.4g}"))
+        for name, members in alike:
+            sizes = [(leaf.std, leaf.gain, leaf.advised_gain) for leaf in members]
+            means = map(_mean, zip(*sizes, strict=True))
+            shape, fan_in = shape_text(members[0].shape), members[0].fan_in
+            rows.append((name, len(members), shape, fan_in, *means))
+        columns = ["parameter", "leaves", "shape", "fan_in", "std", "gain", "advised"]
+        title = f"Audit: {self.verdict}"
+        table = render_table(columns, rows, title=title, max_width=width)
+        return with_findings([table], self.findings, width)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        return f"<Audit of {len(self.leaves)} arrays, {self.verdict}; print it for the table>"
+
+
+@takes_reading("jaxinit.audit(jaxinit.read(model.apply, variables, x), variables)")
+def audit(reading: Reading, params: Any, *, goal: Goal = "train") -> Audit:
+    """Judges parameters that exist already: drawn by a framework, or loaded.
+
+    Args:
+        reading: what a model does with its parameters, from `jaxinit.read`.
+        params: the arrays, with the same paths.
+        goal: as in `advise`.
+
+    Returns:
+        For every array its measured size, the gain that it implies with its true fan_in, and what
+        the advice would draw; findings, and a verdict.
+
+    Raises:
+        TypeError: when ``reading`` is no reading, or ``params`` holds no arrays with values.
+        ValueError: when the goal is unknown, or ``params`` are other parameters.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxinit
+        >>> params = {"w": jnp.zeros((32, 16)), "v": jnp.zeros((16, 8))}
+        >>> def net(params, x):
+        ...     return jnp.tanh(x @ params["w"]) @ params["v"]
+        >>> found = audit(jaxinit.read(net, params, jnp.ones((4, 32))), params)
+        >>> found.verdict, [finding.code for finding in found.findings]
+        ('not fit to train (1 error)', ['zero-product'])
+    """
+    present = present_of("audit", reading, params)
+    advice = advise_with("audit", reading, goal, present)
+    leaves = []
+    for p in advice:
+        if p.path in present:
+            now, fan_in = present[p.path], reading[p.path].fan_in
+            leaf = AuditedLeaf(p.path, p.shape, p.role, fan_in, now.mean, now.std, p.std)
+            leaves.append(leaf)
+    return Audit(reading, goal, tuple(leaves), advice.findings)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+# As text.
+
+
+def gathered(leaves: Iterable[L], traits: Callable[[L], Hashable]) -> list[tuple[str, list[L]]]:
+    """Leaves with equal traits whose paths differ in numbers alone, under a name in common."""
+    found: dict[Hashable, list[L]] = {}
+    for leaf in leaves:
+        found.setdefault((skeleton(leaf.path), traits(leaf)), []).append(leaf)
+    return [(common([leaf.path for leaf in members]), members) for members in found.values()]
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as it prints, such as ``"3x4"``."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def with_findings(lines: Iterable[str], findings: Iterable[Finding], width: int) -> str:
+    """Lines, and under them the findings in lines of at most so many characters."""
+    whole = list(lines)
+    for finding in findings:
+        head = f"{finding.severity} {finding.code}"
+        head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
+        body = f"{finding.evidence} {finding.remedy} ({finding.source})"
+        whole += ["", *_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
+    return "\n".join(whole)
 
 
 def _text(advice: Advice, width: int) -> str:
     """The table, the reasons under it, and the findings."""
-    kinds: dict[tuple[Any, ...], list[Prescription]] = {}
-    for p in advice:
-        kinds.setdefault((_NUMBER.sub("*", p.path), p.shape, p.initializer, p.reason), []).append(p)
     numbers: dict[tuple[str, str], int] = {}
     rows = []
-    for (pattern, shape, initializer, reason), members in kinds.items():
-        note = numbers.setdefault((reason, members[0].source), len(numbers) + 1)
-        name = pattern if len(members) > 1 else members[0].path
-        rows.append((name, len(members), _shape(shape), initializer, members[0].std, note))
+    for name, members in gathered(advice, lambda p: (p.shape, p.initializer, p.reason)):
+        p = members[0]
+        note = numbers.setdefault((p.reason, p.source), len(numbers) + 1)
+        rows.append((name, len(members), shape_text(p.shape), p.initializer, p.std, note))
     count = len(advice.findings)
     title = (
         f"Advice for the goal {advice.goal!r}: {len(advice)} parameters, "
@@ -272,9 +445,7 @@ def _text(advice: Advice, width: int) -> str:
     lines = [title, *_table(rows, width), ""]
     for (reason, source), number in numbers.items():
         lines += _wrapped(f"{number}. {reason} ({source})", width, "   ")
-    for finding in advice.findings:
-        lines += ["", *finding_lines(finding, width)]
-    return "\n".join(lines)
+    return with_findings(lines, advice.findings, width)
 
 
 def _table(rows: Sequence[tuple[Any, ...]], width: int) -> list[str]:
@@ -291,17 +462,79 @@ def _table(rows: Sequence[tuple[Any, ...]], width: int) -> list[str]:
     return render_table(columns, stacked, max_width=width).splitlines()
 
 
-def finding_lines(finding: Finding, width: int) -> list[str]:
-    """A finding on lines of at most so many characters."""
-    head = f"{finding.severity} {finding.code}"
-    head += f"  {shortened(finding.leaves)}" if finding.leaves else ""
-    body = f"{finding.evidence} {finding.remedy} ({finding.source})"
-    return [*_wrapped(head, width, "    "), *_wrapped(body, width, "  ", "  ")]
-
-
 def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent)
 
 
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+# As rules.
+
+
+def rules_for(values: Sequence[tuple[str, H]]) -> list[tuple[str, H]]:
+    """Ordered globs over paths, as few as possible, each with its value.
+
+    The first match wins, so a glob may also match what earlier ones have taken. Values with few
+    leaves come first, the commonest last, so that it may have a wide glob.
+
+    Args:
+        values: every path with its value.
+
+    Returns:
+        Pairs of a glob and a value; every glob takes a leaf, every leaf is taken, and each gets its
+        own value.
+    """
+    members: dict[H, list[str]] = {}
+    for path, value in values:
+        members.setdefault(value, []).append(path)
+    # A stable sort: values with equally many leaves stay in the order of the tree.
+    order = sorted(members.items(), key=lambda item: len(item[1]))
+    rules: list[tuple[str, H]] = []
+    for number, (value, wanted) in enumerate(order):
+        others = [path for _, paths in order[number + 1 :] for path in paths]
+        if others or number == 0:
+            rules += [(glob, value) for glob in _cover(wanted, others)]
+        else:
+            # All that is left: the last segment where all leaves share one, else everything.
+            names = {path.rpartition("/")[2] for path in wanted}
+            rules.append((f"**/{_literal(names.pop())}" if len(names) == 1 else "**", value))
+    return rules
+
+
+def _cover(wanted: Sequence[str], others: Collection[str]) -> list[str]:
+    """Globs that match all of the wanted paths and none of the others, greedily the widest."""
+    left = list(wanted)
+    chosen: list[str] = []
+    while left:
+        best, taken = "", set[str]()
+        for glob in _candidates(left[0]):
+            matches = compile_glob("advise", glob).fullmatch
+            found = set(filter(matches, left))
+            if len(found) > len(taken) and not any(map(matches, others)):
+                best, taken = glob, found
+        chosen.append(best)
+        left = [path for path in left if path not in taken]
+    return chosen
+
+
+def _candidates(path: str) -> list[str]:
+    """Globs that match a path, from the widest to the path itself.
+
+    First the last one, two, three and four segments with their numbers left open, then those with
+    their numbers, then all segments.
+    """
+    segments = path.split("/")
+    exact = [_literal(segment) for segment in segments]
+    # A segment with characters that mean something in a glob keeps its numbers.
+    opened = [skeleton(s) if s == e else e for s, e in zip(segments, exact, strict=True)]
+    found = []
+    for count in range(1, min(len(segments), 4) + 1):
+        found += [f"**/{'/'.join(each[-count:])}" for each in (opened, exact)]
+    # One name, whatever is above and between: layers of one kind at several depths.
+    for first, last in itertools.combinations(range(len(segments)), 2):
+        found += [f"**/{each[first]}/**/{exact[last]}" for each in (opened, exact)]
+    found += ["/".join(opened), "/".join(exact)]
+    return list(dict.fromkeys(found))
+
+
+def _literal(path: str) -> str:
+    """A glob that matches a path and nothing else."""
+    return _SPECIAL.sub(lambda match: f"[{match[0]}]", path)

@@ -1,316 +1,476 @@
-"""The guide: which initializer in which situation, as data. The first row that fits decides.
+"""The guide: which initializer for which role in which model, as data; the first match decides.
 
 The order of the rows is the order of the questions: is the model normalised, is it residual, which
-class is its activation of, how deep is it for its width, which part does the parameter play. To add
-a row, write one `Row` and put it where its question belongs.
+class is its activation of, how deep is it for its width, which role does the parameter have. To add
+a row, write one `row` and put it where its question belongs. The conditions stand first, then rows
+that several goals share, then the rows of each goal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
-from jaxinit.advice import _conditions as c
-from jaxinit.advice import _recipes as r
-from jaxinit.advice._rows import (
-    BESIDE_RECURRENT,
-    BYPASSES,
-    ENDS,
-    HEAD,
-    LAYER_SCALE,
-    RECURRENT,
-    REST,
-    ROUTERS,
-    ZERO_BIAS,
-    ZERO_HEAD_BIAS,
-    Entry,
-    Row,
-)
+import jax.numpy as jnp
+
+from jaxinit.advice import _drawing as draw
+from jaxinit.advice._drawing import Drawing
+from jaxinit.advice._facts import ModelFacts, ParameterFacts
 
 Goal: TypeAlias = Literal["train", "classical", "mup", "policy"]
 
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A question about a model, with a text so that a row can be printed.
+
+    Conditions combine with ``&``, ``|`` and ``~``.
+
+    Attributes:
+        text: the question as a claim, such as ``"normalised"``.
+        holds: whether the claim is true of a model.
+    """
+
+    text: str
+    holds: Callable[[ModelFacts], bool]
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(f"{self.text}, {other.text}", lambda m: self.holds(m) and other.holds(m))
+
+    def __or__(self, other: Condition) -> Condition:
+        text = f"({self.text} or {other.text})"
+        return Condition(text, lambda m: self.holds(m) or other.holds(m))
+
+    def __invert__(self) -> Condition:
+        return Condition(f"not {self.text}", lambda m: not self.holds(m))
+
+
+def activation_is(*names: str) -> Condition:
+    """The commonest activation is one of these; parameters such as a slope do not matter."""
+
+    def holds(model: ModelFacts) -> bool:
+        known = model.activation
+        return known is not None and known.name.partition("(")[0] in names
+
+    return Condition(f"activation {' or '.join(names)}", holds)
+
+
+def at_least(layers: int) -> Condition:
+    """So many layers on the longest way."""
+    return Condition(f"{layers} layers or more", lambda m: m.depth >= layers)
+
+
+ALWAYS = Condition("any model", lambda m: True)
+NORMALISED = Condition("normalised", lambda m: bool(m.norms))
+BATCH_NORM = Condition("batch or group norm", lambda m: bool(m.norms & {"batch", "group"}))
+RESIDUAL = Condition("residual", lambda m: m.branches > 0)
+PRE_NORM = Condition("normalised before each branch", lambda m: m.norm_first)
+POST_NORM = Condition("normalised after each sum", lambda m: m.norm_after and not m.norm_first)
+ATTENTION = Condition("attention", lambda m: m.has_attention)
+PATCHES = Condition("first layer a convolution", lambda m: m.begins_with_convolution)
+CONVOLUTIONAL = Condition("convolutional", lambda m: m.has_convolutions)
+RECURRENT = Condition("recurrent", lambda m: m.is_recurrent)
+PLAIN = Condition("plain", (~NORMALISED & ~RESIDUAL & ~RECURRENT & ~ATTENTION).holds)
+RECTIFIED = activation_is("relu", "leaky_relu", "relu6", "celu", "elu")
+SATURATED = activation_is("tanh", "sin", "erf", "arctan", "hard_tanh", "soft_sign")
+SIGMOID = activation_is("sigmoid", "hard_sigmoid")
+# Small deviations of the length grow at the second-moment gain: GELU, SiLU, Mish.
+UNSTABLE = Condition(
+    "activation with an unstable length", lambda m: m.moments is not None and m.moments.is_unstable
+)
+NO_ACTIVATION = Condition("no activation", lambda m: m.activation is None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How a row draws one role.
+
+    Attributes:
+        role: name of the role, one of `ParameterFacts.roles`.
+        drawing: from the facts of a parameter to its initializer.
+        reason: why, in one sentence.
+        source: authors, year, section, where it is not that of the row.
+    """
+
+    role: str
+    drawing: Drawing
+    reason: str
+    source: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the guide.
+
+    Attributes:
+        name: what is said of the models that it is for.
+        when: what must hold of the model.
+        source: authors, year, equation or section.
+        choices: how each role is drawn; roles that are not named are left to later rows.
+    """
+
+    name: str
+    when: Condition
+    source: str
+    choices: tuple[Choice, ...]
+
+    def choice(self, parameter: ParameterFacts) -> Choice | None:
+        """The choice for the most specific role that the row speaks of."""
+        by_role = {choice.role: choice for choice in self.choices}
+        return next((by_role[role] for role in parameter.roles if role in by_role), None)
+
+
+def row(name: str, when: Condition, source: str, *choices: Choice) -> Row:
+    """A row of the guide, see `Row`."""
+    return Row(name, when, source, choices)
+
+
+def decide(goal: str, model: ModelFacts) -> Iterator[tuple[ParameterFacts, Row, Choice]]:
+    """For each parameter the first row that holds and speaks of one of its roles.
+
+    Random keys among the variables are left out: they are no parameters, and no plan takes them.
+    """
+    rows = [row for row in GUIDES[goal] if row.when.holds(model)]
+    for facts in model.parameters:
+        dtype = facts.parameter.dtype
+        if dtype.startswith("key<"):
+            continue
+        fitting = ((row, row.choice(facts)) for row in rows)
+        # The last row is for any model and names "kernel" and "bias".
+        row, choice = next((row, choice) for row, choice in fitting if choice is not None)
+        if not jnp.issubdtype(jnp.dtype(dtype), jnp.inexact):
+            choice = COUNTERS if facts.role in ("state", "unused") else INTEGERS
+        yield facts, row, choice
+
+
+HEAD = Choice("head", draw.lecun, "gain 1 keeps outputs near unit size", "LeCun 1998, section 4.6")
+ZERO_BIAS = Choice(
+    "bias", draw.zeros, "kernels break the symmetry, so a bias need not", "Glorot 2010, section 2.3"
+)
+ZERO_HEAD_BIAS = dataclasses.replace(ZERO_BIAS, role="head_bias")
+
+# What a quantised or integer leaf gets, whatever its role.
+INTEGERS = Choice(
+    "kernel", draw.zeros, "integers are not drawn: draw floats and convert them", "the reading"
+)
+
+COUNTERS = Choice(
+    "state", draw.zeros, "a counter: kept as it is, and 0 in a new model", "the reading"
+)
+
+BYPASSES = row(
+    "low-rank bypass",
+    ALWAYS,
+    "Hu 2021 (LoRA), section 4.1",
+    Choice("bypass_in", draw.lecun, "gain 1 keeps the input's size in the bypass"),
+    Choice("bypass_out", draw.zeros, "the adapted model starts as the base model"),
+)
+
+LAYER_SCALE = row(
+    "scale at the end of a branch",
+    NORMALISED & RESIDUAL,
+    "Touvron 2021 (CaiT), section 2.1",
+    Choice("branch_scale", draw.layer_scale, "small: every block starts near the identity"),
+)
+
+FIRST = (BYPASSES, LAYER_SCALE)
+
+# Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
+CELLS = row(
+    "recurrent",
+    RECURRENT,
+    "Saxe 2013, section 3",
+    Choice("recurrent", draw.orthogonal(), "keeps the length of the state over many steps"),
+    Choice(
+        "forget_bias",
+        draw.forget_one,
+        "an open forget gate lets gradients reach far back",
+        "Jozefowicz 2015, section 2.2",
+    ),
+)
+
+ENDS = row(
+    "embeddings",
+    ALWAYS,
+    "Takase 2023, section 4; Radford 2019, released code",
+    Choice(
+        "tied_embedding",
+        draw.gaussian(draw.inverse_sqrt_width),
+        "the table is the head too: d^-1/2 gives logits of unit size",
+    ),
+    Choice(
+        "position",
+        draw.gaussian(draw.half_of_embedding),
+        "positions that are smaller than tokens do not drown them",
+    ),
+    Choice("embedding", draw.gaussian(1.0), "unit size at the input keeps gradients of norms calm"),
+)
+
+REST = row(
+    "any model",
+    ALWAYS,
+    "LeCun 1998, section 4.6; He 2015, equation 10",
+    HEAD,
+    Choice("kernel", draw.by_activation, "passes the second moment through its activation"),
+    ZERO_BIAS,
+    Choice("scale", draw.ones, "a normalisation starts as itself", "Ioffe 2015, section 3"),
+    Choice(
+        "state",
+        draw.state,
+        "running statistics start as those of a standard normal",
+        "Ioffe 2015, section 3.1",
+    ),
+    Choice("unused", draw.zeros, "no output depends on it, so its values do not matter", "reading"),
+    Choice("unknown", draw.guess, "the reading stopped: check what the shape says", "reading"),
+    Choice("gate", draw.lecun, "keeps the second moment of its input"),
+)
+
+
 _BRANCH = "1/sqrt of the number of branches keeps the stream near unit size"
 
-TRANSFORMERS = (
-    Row(
-        "vision transformer, normalised before each branch",
-        c.ATTENTION & c.PRE_NORM & c.PATCHES,
-        (
-            Entry("first", r.scaled(), "patches are one flat fan: gain 1 by fan_in"),
-            Entry("head", r.zeros, "all classes start equally likely"),
-            Entry("kernel", r.scaled(1.0, "fan_avg", "uniform"), "Xavier, as ViT was trained"),
-            Entry("position", r.gaussian(0.02), "small beside the patches"),
-            Entry("embedding", r.zeros, "the class token starts at 0"),
-        ),
-        "Dosovitskiy 2020, appendix B and released code",
-    ),
-    Row(
-        "transformer, normalised before each branch",
-        c.ATTENTION & c.PRE_NORM,
-        (
-            Entry("residual_output", r.scaled(r.per_branch), _BRANCH),
-            Entry("head", r.scaled(), "d^-1/2 gives logits of unit size"),
-            Entry("kernel", r.scaled(), "gain 1 keeps what the normalisation hands over"),
-        ),
-        "Radford 2019, section 2.3; Groeneveld 2024 (OLMo), section 2",
-    ),
-    Row(
-        "deep transformer, normalised after each sum",
-        c.ATTENTION & c.POST_NORM & c.Condition("36 branches or more", lambda s: s.branches >= 36),
-        (
-            Entry("query_key", r.scaled(1.0, "fan_avg"), "Xavier: scores of unit size"),
-            Entry(
-                "residual_output",
-                r.scaled(r.deepnorm_gain, "fan_avg"),
-                "(8N)^-1/4 bounds the update; multiply the stream by (2N)^1/4",
-            ),
-            Entry("branch_inner", r.scaled(r.deepnorm_gain, "fan_avg"), "(8N)^-1/4, as DeepNorm"),
-            Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier outside of the branches"),
-        ),
-        "Wang 2022 (DeepNet), section 4 and table 2",
-    ),
-    Row(
-        "transformer, normalised after each sum",
-        c.ATTENTION & c.POST_NORM,
-        (Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier; each sum is normalised again"),),
-        "Vaswani 2017, released code; Xiong 2020, section 3",
-    ),
-    Row(
-        "transformer without normalisation",
-        c.ATTENTION & ~c.NORMALISED,
-        (
-            Entry("query_key", r.scaled(1.0, "fan_avg"), "Xavier: scores of unit size"),
-            Entry("residual_output", r.scaled(r.tfixup_gain, "fan_avg"), "0.67 N^-1/4 bounds it"),
-            Entry("branch_inner", r.scaled(r.tfixup_gain, "fan_avg"), "0.67 N^-1/4 bounds it"),
-            Entry("embedding", r.gaussian(r.inverse_sqrt_width), "d^-1/2, as T-Fixup asks"),
-            Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier outside of the branches"),
-        ),
-        "Huang 2020 (T-Fixup), section 3.2",
-    ),
-)
-
-NORMALISED = (
-    Row(
-        "convolutions with batch or group norm",
-        c.NORMALISED & c.CONVOLUTIONAL & c.BATCH_NORM,
-        (
-            Entry("last_scale", r.zeros, "every block starts as the identity"),
-            HEAD,
-            Entry(
-                "linear",
-                r.scaled(r.relu_gain, "fan_out"),
-                "meets no activation: gain 1, or a rectifier's where a norm sets the size",
-            ),
-            Entry("kernel", r.scaled(r.relu_gain, "fan_out"), "keeps gradients through rectifiers"),
-        ),
-        "He 2015, equation 14; Goyal 2017, section 5.1",
-    ),
-    Row(
-        "residual, normalised",
-        c.NORMALISED & c.RESIDUAL & ~c.RECURRENT,
-        (
-            Entry("residual_output", r.scaled(r.per_branch), _BRANCH),
-            HEAD,
-            Entry("kernel", r.scaled(r.own_gain), "passes the second moment on in the branch"),
-        ),
-        "Radford 2019, section 2.3; De 2020, section 2",
-    ),
-    Row(
-        "normalised, no residual sums",
-        c.NORMALISED & ~c.RECURRENT,
-        (
-            HEAD,
-            Entry("kernel", r.scaled(r.own_gain), "the norm sets the size, the gain the gradient"),
-        ),
-        "He 2015, equation 10; Ioffe 2015, section 3.3",
-    ),
-)
-
-RESIDUAL = (
-    Row(
-        "residual without normalisation",
-        c.RESIDUAL & ~c.NORMALISED & ~c.RECURRENT,
-        (
-            Entry("residual_output", r.zeros, "the stream starts as the identity, at any depth"),
-            Entry("branch_inner", r.scaled(r.fixup_gain), "L^-1/(2m-2) bounds the first update"),
-            Entry("head", r.zeros, "the first step moves the head alone"),
-            Entry("kernel", r.scaled(r.own_gain), "passes the second moment on"),
-            Entry("scale", r.ones, "multipliers start at 1"),
-        ),
-        "Zhang 2019 (Fixup), section 4",
-    ),
-)
-
-PLAIN = (
-    Row(
-        "coordinate network of sines",
-        c.PLAIN & c.activation_is("sin"),
-        (
-            Entry("head", r.siren, "the output layer is drawn as the hidden ones"),
-            Entry("kernel", r.siren, "pre-activations of unit size, whatever the frequency w0"),
-        ),
-        "Sitzmann 2020 (SIREN), section 3.2",
-    ),
-    Row(
-        "self-normalising (SELU)",
-        c.PLAIN & c.activation_is("selu"),
-        (
-            HEAD,
-            Entry("kernel", r.scaled(1.0, "fan_in", "normal"), "SELU's fixed point needs gain 1"),
-        ),
-        "Klambauer 2017, section 3",
-    ),
-    Row(
-        "plain convolutions with tanh, 30 layers or more",
-        c.PLAIN & c.CONVOLUTIONAL & c.activation_is("tanh") & c.at_least(30),
-        (
-            Entry("hidden", r.orthogonal(1.05**0.5), "isometric at the edge of chaos"),
-            ZERO_HEAD_BIAS,
-            Entry("bias", r.gaussian(2.01e-5**0.5), "the critical bias variance for 1.05"),
-        ),
-        "Xiao 2018, section 4 and algorithm 1",
-    ),
-    Row(
-        "shallow plain network (fewer than 5 layers)",
-        c.PLAIN & ~c.at_least(5) & (c.RECTIFIED | c.NO_ACTIVATION),
-        (
-            HEAD,
-            Entry("kernel", r.scaled(r.own_gain), "scaled by fan; N(0, 0.01^2) fits one width"),
-        ),
-        "He 2015, equation 10",
-    ),
-    Row(
-        "plain network of rectifiers",
-        c.PLAIN & c.RECTIFIED,
-        (
-            HEAD,
-            Entry("linear", r.scaled(), "it meets no rectifier: gain 1"),
-            Entry("kernel", r.scaled(r.relu_gain), "a rectifier halves the second moment: 2/n"),
-        ),
-        "He 2015, equations 10 and 15; Hanin 2018, theorem 5",
-    ),
-    Row(
-        "deep plain network that saturates (tanh, sin, erf)",
-        c.PLAIN & c.SATURATED & c.at_least(10),
-        (
-            HEAD,
-            Entry("kernel", r.orthogonal(r.linear_gain), "the edge of chaos: 1/|f'(0)|, isometric"),
-        ),
-        "Schoenholz 2016, section 3; Pennington 2017, section 3",
-    ),
-    Row(
-        "plain network of sigmoids",
-        c.PLAIN & c.SIGMOID,
-        (Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier; deep sigmoids need centring first"),),
-        "Glorot 2010, section 3.1 and equation 12",
-    ),
-    Row(
-        "deep plain network with an unstable length (GELU, SiLU, Mish)",
-        c.PLAIN & c.UNSTABLE & c.at_least(9),
-        (
-            HEAD,
-            Entry("kernel", r.critical_kernel, "the critical pair keeps length and correlation"),
-            ZERO_HEAD_BIAS,
-            Entry("bias", r.critical_bias, "the bias half of the critical pair"),
-        ),
-        "Roberts 2021, section 5.3; Martens 2021, section 4",
-    ),
-    Row(
-        "plain network",
-        c.PLAIN,
-        (
-            HEAD,
-            Entry("kernel", r.scaled(r.own_gain), "passes the second moment through"),
-        ),
-        "LeCun 1998, section 4.6; Klambauer 2017, section 2",
-    ),
-)
-
 TRAIN = (
-    BYPASSES,
-    LAYER_SCALE,
-    ROUTERS,
-    RECURRENT,
+    *FIRST,
+    row(
+        "mixture of experts: router",
+        ALWAYS,
+        "Fedus 2021, section 2.4 (scale 0.1)",
+        Choice(
+            "router", draw.scaled(0.1**0.5), "small logits spread tokens over all experts at first"
+        ),
+        Choice("index", draw.lecun, "the largest is the same at any scale: gain 1", "the reading"),
+    ),
+    CELLS,
+    # The tables of a vision transformer are not those of language: this row precedes `ENDS`.
+    row(
+        "vision transformer, normalised before each branch",
+        ATTENTION & PRE_NORM & PATCHES,
+        "Dosovitskiy 2020, appendix B and released code",
+        Choice("first", draw.lecun, "patches are one flat fan: gain 1 by fan_in"),
+        Choice("head", draw.zeros, "all classes start equally likely"),
+        Choice("kernel", draw.scaled(1.0, "fan_avg", "uniform"), "Xavier, as ViT was trained"),
+        Choice("position", draw.gaussian(0.02), "small beside the patches"),
+        Choice("embedding", draw.zeros, "the class token starts at 0"),
+    ),
     ENDS,
-    *TRANSFORMERS,
-    *NORMALISED,
-    *RESIDUAL,
-    BESIDE_RECURRENT,
-    *PLAIN,
+    row(
+        "transformer, normalised before each branch",
+        ATTENTION & PRE_NORM,
+        "Radford 2019, section 2.3; Groeneveld 2024 (OLMo), section 2",
+        Choice("residual_output", draw.per_branch, _BRANCH),
+        Choice("head", draw.lecun, "d^-1/2 gives logits of unit size"),
+        Choice("kernel", draw.lecun, "gain 1 keeps what the normalisation hands over"),
+    ),
+    row(
+        "deep transformer, normalised after each sum",
+        ATTENTION & POST_NORM & Condition("36 branches or more", lambda m: m.branches >= 36),
+        "Wang 2022 (DeepNet), section 4 and table 2",
+        Choice("query_key", draw.xavier, "Xavier: scores of unit size"),
+        Choice(
+            "residual_output",
+            draw.deepnorm,
+            "(8N)^-1/4 bounds the update; multiply the stream by (2N)^1/4",
+        ),
+        Choice("branch_inner", draw.deepnorm, "(8N)^-1/4, as DeepNorm"),
+        Choice("kernel", draw.xavier, "Xavier outside of the branches"),
+    ),
+    row(
+        "transformer, normalised after each sum",
+        ATTENTION & POST_NORM,
+        "Vaswani 2017, released code; Xiong 2020, section 3",
+        Choice("kernel", draw.xavier, "Xavier; each sum is normalised again"),
+    ),
+    row(
+        "transformer without normalisation",
+        ATTENTION & ~NORMALISED,
+        "Huang 2020 (T-Fixup), section 3.2",
+        Choice("query_key", draw.xavier, "Xavier: scores of unit size"),
+        Choice("residual_output", draw.tfixup, "0.67 N^-1/4 bounds it"),
+        Choice("branch_inner", draw.tfixup, "0.67 N^-1/4 bounds it"),
+        Choice("embedding", draw.gaussian(draw.inverse_sqrt_width), "d^-1/2, as T-Fixup asks"),
+        Choice("kernel", draw.xavier, "Xavier outside of the branches"),
+    ),
+    row(
+        "convolutions with batch or group norm",
+        NORMALISED & CONVOLUTIONAL & BATCH_NORM,
+        "He 2015, equation 14; Goyal 2017, section 5.1",
+        Choice("last_scale", draw.zeros, "every block starts as the identity"),
+        HEAD,
+        Choice(
+            "linear",
+            draw.scaled(draw.relu_gain, "fan_out"),
+            "meets no activation: gain 1, or a rectifier's where a norm sets the size",
+        ),
+        Choice(
+            "kernel", draw.scaled(draw.relu_gain, "fan_out"), "keeps gradients through rectifiers"
+        ),
+    ),
+    row(
+        "residual, normalised",
+        NORMALISED & RESIDUAL & ~RECURRENT,
+        "Radford 2019, section 2.3; De 2020, section 2",
+        Choice("residual_output", draw.per_branch, _BRANCH),
+        HEAD,
+        Choice("kernel", draw.by_activation, "passes the second moment on in the branch"),
+    ),
+    row(
+        "normalised, no residual sums",
+        NORMALISED & ~RECURRENT,
+        "He 2015, equation 10; Ioffe 2015, section 3.3",
+        HEAD,
+        Choice("kernel", draw.by_activation, "the norm sets the size, the gain the gradient"),
+    ),
+    row(
+        "residual without normalisation",
+        RESIDUAL & ~NORMALISED & ~RECURRENT,
+        "Zhang 2019 (Fixup), section 4",
+        Choice("residual_output", draw.zeros, "the stream starts as the identity, at any depth"),
+        Choice("branch_inner", draw.scaled(draw.fixup_gain), "L^-1/(2m-2) bounds the first update"),
+        Choice("head", draw.zeros, "the first step moves the head alone"),
+        Choice("kernel", draw.by_activation, "passes the second moment on"),
+        Choice("scale", draw.ones, "multipliers start at 1"),
+    ),
+    row(
+        "beside a recurrence",
+        RECURRENT,
+        "LeCun 1998, section 4.6",
+        HEAD,
+        Choice("kernel", draw.lecun, "keeps the second moment of the input"),
+    ),
+    row(
+        "coordinate network of sines",
+        PLAIN & activation_is("sin"),
+        "Sitzmann 2020 (SIREN), section 3.2",
+        Choice("head", draw.siren, "the output layer is drawn as the hidden ones"),
+        Choice("kernel", draw.siren, "pre-activations of unit size, whatever the frequency w0"),
+    ),
+    row(
+        "self-normalising (SELU)",
+        PLAIN & activation_is("selu"),
+        "Klambauer 2017, section 3",
+        HEAD,
+        Choice("kernel", draw.scaled(1.0, "fan_in", "normal"), "SELU's fixed point needs gain 1"),
+    ),
+    row(
+        "plain convolutions with tanh, 30 layers or more",
+        PLAIN & CONVOLUTIONAL & activation_is("tanh") & at_least(30),
+        "Xiao 2018, section 4 and algorithm 1",
+        Choice("hidden", draw.orthogonal(1.05**0.5), "isometric at the edge of chaos"),
+        ZERO_HEAD_BIAS,
+        Choice("bias", draw.gaussian(2.01e-5**0.5), "the critical bias variance for 1.05"),
+    ),
+    row(
+        "shallow plain network (fewer than 5 layers)",
+        PLAIN & ~at_least(5) & (RECTIFIED | NO_ACTIVATION),
+        "He 2015, equation 10",
+        HEAD,
+        Choice("kernel", draw.by_activation, "scaled by fan; N(0, 0.01^2) fits one width"),
+    ),
+    row(
+        "plain network of rectifiers",
+        PLAIN & RECTIFIED,
+        "He 2015, equations 10 and 15; Hanin 2018, theorem 5",
+        HEAD,
+        Choice("linear", draw.lecun, "it meets no rectifier: gain 1"),
+        Choice("kernel", draw.scaled(draw.relu_gain), "a rectifier halves the second moment: 2/n"),
+    ),
+    row(
+        "deep plain network that saturates (tanh, sin, erf)",
+        PLAIN & SATURATED & at_least(10),
+        "Schoenholz 2016, section 3; Pennington 2017, section 3",
+        HEAD,
+        Choice(
+            "kernel", draw.orthogonal(draw.linear_gain), "the edge of chaos: 1/|f'(0)|, isometric"
+        ),
+    ),
+    row(
+        "plain network of sigmoids",
+        PLAIN & SIGMOID,
+        "Glorot 2010, section 3.1 and equation 12",
+        Choice("kernel", draw.xavier, "Xavier; deep sigmoids need centring first"),
+    ),
+    row(
+        "deep plain network with an unstable length (GELU, SiLU, Mish)",
+        PLAIN & UNSTABLE & at_least(9),
+        "Roberts 2021, section 5.3; Martens 2021, section 4",
+        HEAD,
+        Choice("kernel", draw.critical_kernel, "the critical pair keeps length and correlation"),
+        ZERO_HEAD_BIAS,
+        Choice("bias", draw.critical_bias, "the bias half of the critical pair"),
+    ),
+    row(
+        "plain network",
+        PLAIN,
+        "LeCun 1998, section 4.6; Klambauer 2017, section 2",
+        HEAD,
+        Choice("kernel", draw.by_activation, "passes the second moment through"),
+    ),
     REST,
 )
-# A vision transformer's tables are not those of language, so its row goes before `ENDS`.
-TRAIN = (TRANSFORMERS[0], *TRAIN)
 
-_XAVIER = Entry("kernel", r.scaled(1.0, "fan_avg"), "Xavier balances signal and gradient")
+_XAVIER = Choice("kernel", draw.xavier, "Xavier balances signal and gradient")
 _KAIMING = (
-    Entry("linear", r.scaled(), "it meets no rectifier, or gates: gain 1"),
-    Entry("kernel", r.scaled(2**0.5), "Kaiming: a rectifier halves the second moment"),
+    Choice("linear", draw.lecun, "it meets no rectifier, or gates: gain 1"),
+    Choice("kernel", draw.scaled(2**0.5), "Kaiming: a rectifier halves the second moment"),
 )
 
 CLASSICAL = (
-    BYPASSES,
-    LAYER_SCALE,
-    Row(
+    *FIRST,
+    row(
         "deep rectifiers (10 layers or more)",
-        c.at_least(10) & (c.RECTIFIED | c.UNSTABLE),
-        (*_KAIMING, ZERO_BIAS),
+        at_least(10) & (RECTIFIED | UNSTABLE),
         "He 2015, equation 10",
+        *_KAIMING,
+        ZERO_BIAS,
     ),
-    Row(
+    row(
         "deep sigmoid or tanh (10 layers or more)",
-        c.at_least(10) & (c.SATURATED | c.SIGMOID),
-        (_XAVIER, ZERO_BIAS),
+        at_least(10) & (SATURATED | SIGMOID),
         "Glorot 2010, equation 12",
+        _XAVIER,
+        ZERO_BIAS,
     ),
-    Row(
+    row(
         "shallow (fewer than 5 layers)",
-        ~c.at_least(5),
-        (
-            Entry("kernel", r.scaled(1.0, "fan_in", "uniform"), "random is enough, scaled by fan"),
-            ZERO_BIAS,
-        ),
+        ~at_least(5),
         "LeCun 1998, section 4.6",
+        Choice("kernel", draw.scaled(1.0, "fan_in", "uniform"), "random is enough, scaled by fan"),
+        ZERO_BIAS,
     ),
-    Row("5 to 9 rectifiers", c.RECTIFIED | c.UNSTABLE, _KAIMING, "He 2015, equation 10"),
-    Row("5 to 9 other layers", c.ALWAYS, (_XAVIER,), "Glorot 2010, equation 12"),
+    row("5 to 9 rectifiers", RECTIFIED | UNSTABLE, "He 2015, equation 10", *_KAIMING),
+    row("5 to 9 other layers", ALWAYS, "Glorot 2010, equation 12", _XAVIER),
     ENDS,
     REST,
 )
 
 MUP = (
-    BYPASSES,
-    LAYER_SCALE,
-    RECURRENT,
-    Row(
+    *FIRST,
+    CELLS,
+    row(
         "width will be scaled",
-        c.ALWAYS,
-        (
-            Entry("tied_embedding", r.gaussian(1.0), "input weights keep one size at all widths"),
-            Entry("embedding", r.gaussian(1.0), "input weights keep one size at all widths"),
-            Entry("head", r.zeros, "a zero readout starts the same at all widths"),
-            Entry("query_key", r.scaled(), "1/fan_in; divide scores by d, not sqrt d"),
-            Entry("residual_output", r.scaled(r.per_branch), "1/fan_in, and the depth beside it"),
-            Entry("kernel", r.scaled(r.behind_norm), "1/fan_in; scale Adam's rate with 1/fan_in"),
-        ),
+        ALWAYS,
         "Yang 2022, table 8 and appendix D",
+        Choice("embedding", draw.gaussian(1.0), "input weights keep one size at all widths"),
+        Choice("head", draw.zeros, "a zero readout starts the same at all widths"),
+        Choice("query_key", draw.lecun, "1/fan_in; divide scores by d, not sqrt d"),
+        Choice("residual_output", draw.per_branch, "1/fan_in, and the depth beside it"),
+        Choice(
+            "kernel", draw.scaled(draw.behind_norm), "1/fan_in; scale Adam's rate with 1/fan_in"
+        ),
     ),
     REST,
 )
 
 POLICY = (
-    BYPASSES,
-    LAYER_SCALE,
-    RECURRENT,
-    Row(
+    *FIRST,
+    CELLS,
+    row(
         "on-policy reinforcement learning",
-        c.ALWAYS,
-        (
-            Entry("head", r.policy_head, "near-uniform actions at first; values of unit size"),
-            Entry("kernel", r.orthogonal(2**0.5), "orthogonal with gain sqrt 2"),
-            ZERO_BIAS,
-        ),
+        ALWAYS,
         "Andrychowicz 2020, section 3.2; Engstrom 2020",
+        Choice("head", draw.policy_head, "near-uniform actions at first; values of unit size"),
+        Choice("kernel", draw.orthogonal(2**0.5), "orthogonal with gain sqrt 2"),
+        ZERO_BIAS,
     ),
     ENDS,
     REST,
@@ -321,10 +481,4 @@ GUIDES: Mapping[str, tuple[Row, ...]] = {
     "classical": CLASSICAL,
     "mup": MUP,
     "policy": POLICY,
-}
-GOALS: Mapping[str, str] = {
-    "train": "a signal and a gradient that survive at the width and depth given",
-    "classical": "the four rows of the classical lesson",
-    "mup": "hyper-parameters that carry over when the width is scaled",
-    "policy": "on-policy reinforcement learning",
 }

@@ -10,8 +10,7 @@ from typing import Any, cast
 import jax
 
 from jaxinit._json import dumps
-from jaxinit.advice import GOALS, Advice, Audit, advise, audit_reading
-from jaxinit.advice._guide import Goal
+from jaxinit.advice import GUIDES, Advice, Audit, Goal, advise, audit
 from jaxinit.reading import Reading
 from jaxinit.report._targets import (
     NotReadError,
@@ -64,9 +63,9 @@ class Judged:
     prediction: Prediction | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Both as plain dictionaries, lists, strings and numbers."""
+        """Both as a dictionary of plain values."""
         prediction = None if self.prediction is None else self.prediction.to_json()
-        return self.result.to_json() | {"prediction": prediction}
+        return self.result.to_dict() | {"prediction": prediction}
 
     def to_json(self) -> str:
         """Both as JSON text."""
@@ -90,7 +89,7 @@ def advice_for(request: AdviceRequest) -> Judged:
     with _read(request) as (opened, reading):
         known = {p: own for p, own in opened.model.own_initializers().items() if own is not None}
         with as_unusable("TARGET: "):
-            advice = advise(reading, goal, current=known or None)
+            advice = advise(reading, goal, init=known or None)
             return Judged(advice, advice.predict(**request.options) if request.predict else None)
 
 
@@ -106,7 +105,7 @@ def audit_of(request: AdviceRequest) -> Judged:
     with _read(request) as (opened, reading):
         values = opened.model.draw(jax.random.key(request.seed))
         with as_unusable("TARGET: "):
-            found = audit_reading(reading, values, goal=goal)
+            found = audit(reading, values, goal=goal)
             if not request.predict:
                 return Judged(found)
             whole = {**_not_drawn(reading, values), **values}
@@ -134,6 +133,6 @@ def _read(request: AdviceRequest) -> Iterator[tuple[Opened, Reading]]:
 
 
 def _goal(request: AdviceRequest) -> Goal:
-    if request.goal not in GOALS:
-        raise Unusable(f"--goal needs one of {', '.join(GOALS)}, got {request.goal!r}.")
+    if request.goal not in GUIDES:
+        raise Unusable(f"--goal needs one of {', '.join(GUIDES)}, got {request.goal!r}.")
     return cast(Goal, request.goal)

@@ -154,7 +154,7 @@ def _roles(understood: Understood) -> tuple[LeafRole, ...] | None:
 def _advice(understood: Understood) -> dict[str, Any] | None:
     if understood.advice is None:
         return None
-    said = understood.advice.to_json()
+    said = understood.advice.to_dict()
     return {name: said[name] for name in ("goal", "prescriptions")}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from jaxinit import checks
 from jaxinit.advice import SEVERITIES, Advice, Finding, Prescription
 from jaxinit.advice._advise import advise_with
-from jaxinit.advice._current import Currents, currents_of_arrays, currents_of_plan
+from jaxinit.advice._present import present_of_arrays, present_of_initializers
 from jaxinit.checks import Measured
 from jaxinit.planning import ParamSpec, as_matcher
 from jaxinit.reading import Reading
@@ -186,13 +186,14 @@ def understand(
         reading = read_model(opened, specs)
     except NotReadError as error:
         return Understood(why_not=str(error))
-    currents: Currents = {
-        **currents_of_plan(assembled.plan),
-        **currents_of_arrays({path: values[path] for path in assembled.unknown}, measured),
+    laws = {leaf.path: leaf.initializer for leaf in assembled.plan}
+    unknown = {path: values[path] for path in assembled.unknown if path in reading}
+    present = {
+        **present_of_initializers(reading, laws),
+        **present_of_arrays(unknown, measured),
     }
-    currents = {path: current for path, current in currents.items() if path in reading}
     try:
-        return Understood(reading, advise_with("jaxinit report", reading, "train", currents))
+        return Understood(reading, advise_with("jaxinit report", reading, "train", present))
     except Exception as error:  # a report that was asked for laws and twins is worth having
         return Understood(why_not=f"advising on the model raised {error_text(error)}")
 

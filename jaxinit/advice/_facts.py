@@ -1,0 +1,345 @@
+"""What the guide decides by: facts of a whole model, and the roles of each of its parameters.
+
+A role is a short name such as ``"hidden"`` or ``"residual_output"``. Every parameter has several,
+the most specific first, so that a row of the guide may speak of residual outputs in one model and
+of kernels in general in another. The last role is as a rule the coarse one that the reading gives:
+a reading says ``"kernel"``, and the advice refines it by what lies around the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from jaxinit import activations
+from jaxinit.activations import Moments
+from jaxinit.advice._reach import comes_to_softmax, forget_gates, is_view_or_sum
+from jaxinit.jaxpr import Neighbours, Node, single_number, straighten
+from jaxinit.reading import Activation, After, Parameter, Reading, Use
+
+R = TypeVar("R")
+
+# Roles in a reading of the parameters that a layer contracts data with.
+_OF_LAYERS = ("kernel", "head", "gate")
+_NO_USE = Use("none", "unused")
+
+
+class ParameterFacts:
+    """What the guide asks about one parameter.
+
+    Args:
+        model: facts of the model that it belongs to, as far as they are known without it.
+        parameter: its record in the reading.
+
+    Attributes:
+        model: the same.
+        parameter: the same.
+        path: canonical path.
+        shape: shape of the array.
+        use: its first use in a layer, else its first use; a record of no use where it has none.
+        fan_in: true fan_in of that use; 0 where it has none.
+        fan_out: true fan_out of that use; 0 where it has none.
+        depth: layers on the longest way from the model's inputs to that use, that one included.
+        after: what the output of that use meets.
+        branch: the residual branch that it lies in, if any.
+        activation: the nonlinearity that its output meets, if any.
+        is_linear: whether its output meets no activation before the next layer, sum or output.
+        is_layer: whether data are contracted with it.
+        is_bypass: whether it is a factor of a low-rank product beside another layer.
+        roles: what it is for in the model, the most specific first.
+        role: the first of them.
+        pieces: its uses as kernels packed side by side in one array; else empty.
+    """
+
+    def __init__(self, model: ModelFacts, parameter: Parameter) -> None:
+        layers = [use for use in parameter.uses if use.role in _OF_LAYERS and use.fan_in]
+        self.model, self.parameter = model, parameter
+        self.path, self.shape = parameter.path, parameter.shape
+        self.use = use = (*layers, *parameter.uses, _NO_USE)[0]
+        self.fan_in, self.fan_out = use.fan_in or 0.0, use.fan_out or 0.0
+        self.depth, self.branch = use.depth or 0, use.branch
+        self.after = after = use.after or After()
+        met = after.activation
+        self.activation = None if met is None or met.name == "identity" else met
+        self.is_linear = self.activation is None and not after.several
+        self.is_layer = use.role in _OF_LAYERS and self.fan_in > 0
+        self.is_bypass = use.bypass is not None
+        self.roles = tuple(self._roles(layers))
+        self.role = self.roles[0]
+        packed = [each for each in layers if each.slice_output is not None]
+        self.pieces = tuple(packed) if self.roles[-1] == "kernel" else ()
+
+    @property
+    def gain(self) -> float:
+        """Gain that passes a second moment of 1 through the activation behind it; else 1.
+
+        A layer that gates another has gain 1: its activation is one factor of a product.
+        """
+        known = None if self.activation is None else moments_of(self.activation)
+        if self.after.gates or not known or not known.second_moment:
+            return 1.0
+        return known.forward_gain
+
+    @property
+    def forget_range(self) -> tuple[int, float, float] | None:
+        """An axis, and start and stop of what a forget gate reads along it, as shares of it.
+
+        None where no forget gate reads it, or where the gate reads no single range of it.
+        """
+        reached = next(self._before_forget_gates(), None)
+        if reached is None:
+            return None
+        for axis in reversed(range(len(self.shape))):
+            share = self.model.share_of_cut(reached, math.prod(self.shape[axis:]))
+            if share != (0.0, 1.0):
+                return None if share is None else (axis, *share)
+        return 0, 0.0, 1.0
+
+    @property
+    def has_forget_offset(self) -> bool:
+        """Whether the model itself adds a number to the forget gates that read it."""
+        makers = self.model.graph.makers
+        reached = set().union(*self._before_forget_gates()) & makers.keys()
+        terms = [a for n in reached if makers[n].primitive == "add" for a in makers[n].inputs]
+        numbers = [single_number(term.val) for term in terms if not isinstance(term, int)]
+        return any(number is not None and number >= 0.5 for number in numbers)
+
+    def _before_forget_gates(self) -> Iterator[set[int]]:
+        """What each forget gate that reads it is made of, by sums and views."""
+        outputs = {use.output for use in self.parameter.uses}
+        return (reached for reached in self.model.before_forget_gates if outputs & reached)
+
+    def _roles(self, layers: Sequence[Use]) -> Iterator[str]:
+        """Its roles, where the given uses are in layers."""
+        role = self.parameter.role
+        if role in ("embedding", "position"):
+            if role == "embedding" and layers:
+                yield "tied_embedding"
+            yield from dict.fromkeys((role, "embedding"))
+        elif role in ("state", "unused", "unknown") or self.use is _NO_USE:
+            yield role
+        elif layers:
+            yield from self._roles_of_layer()
+            if self.is_linear or any(each.after and each.after.gates for each in layers):
+                yield "linear"  # before "kernel", for rows whose gain is an activation's
+            yield "kernel"
+        else:
+            if role == "scale":
+                yield from self._roles_of_scale()
+            elif self.forget_range:
+                yield "forget_bias"
+            elif role == "bias" and self.model.is_made_of(self.use.output, ("head",)):
+                yield "head_bias"
+            yield role
+
+    def _roles_of_layer(self) -> Iterator[str]:
+        after, branch = self.after, self.branch
+        if self.is_bypass:
+            yield f"bypass_{self.use.bypass}"
+            return
+        is_head = self.parameter.role == "head" or (after.is_output and not branch)
+        if is_head:
+            yield "head"
+        else:
+            if after.index and not (after.softmax or after.activation or after.several):
+                yield "index"
+            if after.softmax:
+                routes = comes_to_softmax(self.model.graph, _made_by(self.use))
+                yield "router" if routes and not after.is_output else "query_key"
+            if branch:
+                yield "residual_output" if branch.is_last else "branch_inner"
+        if after.recurrent:
+            yield "recurrent"
+        elif not branch and not is_head and self.depth <= 1:
+            yield "first"
+        if not branch and not is_head:
+            yield "hidden"
+
+    def _roles_of_scale(self) -> Iterator[str]:
+        node = self.model.graph.makers.get(_made_by(self.use))
+        if self.branch and self.branch.is_last and node is not None and node.primitive == "mul":
+            # It multiplies what a layer makes, so it is no scale of a normalisation.
+            if any(self.model.is_made_of(factor, _OF_LAYERS) for factor in node.inputs):
+                yield "branch_scale"
+        if self.path in self.model.last_scales:
+            yield "last_scale"
+
+
+class ModelFacts:
+    """The facts of a model that the guide decides by.
+
+    Args:
+        reading: what `jaxinit.read` says of the model.
+
+    Attributes:
+        reading: the same.
+        graph: makers and readers of its values, with bodies of loops in line.
+        parameters: facts of each of its parameters, in the order of the tree.
+        layers: those that data are contracted with.
+        hidden: the layers that are neither heads nor run beside another as a low-rank bypass.
+        depth: layers on the longest way through the model.
+        width: harmonic mean of the widths of the hidden layers on that way; None without any.
+        branches: branches on the longest residual stream; 0 where there is none.
+        norms: names of the normalisations that layers meet, and ``"branch"`` where branches begin
+            or end with one.
+        norm_first: whether most residual branches begin with a normalisation.
+        norm_after: whether most residual sums are normalised (post-norm).
+        has_attention: whether queries meet keys in a softmax.
+        has_convolutions: whether most layers have a receptive field.
+        begins_with_convolution: whether the first layer is a convolution, as patch embeddings are.
+        is_recurrent: whether a layer reads what a loop over a sequence carries.
+        activation: the nonlinearity that most layers meet; None where none does.
+        before_forget_gates: what each forget gate is made of, by sums and views.
+        last_scales: paths of the scales of normalisations that end a residual branch.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.graph = Neighbours(straighten(reading.graph))
+        gates = forget_gates(self.graph, reading.graph.inputs)
+        self.before_forget_gates = [self.graph.before([gate], is_view_or_sum) for gate in gates]
+        self.last_scales = _last_scales(reading)
+        self._uses = [use for parameter in reading for use in parameter.uses]
+
+        self.parameters = tuple(ParameterFacts(self, parameter) for parameter in reading)
+        self.layers = layers = [p for p in self.parameters if p.is_layer]
+        self.hidden = [p for p in layers if "head" not in p.roles and not p.is_bypass]
+
+        widths = reading.chain.widths[:-1]
+        self.depth, self.branches = reading.chain.depth, reading.chain.branches
+        is_wide = bool(widths) and min(widths) > 0
+        self.width = len(widths) / sum(1 / n for n in widths) if is_wide else None
+
+        met = [use.after for use in self._uses if use.after]
+        branches = [use.branch for use in self._uses if use.branch]
+        lasts = [branch for branch in branches if branch.is_last]
+        self.norms = {after.normalisation for after in met if after.normalisation}
+        if any(branch.has_norm or branch.has_norm_after for branch in branches):
+            self.norms.add("branch")
+        self.norm_first = _are_most([branch.has_norm for branch in lasts])
+        self.norm_after = _are_most([branch.has_norm_after for branch in lasts])
+
+        first = min(layers, key=lambda p: (p.depth, p.use.output or 0), default=None)
+        self.begins_with_convolution = first is not None and bool(first.use.field)
+        self.has_convolutions = _are_most([bool(p.use.field) for p in layers])
+        self.has_attention = any("query_key" in p.roles for p in self.parameters)
+        self.is_recurrent = any(after.recurrent for after in met)
+
+        nonlinear = [p.activation for p in layers if p.activation]
+        counts = Counter(activation.name for activation in nonlinear)
+        self.activation = max(nonlinear, key=lambda met: counts[met.name], default=None)
+
+    @property
+    def moments(self) -> Moments | None:
+        """What the commonest activation does to a standard normal; None without one."""
+        return None if self.activation is None else moments_of(self.activation)
+
+    def is_made_of(self, value: Any, roles: Sequence[str]) -> bool:
+        """Whether a value is made of what uses of these roles make, by views, sums and choices."""
+        if not isinstance(value, int):
+            return False
+        reached = self.graph.before(
+            [value], lambda node: is_view_or_sum(node) or node.primitive == "select_n"
+        )
+        return any(use.role in roles and _made_by(use) in reached for use in self._uses)
+
+    def share_of_cut(self, reached: set[int], size: int) -> tuple[float, float] | None:
+        """Which part one of these values is of a packed one.
+
+        Args:
+            reached: numbers of the values.
+            size: entries of the packed value, which are the last axes of a batch.
+
+        Returns:
+            Start and stop as shares; the whole where nothing is cut, and None where the part is not
+            one range of the packed entries.
+        """
+        for number in reached:
+            node = self.graph.makers.get(number)
+            if node is None or node.primitive not in ("slice", "split", "unstack"):
+                continue
+            whole = self.reading.graph.avals[node.inputs[0]].shape
+            starts = [axis for axis in range(len(whole)) if math.prod(whole[axis:]) == size]
+            if not starts:
+                continue
+            axes = range(starts[-1], len(whole))
+            first, *others = (_range(node, number, axis, whole[axis]) for axis in axes)
+            if first.step > 1 or [len(part) for part in others] != list(whole[axes[0] + 1 :]):
+                return None
+            if len(first) < whole[axes[0]]:
+                return first.start / whole[axes[0]], first.stop / whole[axes[0]]
+        return 0.0, 1.0
+
+
+def _range(node: Node, number: int, axis: int, size: int) -> range:
+    """Which entries a slice, split or unstack keeps along an axis.
+
+    Args:
+        node: the equation.
+        number: which of its results is asked for.
+        axis: axis of its operand.
+        size: entries of the operand along that axis.
+    """
+    params = node.params
+    if node.primitive == "slice":
+        stride = 1 if params["strides"] is None else params["strides"][axis]
+        return range(params["start_indices"][axis], params["limit_indices"][axis], stride)
+    if axis != params["axis"]:
+        return range(size)
+    place, sizes = node.outputs.index(number), params.get("sizes", [1] * len(node.outputs))
+    return range(sum(sizes[:place]), sum(sizes[: place + 1]))
+
+
+def _last_scales(reading: Reading) -> set[str]:
+    """Paths of the scales of normalisations that end a residual branch."""
+    uses = [(parameter.path, use) for parameter in reading for use in parameter.uses]
+    scales = [
+        (use.output, path, use.branch.index)
+        for path, use in uses
+        if use.role == "scale" and use.output is not None and use.branch
+    ]
+    found = set()
+    for _, use in uses:
+        if use.after and use.after.residual and use.after.normalisation and use.branch:
+            behind = [
+                (output, path)
+                for output, path, index in scales
+                if output > (use.output or 0) and index == use.branch.index
+            ]
+            found |= {min(behind)[1]} if behind else set()
+    return found
+
+
+def _made_by(use: Use) -> int:
+    """Number of what a use makes; of a packed kernel, of its own slice."""
+    number = use.output if use.slice_output is None else use.slice_output
+    return -1 if number is None else number
+
+
+def _are_most(claims: Sequence[bool]) -> bool:
+    return sum(claims) * 2 > len(claims)
+
+
+def moments_of(activation: Activation, variance: float = 1.0) -> Moments | None:
+    """Moments of an activation; None where it has none."""
+    return known_of(activations.moments, activation, variance=variance)
+
+
+@functools.lru_cache(maxsize=512)
+def known_of(question: Callable[..., R], activation: Activation, **options: Any) -> R | None:
+    """What is known of an activation, by its name or else by its function; None where nothing is.
+
+    Args:
+        question: a function of a name or of a function, such as `jaxinit.activations.moments`.
+        activation: the activation.
+        **options: of the question.
+    """
+    for known in (activation.name, activation.function):
+        try:
+            return question(known, **options)
+        except (ValueError, TypeError):
+            continue
+    return None

@@ -1,0 +1,148 @@
+"""The present initialization: what each parameter is drawn with now, or what its array holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeGuard
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit.checks import Measured, concrete_leaves, measure
+from jaxinit.initializers import Initializer
+from jaxinit.jaxpr import is_key
+from jaxinit.planning import Plan, flatten, listing
+from jaxinit.reading import Reading
+
+# Entries of an array among which distinct values are counted. Draws in float32 have 2**23 values or
+# more, so about 2**15**2 / 2 / 2**23 = 64 of these entries repeat an earlier one.
+_SAMPLE = 2**15
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Present:
+    """How one leaf is drawn, or what it holds.
+
+    Attributes:
+        mean: expected or measured mean.
+        std: expected or measured standard deviation.
+        initializer: what draws it; None for an array.
+        nonfinite: entries that are infinite or NaN.
+        counts: how often each different value besides 0 is among the first entries of an array of
+            floats; empty for an initializer, and for an array that other processes hold a part of.
+    """
+
+    mean: float
+    std: float
+    initializer: Initializer | None = None
+    nonfinite: int = 0
+    counts: tuple[int, ...] = ()
+
+    @property
+    def second_moment(self) -> float:
+        """Mean square of an entry."""
+        return self.std**2 + self.mean**2
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every entry is 0."""
+        return self.second_moment == 0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every entry is the same number."""
+        if self.initializer is not None:
+            return self.std == 0 and not self.initializer.random
+        return self.std <= 1e-7 * abs(self.mean)
+
+
+PresentByPath: TypeAlias = Mapping[str, Present]
+
+
+def present_of(caller: str, reading: Reading, init: Any) -> dict[str, Present]:
+    """The present initialization of the leaves of a reading, by path.
+
+    Args:
+        caller: public name that errors start with.
+        reading: the model; leaves that it does not have are left out.
+        init: a plan; a mapping from path to initializer or None, as
+            `jaxinit.flax.own_initializers` makes one; a tree of arrays; None where nothing is
+            known.
+
+    Raises:
+        TypeError: when it is none of these.
+        ValueError: when it has no leaf of the reading.
+    """
+    if init is None:
+        return {}
+    drawn = {leaf.path: leaf.initializer for leaf in init} if isinstance(init, Plan) else init
+    if _are_initializers(drawn):
+        paths, found = tuple(drawn), present_of_initializers(reading, drawn)
+    else:
+        flat = flatten(caller, init)
+        leaves = zip(flat.paths, flat.leaves, strict=True)
+        # Random keys among the variables are state without numbers that could be measured.
+        kept = {
+            path: leaf for path, leaf in leaves if not (hasattr(leaf, "dtype") and is_key(leaf))
+        }
+        paths, found = tuple(kept), present_of_arrays(concrete_leaves(caller, kept), measure(kept))
+    if not any(path in reading for path in paths):
+        raise ValueError(
+            f"{caller} needs the parameters that were read, got the paths "
+            f"{listing([repr(path) for path in paths])} where the reading has "
+            f"{listing([repr(path) for path in reading.paths])}. Pass the same tree to both."
+        )
+    return {path: present for path, present in found.items() if path in reading}
+
+
+def present_of_initializers(
+    reading: Reading, initializers: Mapping[str, Initializer | None]
+) -> dict[str, Present]:
+    """What initializers draw the leaves of a reading with.
+
+    Args:
+        reading: the model, which has the shapes.
+        initializers: by path; None where it is not known.
+    """
+    found = {}
+    for path, initializer in initializers.items():
+        if initializer is not None and path in reading:
+            law = initializer.law(reading[path].shape, reading[path].dtype)
+            found[path] = Present(float(np.real(law.mean)), law.std, initializer)
+    return found
+
+
+def present_of_arrays(
+    arrays: Mapping[str, Any], measured: Mapping[str, Measured]
+) -> dict[str, Present]:
+    """What arrays hold.
+
+    Args:
+        arrays: by path; the first entries of those that hold floats are looked at.
+        measured: what was measured of them.
+    """
+    found = {}
+    for path, array in arrays.items():
+        held = measured[path]
+        if held.n and held.finite:
+            mean = float(np.real(held.mean))
+            found[path] = Present(mean, held.std, counts=_counts(array))
+        else:
+            found[path] = Present(math.nan, math.nan, nonfinite=held.nonfinite)
+    return found
+
+
+def _are_initializers(init: Any) -> TypeGuard[Mapping[str, Initializer | None]]:
+    values = init.values() if isinstance(init, Mapping) else ()
+    return bool(values) and all(v is None or isinstance(v, Initializer) for v in values)
+
+
+def _counts(array: Any) -> tuple[int, ...]:
+    is_whole = getattr(array, "is_fully_addressable", True)
+    if not is_whole or not jnp.issubdtype(array.dtype, jnp.floating):
+        return ()
+    entries = np.asarray(array.reshape(-1)[:_SAMPLE]).astype(np.float64)
+    _, counts = np.unique(entries[entries != 0], return_counts=True)
+    return tuple(counts.tolist())

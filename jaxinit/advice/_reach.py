@@ -1,0 +1,209 @@
+"""What reaches what in a traced model: softmaxes, memories, zeros and gradients.
+
+These are questions about the equations of a model that the records of its reading do not answer.
+All functions here take the nodes of a straightened graph, whose loop bodies stand in line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import jax.numpy as jnp
+
+from jaxinit.jaxpr import SUMS, Class, Neighbours, Node, Rules, is_of, row_of, single_number
+from jaxinit.reading import Reading
+
+# Nodes that move values and are not of the class: `straighten` adds the last three.
+_MOVES = ("dynamic_slice", "enter", "take", "merge")
+# Functions of floats whose derivative is 0 wherever they have one.
+_STEPS = ("floor", "ceil", "round", "sign")
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node moves, copies or casts values and changes none of them."""
+    return is_of(node.primitive, Class.REARRANGES) or node.primitive in _MOVES
+
+
+def is_view_or_sum(node: Node) -> bool:
+    """Whether a node moves values, or adds or subtracts two."""
+    return is_view(node) or node.primitive in SUMS
+
+
+def comes_to_softmax(graph: Neighbours, value: int) -> bool:
+    """Whether the entries of a value are exponentiated before another contraction reads them."""
+    reached = graph.after(value, lambda node: not is_of(node.primitive, Class.CONTRACTS))
+    return any(node.primitive == "exp" for node in reached)
+
+
+def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:
+    """Pre-activations of sigmoids that a memory is multiplied with, before it is added to.
+
+    A memory is what a loop carries, or what the model was called with. The product must be a term
+    of a sum with another product, as in ``c = sigmoid(f) * c + sigmoid(i) * tanh(g)``.
+
+    Args:
+        graph: the nodes of a model.
+        inputs: numbers of the model's arguments.
+    """
+
+    def is_summed(product: int) -> bool:
+        terms = [
+            graph.makers.get(atom)
+            for reader in graph.readers.get(product, ())
+            if reader.primitive in SUMS
+            for atom in reader.inputs
+            if isinstance(atom, int) and atom != product
+        ]
+        return any(term is not None and term.primitive == "mul" for term in terms)
+
+    def is_carried(number: int) -> bool:
+        node = graph.makers.get(number)
+        return node is not None and node.primitive == "enter" and len(node.inputs) == 2
+
+    def is_memory(value: int) -> bool:
+        reached = graph.before([value], lambda node: is_view(node) and node.primitive != "enter")
+        return any(number in inputs or is_carried(number) for number in reached)
+
+    gates = []
+    for node in graph.nodes:
+        factors = [atom for atom in node.inputs if isinstance(atom, int)]
+        if node.primitive != "mul" or len(factors) != 2 or not is_summed(node.outputs[0]):
+            continue
+        for gate, memory in (factors, factors[::-1]):
+            made = _sigmoid_of(graph, gate)
+            if made is not None and is_memory(memory):
+                gates.append(made)
+    return tuple(dict.fromkeys(gates))
+
+
+def _sigmoid_of(graph: Neighbours, value: int) -> int | None:
+    """What a value is the sigmoid of; None where it is none."""
+    for number in graph.before([value], is_view):
+        node = graph.makers.get(number)
+        if node is not None and node.primitive == "logistic" and isinstance(node.inputs[0], int):
+            return node.inputs[0]
+    return None
+
+
+# Zeros: whether all that an equation makes is exactly zero, of which of its operands are.
+
+_zero_rules: Rules[Callable[[Node, Sequence[bool]], bool]] = Rules("zeros")
+
+
+def _is_product(node: Node) -> bool:
+    """Whether a node multiplies its first two operands."""
+    return node.primitive == "mul" or is_of(node.primitive, Class.CONTRACTS)
+
+
+_zero_rules("mul", Class.CONTRACTS)(lambda node, zeros: any(zeros[:2]))
+_zero_rules("div", "dynamic_slice", "gather")(lambda node, zeros: zeros[0])
+_zero_rules("dynamic_update_slice")(lambda node, zeros: zeros[0] and zeros[1])
+_zero_rules("scatter", "scatter-add")(lambda node, zeros: zeros[0] and zeros[2])
+_zero_rules("integer_pow")(lambda node, zeros: zeros[0] and node.params["y"] > 0)
+_zero_rules("select_n")(lambda node, zeros: all(zeros[1:]))
+# What a loop carries back comes later in the line: it counts as not zero.
+_zero_rules("enter", "take", "merge")(lambda node, zeros: all(zeros))
+
+
+def _is_zero(node: Node, zeros: Sequence[bool]) -> bool:
+    """Whether all that a node makes is exactly zero."""
+    rule = _zero_rules.get(node.primitive)
+    if rule is not None:
+        return rule(node, zeros)
+    return bool(zeros) and row_of(node.primitive).keeps_zeros and all(zeros)
+
+
+def stuck(reading: Reading, graph: Neighbours, zero: Collection[str]) -> tuple[str, ...]:
+    """Zero parameters that can never move: the gradient of each is a product with another zero.
+
+    A gradient reaches a parameter when some way to an output multiplies it with nothing that is
+    zero. What it reaches is no longer zero after the first step; the question is asked again until
+    nothing changes.
+
+    Args:
+        reading: a traced model.
+        graph: its nodes.
+        zero: paths of the parameters that are exactly zero.
+
+    Returns:
+        Those that stay zero, in the order of the tree.
+    """
+    left = set(zero)
+    while left:
+        live = _live(graph, reading, {reading.inputs[path] for path in left})
+        moving = {path for path in left if reading.inputs[path] in live}
+        if not moving:
+            break
+        left -= moving
+    return tuple(path for path in reading.paths if path in left)
+
+
+def _live(graph: Neighbours, reading: Reading, zero: set[int]) -> set[int]:
+    """Values that a gradient reaches while these parameters, and all made of them alone, are 0."""
+    zeros = {}
+    for node in graph.nodes:
+        zeros[id(node)] = [
+            atom in zero if isinstance(atom, int) else single_number(atom.val) == 0
+            for atom in node.inputs
+        ]
+        if _is_zero(node, zeros[id(node)]):
+            zero.update(node.outputs)
+    live = {atom for atom in reading.graph.outputs if isinstance(atom, int)}
+    while True:  # again until what loops carry back has been seen
+        before = len(live)
+        for node in reversed(graph.nodes):
+            if live.intersection(node.outputs):
+                live.update(_reached(node, zeros[id(node)]))
+        if len(live) == before:
+            return live
+
+
+def _reached(node: Node, zeros: Sequence[bool]) -> list[int]:
+    """Operands that a gradient at the results of a node goes on to."""
+    meets_zero = any(isinstance(a, int) and z for a, z in zip(node.inputs, zeros, strict=True))
+    if node.primitive == "max" and "relu" in node.calls and meets_zero:
+        return []  # jax.nn.relu has slope 0 at 0
+    others = [False] * len(zeros)
+    if _is_product(node):
+        others[:2] = zeros[1], zeros[0]
+    pairs = zip(node.inputs, others, strict=True)
+    return [atom for atom, other in pairs if isinstance(atom, int) and not other]
+
+
+# Gradients.
+
+
+def without_gradient(reading: Reading, graph: Neighbours) -> dict[str, str]:
+    """Parameters that reach an output of floats, and none by a way that has a derivative.
+
+    A gradient stops at whole numbers and truth values, such as the index that ``argmax`` makes, and
+    at steps such as ``floor``. What `jax.custom_vjp` or `jax.custom_jvp` encloses is taken to pass
+    one.
+
+    Args:
+        reading: a traced model.
+        graph: its nodes.
+
+    Returns:
+        By path, the primitive at which the gradient of each stops. A parameter that an output of
+        whole numbers needs is left out: what a model chooses may be trained by other means.
+    """
+
+    def is_float(number: int) -> bool:
+        return jnp.issubdtype(reading.graph.avals[number].dtype, jnp.inexact)
+
+    def passes(node: Node) -> bool:
+        return node.custom or (node.primitive not in _STEPS and any(map(is_float, node.outputs)))
+
+    outputs = {atom for atom in reading.graph.outputs if isinstance(atom, int)}
+    floats = set(filter(is_float, outputs))
+    live = graph.before(floats, passes) | graph.before(outputs - floats, lambda node: True)
+    found = {}
+    for parameter in reading:
+        number = reading.inputs[parameter.path]
+        if floats and is_float(number) and parameter.uses and number not in live:
+            reached = graph.after(number, passes)
+            stop = next((node.primitive for node in reached if not passes(node)), None)
+            if stop is not None:
+                found[parameter.path] = stop
+    return found

@@ -159,8 +159,8 @@ def main() -> None:
     rows = []
     for name, case in cases(width, deep, 16).items():
         prediction, seconds = ours(case, draws)
-        forward = summary([off_by(m.forward, m.measured_forward) for m in prediction.maps])
-        backward = summary([off_by(m.backward, m.measured_backward) for m in prediction.maps])
+        forward = summary([off_by(m.forward, m.measured_forward) for m in prediction.layers])
+        backward = summary([off_by(m.backward, m.measured_backward) for m in prediction.layers])
         factors = rival(case, draws)
         other = None if factors is None else summary(factors)
         results[name] = {
@@ -168,7 +168,7 @@ def main() -> None:
             "backward": backward,
             "seconds": seconds,
             "anyinit, forward": other,
-            "maps": [dataclasses.asdict(m) for m in prediction.maps],
+            "maps": [dataclasses.asdict(m) for m in prediction.layers],
         }
         rows.append([name, *_cells(forward), *_cells(backward), f"{seconds:.2f}", *_cells(other)])
         harness.write(arguments.json, QUESTION, results)

@@ -1,0 +1,118 @@
+"""What applies a rule: constants are computed, signals follow the rule of their primitive.
+
+A rule is a function ``(tape, node, operands, aval) -> result`` that is attached to a primitive, or
+to a class of primitives, by the decorator `rules`. It returns one value, or a list of values where
+the equation has several results; ``aval`` is shape and dtype of the first. Where a rule returns
+None, and where there is no rule, the result is unknown: the interval from 0 to infinity, until a
+normalisation makes it known again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit.jaxpr import Class, Node, Rules, bind, is_key, is_of
+from jaxinit.signal import _tables as tables
+from jaxinit.signal._tape import Constant, Discrete, Made, Signal, Tape, Value, reason
+
+Aval: TypeAlias = jax.core.ShapedArray | jax.ShapeDtypeStruct
+Rule: TypeAlias = Callable[[Tape, Node, Sequence[Value], Aval], Value | list[Value] | None]
+
+rules: Rules[Rule] = Rules("signal")
+
+# Entries of a constant array that is worth computing, such as a mask of 4,096 positions.
+_MOST_CONSTANT = 2**24
+# What these make of constants is real numbers that integers or booleans of the data choose.
+_CHOOSES = ("convert_element_type", "dynamic_slice", "gather", "select_n")
+# A slice of what these rearrange is a slice of one of their operands, not of each.
+_LAYS_OUT = ("concatenate", "pad", "slice", "split", "stack", "tile", "unstack")
+
+
+def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value]:
+    """Results of a node without bodies.
+
+    Args:
+        tape: where signals are made.
+        node: the equation.
+        operands: what it reads.
+        avals: shape and dtype of its results.
+    """
+    found: Value | list[Value] | None = None
+    if all(isinstance(x, Constant) for x in operands):
+        found = _computed(node, operands, avals)
+    elif any(isinstance(x, Signal) for x in operands) or _chooses(node, avals[0]):
+        rule = rules.get(node.primitive)
+        found = None if rule is None else rule(tape, node, operands, avals[0])
+    elif node.primitive == "bitcast_convert_type" and is_float(avals[0]):
+        # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
+        # decide keeps the axes of what it is decided for.
+        shape = avals[0].shape
+        found = tape.signal(tables.uniform() + 1.0, [tape.source()], shape, [0] * len(shape))
+    if found is None:
+        why = reason(operands) or f"no rule for {node.primitive}"
+        return [unknown(tape, why, aval, operands) for aval in avals]
+    results = found if isinstance(found, list) else [found]
+    _remember(tape, node, operands, avals[0], results)
+    return results
+
+
+def unknown(tape: Tape, why: str, aval: Aval, operands: Iterable[Value] = ()) -> Value:
+    """A result of which nothing is known."""
+    if is_key(aval) or not jnp.issubdtype(aval.dtype, np.inexact):
+        return Discrete(tuple(aval.shape))
+    return tape.unknown(why, aval.shape, operands)
+
+
+def is_float(aval: Aval) -> bool:
+    """Whether an array holds real numbers."""
+    return jnp.issubdtype(aval.dtype, np.floating)
+
+
+def constant(value: Any) -> Constant | Discrete:
+    """A closed-over array, or the value of a literal."""
+    if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
+        return Constant(np.asarray(value))
+    return Discrete(tuple(value.shape))
+
+
+def _chooses(node: Node, aval: Aval) -> bool:
+    return node.primitive in _CHOOSES and is_float(aval)
+
+
+def _computed(node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value] | None:
+    """Results that depend neither on parameters nor on data; None where that is not worth it."""
+    few = all(math.prod(a.shape) <= _MOST_CONSTANT and not is_key(a) for a in avals)
+    if not few:
+        return None
+    arrays = [x.array for x in operands if isinstance(x, Constant)]
+    if node.primitive == "broadcast_in_dim":
+        return [Constant(broadcast(arrays[0], node))]
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return [Constant(np.asarray(x)) for x in bind(node.equation, map(jnp.asarray, arrays))]
+
+
+def broadcast(array: np.ndarray, node: Node) -> np.ndarray:
+    """What ``broadcast_in_dim`` makes of an array: a view, so that a mask of all heads is small."""
+    shape = [1] * len(node.params["shape"])
+    for axis, place in enumerate(node.params["broadcast_dimensions"]):
+        shape[place] = array.shape[axis]
+    return np.broadcast_to(array.reshape(shape), node.params["shape"])
+
+
+def _remember(
+    tape: Tape, node: Node, operands: Sequence[Value], aval: Aval, results: Sequence[Value]
+) -> None:
+    """Notes how a signal was made of a stacked one, so that slices of it find the stack."""
+    signals = [x for x in operands if isinstance(x, Signal)]
+    entrywise = is_of(node.primitive, Class.ELEMENTWISE, Class.REARRANGES)
+    if len(signals) != 1 or not entrywise or node.primitive in _LAYS_OUT:
+        return
+    if signals[0].number in tape.origins and len(results) == 1 and isinstance(results[0], Signal):
+        shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        tape.origins.setdefault(results[0].number, Made(node, tuple(operands), shape))

@@ -59,7 +59,7 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         """Both as plain dicts, lists, strings and numbers."""
-        prediction = None if self.prediction is None else self.prediction.to_json()
+        prediction = None if self.prediction is None else self.prediction.to_dict()
         return self.result.to_json() | {"prediction": prediction}
 
     def to_text(self, width: int) -> str:

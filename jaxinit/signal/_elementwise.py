@@ -71,8 +71,6 @@ def elementwise(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -
     """What an elementwise primitive makes of signals and constants."""
     name = node.primitive
     signals = [x for x in operands if isinstance(x, Signal)]
-    if _is_complex(node):
-        return unknown(tape, reason(signals) or "complex numbers are not followed", aval, signals)
     if any(isinstance(x, Discrete) for x in operands):
         return _of_integers(tape, node, operands, aval)
     if name in SUMS and _is_zero(operands[1]) and signals[0].shape == aval.shape:
@@ -124,11 +122,6 @@ def _joint(signals: Sequence[Signal]) -> list[int]:
     return sorted({source for x in signals for source in x.sources})
 
 
-def _is_complex(node: Node) -> bool:
-    avals = [x.aval for x in (*node.equation.invars, *node.equation.outvars)]
-    return any(jnp.issubdtype(a.dtype, np.complexfloating) for a in avals)
-
-
 def _copied_to(tape: Tape, signal: Signal, shape: Shape) -> Signal:
     """An operand of full shape: where it is copied, its gradients add up."""
     if signal.shape == tuple(shape) or len(signal.shape) != len(shape):
@@ -176,12 +169,6 @@ def _of_integers(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) 
     chosen = [x for x in cases if not isinstance(x, Discrete)]
     if chosen and len(chosen) == len(cases) and (is_float(aval) or _any_signal(chosen)):
         return either(tape, chosen, aval.shape) if len(chosen) > 1 else tape.as_signal(chosen[0])
-    constants = [x for x in operands if isinstance(x, Constant)]
-    if name == "eq" and constants:
-        # One of so many classes: what `one_hot` asks.
-        share = 1 / max(len(np.unique(constants[0].array)), 1)
-        table, features = (tables.uniform() < share).astype(float), [0] * len(aval.shape)
-        return tape.signal(table, (tape.source(),), aval.shape, features)
     return unknown(tape, f"{name} of integers of the data", aval, operands)
 
 
@@ -431,7 +418,7 @@ def _resolved(
     polynomial, atoms = found
     mean = _expectation(polynomial, atoms)
     variance = np.maximum(_expectation(_product(polynomial, polynomial), atoms) - mean**2, 0.0)
-    crossed = sum(tape.cross(x) - x.mean**2 for x in operands)
+    crossed = np.sum([tape.cross(x) - x.mean**2 for x in operands], axis=0)
     return tape.normal(
         mean,
         variance,

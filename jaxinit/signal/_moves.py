@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import numpy as np
 
 from jaxinit.jaxpr import Node, sources, whole_axes
 from jaxinit.signal import _tables as tables
-from jaxinit.signal._rules import Aval, apply, broadcast, rules
+from jaxinit.signal._rules import Aval, apply, broadcast, of_signal, rules
 from jaxinit.signal._tape import (
     Constant,
     Discrete,
@@ -36,12 +36,10 @@ from jaxinit.signal._tape import (
 # The same entries in the same order.
 
 
-@rules("reshape", "expand_dims", "squeeze", "transpose")
-def moved(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
+@of_signal("reshape", "expand_dims", "squeeze", "transpose")
+def moved(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     """The same entries in another shape, or with axes in another order."""
-    signal, order = operands[0], node.params.get("permutation")
-    assert isinstance(signal, Signal)
-    old, new = signal.shape, tuple(aval.shape)
+    order, old, new = node.params.get("permutation"), signal.shape, tuple(aval.shape)
     # Axes that were merged share the flag of any of them.
     features = [
         max((signal.features[k] for k in axes if old[k] > 1), default=0) if new[axis] > 1 else 0
@@ -55,20 +53,16 @@ def moved(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Valu
     return tape.same(found, mask=mask.reshape(new) if order is None else mask.transpose(order))
 
 
-@rules("broadcast_in_dim")
-def _copied(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
-    signal = operands[0]
-    assert isinstance(signal, Signal)
+@of_signal("broadcast_in_dim")
+def _copied(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     found = tape.copies(signal, aval.shape, tuple(node.params["broadcast_dimensions"]))
     if signal.mask is None:
         return found
     return tape.same(found, mask=broadcast(np.broadcast_to(signal.mask, signal.shape), node))
 
 
-@rules("rev")
-def _reversed(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
-    signal = operands[0]
-    assert isinstance(signal, Signal)
+@of_signal("rev")
+def _reversed(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     return tape.other_entries(signal, signal.shape, signal.features, 1.0, independent=False)
 
 
@@ -77,7 +71,7 @@ def _reversed(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> 
 
 def mixture(
     tape: Tape,
-    parts: Sequence[Signal | Constant],
+    parts: Sequence[Value],
     shape: Shape,
     features: Features,
     axis: int | None = None,
@@ -98,10 +92,7 @@ def mixture(
     shares = np.asarray(sizes, dtype=float) / max(sum(sizes), 1e-300)
     mass = np.concatenate([share * tables.weights() for share in shares])
     table, _ = tables.compress(np.concatenate([over_nodes(x) for x in signals], axis=1), mass)
-    crossed = sum(
-        share * np.maximum(tape.cross(x) - x.mean**2, 0)
-        for share, x in zip(shares, signals, strict=True)
-    )
+    crossed = shares @ np.stack([np.maximum(tape.cross(x) - x.mean**2, 0) for x in signals])
     mean = tables.expectation(table)
     variance = np.maximum(tables.expectation(table**2) - mean**2, 0.0)
     source = tape.source(tables.fraction(crossed, variance), tape.roots(*signals))
@@ -133,33 +124,41 @@ def _stacked(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> V
 
 def stack(tape: Tape, parts: Sequence[Value], axis: int = 0) -> Value:
     """Values along a new axis, such as the results of the rounds of a loop."""
+    arrays = [x.array for x in parts if isinstance(x, Constant)]
+    if len(arrays) == len(parts):
+        return Constant(np.stack(arrays, axis))
 
-    def longer(shape: Sequence[int], length: int) -> tuple[int, ...]:
-        return (*shape[:axis], length, *shape[axis:])
+    def longer(axes: Sequence[int], new: int) -> tuple[int, ...]:
+        return (*axes[:axis], new, *axes[axis:])
 
     shape = longer(parts[0].shape, len(parts))
     if any(isinstance(x, Discrete) for x in parts):
         return Discrete(shape)
-    if all(isinstance(x, Constant) for x in parts):
-        return Constant(np.stack([x.array for x in parts], axis))
-    signals = [x for x in parts if isinstance(x, Signal)]
-    layers = [
-        Constant(np.expand_dims(x.array, axis))
-        if isinstance(x, Constant)
-        else tape.view(x, longer(x.shape, 1), longer(x.features, 0))
-        for x in parts
-    ]
-    return mixture(tape, layers, shape, longer(signals[0].features, 0), axis)
+    features = next(x.features for x in parts if isinstance(x, Signal))
+    layers = [_with_axes(tape, x, longer) for x in parts]
+    return mixture(tape, layers, shape, longer(features, 0), axis)
 
 
-@rules("tile")
-def _tiled(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
+def _with_axes(
+    tape: Tape, value: Value, edit: Callable[[Sequence[int], int], tuple[int, ...]]
+) -> Value:
+    """The same entries with an axis of length 1 more or less: ``edit`` says which."""
+    shape = edit(value.shape, 1)
+    match value:
+        case Constant():
+            return Constant(value.array.reshape(shape))
+        case Discrete():
+            return Discrete(shape)
+        case Signal():
+            return tape.view(value, shape, edit(value.features, 0))
+
+
+@of_signal("tile")
+def _tiled(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     """Copies that follow each other: each axis of copies is a new one in front of what it copies.
 
     Behind it the copies are one axis with what they copy.
     """
-    signal = operands[0]
-    assert isinstance(signal, Signal)
     repeats = node.params["reps"]
     apart = [n for pair in zip(repeats, signal.shape, strict=True) for n in pair]
     copies = tape.copies(signal, apart, range(1, len(apart), 2))
@@ -193,8 +192,8 @@ def _updated(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> V
         (axis,) = shorter
         ends = [(0, start), (start + part.shape[axis], whole.shape[axis])]
         around = [cut(tape, whole, axis, *end) for end in ends if end[0] < end[1]]
-        if all(x is not None for x in around):
-            pieces = [*around[: bool(start)], part, *around[bool(start) :]]
+        pieces = [x for x in (*around[: bool(start)], part, *around[bool(start) :]) if x]
+        if len(pieces) > len(around):
             return mixture(tape, pieces, whole.shape, features, axis)
     inside, total = math.prod(part.shape), math.prod(whole.shape)
     return mixture(tape, [whole, part], whole.shape, features, sizes=[total - inside, inside])
@@ -213,10 +212,8 @@ def cut(tape: Tape, value: Value, axis: int, start: int, stop: int) -> Value | N
         start: first entry.
         stop: the entry after the last.
     """
-    if isinstance(value, Constant):
-        return Constant(value.array[(*[slice(None)] * axis, slice(start, stop))])
-    if isinstance(value, Discrete):
-        return Discrete(_resized(value.shape, axis, stop - start))
+    if not isinstance(value, Signal):
+        return _cut_plain(value, axis, start, stop)
     if (start, stop) == (0, value.shape[axis]):
         return value
     key, found = ("cut", value.number, axis, start, stop), None
@@ -232,14 +229,22 @@ def cut(tape: Tape, value: Value, axis: int, start: int, stop: int) -> Value | N
     return found
 
 
+def _cut_plain(value: Constant | Discrete, axis: int, start: int, stop: int) -> Value:
+    if isinstance(value, Discrete):
+        return Discrete(_resized(value.shape, axis, stop - start))
+    return Constant(value.array[(*[slice(None)] * axis, slice(start, stop))])
+
+
 def _cut_stack(tape: Tape, signal: Signal, origin: Stack, start: int, stop: int) -> Value:
-    axis, pieces, reached = origin.axis, [], 0
+    axis, reached = origin.axis, 0
+    pieces: list[Value] = []
     for part in origin.parts:
         first, last = max(start - reached, 0), min(stop - reached, part.shape[axis])
         reached += part.shape[axis]
         if first < last:
-            piece = cut(tape, part, axis, first, last)
-            pieces.append(piece or _others(tape, part, _resized(part.shape, axis, last - first)))
+            shape = _resized(part.shape, axis, last - first)
+            own = cut(tape, part, axis, first, last)
+            pieces.append(own or _others(tape, tape.as_signal(part), shape))
     if len(pieces) == 1:
         return pieces[0]
     shape = _resized(signal.shape, axis, stop - start)
@@ -273,53 +278,48 @@ def _cut_made(tape: Tape, made: Made, axis: int, start: int, stop: int) -> Value
 @rules("slice", "dynamic_slice")
 def _sliced(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
     """A slice, at a place that is known or not."""
-    whole, starts = operands[0], [None] * len(aval.shape)
+    whole = operands[0]
     if isinstance(whole, Discrete):
         return None
+    starts: Sequence[int | None] = [None] * len(aval.shape)
     signal = tape.as_signal(whole)
     if node.primitive == "dynamic_slice":
         starts = _place_of(operands[1:], signal.shape, aval.shape)
     elif set(node.params["strides"] or [1]) == {1}:
         starts = node.params["start_indices"]
-    key = (signal.number, node.primitive, str(node.params), node.inputs[1:])
+    # Places that are not known are told apart by the values that tell them.
+    told = tuple(atom for atom in node.inputs[1:] if isinstance(atom, int))
+    key = (signal.number, node.primitive, str(node.params), tuple(starts), told)
     return _part(tape, signal, starts, aval.shape, key)
 
 
-@rules("split")
-def _split(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> list[Value]:
-    signal, axis, start, found = operands[0], node.params["axis"], 0, []
-    assert isinstance(signal, Signal)
+@of_signal("split")
+def _split(tape: Tape, node: Node, signal: Signal, aval: Aval) -> list[Value]:
+    axis, start, found = node.params["axis"], 0, []
     for length in node.params["sizes"]:
         found.append(_along(tape, signal, axis, start, length))
         start += length
     return found
 
 
-@rules("unstack")
-def _unstacked(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> list[Value]:
-    signal, axis = operands[0], node.params["axis"]
+@of_signal("unstack")
+def _unstacked(tape: Tape, node: Node, signal: Signal, aval: Aval) -> list[Value]:
+    axis = node.params["axis"]
     return [entry(tape, signal, number, axis) for number in range(signal.shape[axis])]
 
 
 def entry(tape: Tape, value: Value, number: int, axis: int = 0) -> Value:
     """One entry of an axis: of a stack a round, of a parameter the draws of one layer."""
-    shape = (*value.shape[:axis], *value.shape[axis + 1 :])
-    if isinstance(value, Discrete):
-        return Discrete(shape)
-    if isinstance(value, Constant):
-        return Constant(value.array.take(number, axis))
     found = _along(tape, value, axis, number, 1)
-    if isinstance(found, Constant):
-        return Constant(found.array.squeeze(axis))
-    assert isinstance(found, Signal)
-    features = (*found.features[:axis], *found.features[axis + 1 :])
-    return tape.view(found, shape, features)
+    return _with_axes(tape, found, lambda axes, _: (*axes[:axis], *axes[axis + 1 :]))
 
 
-def _along(tape: Tape, signal: Signal, axis: int, start: int, length: int) -> Value:
-    starts = [start if i == axis else 0 for i in range(len(signal.shape))]
-    key = ("along", signal.number, axis, start, length)
-    return _part(tape, signal, starts, _resized(signal.shape, axis, length), key)
+def _along(tape: Tape, value: Value, axis: int, start: int, length: int) -> Value:
+    if not isinstance(value, Signal):
+        return _cut_plain(value, axis, start, start + length)
+    starts = [start if i == axis else 0 for i in range(len(value.shape))]
+    key = ("along", value.number, axis, start, length)
+    return _part(tape, value, starts, _resized(value.shape, axis, length), key)
 
 
 def _part(

@@ -338,13 +338,13 @@ def _moments(path: str, law: Any, aval: Aval) -> Moments:
             f"predict needs a law for {path!r}, got {law!r}. Pass a plan, a tree of arrays, or a "
             "mapping from path to an initializer or (mean, variance)."
         )
-    if not is_float(law) or not law.size:
+    wide = jnp.asarray(law, jnp.float32) if is_float(law) else jnp.zeros(0)
+    if not wide.size:
         return 0.0, 0.0
-    wide = jnp.asarray(law, jnp.float32)
     mean, second = float(wide.mean()), float(jnp.mean(wide**2))
     # A mean within 5 standard errors of zero is chance. Along many layers of one sign it would add
     # up, and no other draw of the law would show it.
-    if abs(mean) <= 5 * math.sqrt(second / law.size):
+    if abs(mean) <= 5 * math.sqrt(second / wide.size):
         mean = 0.0
     return mean, second - mean**2
 

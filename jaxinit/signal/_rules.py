@@ -21,10 +21,30 @@ from jaxinit.jaxpr import Class, Node, Rules, bind, is_key, is_of
 from jaxinit.signal import _tables as tables
 from jaxinit.signal._tape import Constant, Discrete, Made, Signal, Tape, Value, reason
 
-Aval: TypeAlias = jax.core.ShapedArray | jax.ShapeDtypeStruct
-Rule: TypeAlias = Callable[[Tape, Node, Sequence[Value], Aval], Value | list[Value] | None]
+Aval: TypeAlias = jax.ShapeDtypeStruct
+Result: TypeAlias = Value | list[Value] | None
+Rule: TypeAlias = Callable[[Tape, Node, Sequence[Value], Aval], Result]
+_OfSignal: TypeAlias = Callable[[Tape, Node, Signal, Aval], Result]
 
 rules: Rules[Rule] = Rules("signal")
+
+
+def of_signal(*names: str) -> Callable[[_OfSignal], _OfSignal]:
+    """A decorator that makes ``(tape, node, signal, aval) -> result`` the rule of primitives.
+
+    The signal is the first operand; where that is none, the result is unknown.
+    """
+
+    def add(rule: _OfSignal) -> _OfSignal:
+        def of_first(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Result:
+            first = operands[0]
+            return rule(tape, node, first, aval) if isinstance(first, Signal) else None
+
+        rules(*names)(of_first)
+        return rule
+
+    return add
+
 
 # Entries of a constant array that is worth computing, such as a mask of 4,096 positions.
 _MOST_CONSTANT = 2**24
@@ -43,9 +63,11 @@ def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Ava
         operands: what it reads.
         avals: shape and dtype of its results.
     """
-    found: Value | list[Value] | None = None
+    found: Result = None
     if all(isinstance(x, Constant) for x in operands):
         found = _computed(node, operands, avals)
+    elif _is_complex(node):
+        found = None
     elif any(isinstance(x, Signal) for x in operands) or _chooses(node, avals[0]):
         rule = rules.get(node.primitive)
         found = None if rule is None else rule(tape, node, operands, avals[0])
@@ -55,7 +77,8 @@ def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Ava
         shape = avals[0].shape
         found = tape.signal(tables.uniform() + 1.0, [tape.source()], shape, [0] * len(shape))
     if found is None:
-        why = reason(operands) or f"no rule for {node.primitive}"
+        why = "complex numbers are not followed" if _is_complex(node) else _without_rule(node)
+        why = reason(operands) or why
         return [unknown(tape, why, aval, operands) for aval in avals]
     results = found if isinstance(found, list) else [found]
     _remember(tape, node, operands, avals[0], results)
@@ -81,6 +104,16 @@ def constant(value: Any) -> Constant | Discrete:
     return Discrete(tuple(value.shape))
 
 
+def _is_complex(node: Node) -> bool:
+    avals = [x.aval for x in (*node.equation.invars, *node.equation.outvars)]
+    return any(not is_key(a) and jnp.issubdtype(a.dtype, np.complexfloating) for a in avals)
+
+
+def _without_rule(node: Node) -> str:
+    known = node.primitive in rules
+    return f"{node.primitive} of integers of the data" if known else f"no rule for {node.primitive}"
+
+
 def _chooses(node: Node, aval: Aval) -> bool:
     return node.primitive in _CHOOSES and is_float(aval)
 
@@ -94,7 +127,9 @@ def _computed(node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> l
     if node.primitive == "broadcast_in_dim":
         return [Constant(broadcast(arrays[0], node))]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return [Constant(np.asarray(x)) for x in bind(node.equation, map(jnp.asarray, arrays))]
+        return [
+            Constant(np.asarray(x)) for x in bind(node.equation, [jnp.asarray(a) for a in arrays])
+        ]
 
 
 def broadcast(array: np.ndarray, node: Node) -> np.ndarray:

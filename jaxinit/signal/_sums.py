@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxinit.jaxpr import Node
 from jaxinit.signal import _tables as tables
-from jaxinit.signal._rules import Aval, rules
+from jaxinit.signal._rules import Aval, of_signal, rules
 from jaxinit.signal._tape import (
     PARTLY,
     Discrete,
@@ -50,11 +50,10 @@ _Places: TypeAlias = tuple[int | None, ...]
 # Over axes.
 
 
-@rules("reduce_sum")
-def reduce_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
+@of_signal("reduce_sum")
+def reduce_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     """A sum over some axes."""
-    signal, axes, shape = operands[0], node.params["axes"], aval.shape
-    assert isinstance(signal, Signal)
+    axes, shape = node.params["axes"], aval.shape
     count = math.prod(signal.shape[a] for a in axes)
     mean, variance = count * signal.mean, variance_of_mean(tape, signal, axes)
     left = [axis for axis in range(len(signal.shape)) if axis not in axes]
@@ -95,16 +94,15 @@ def _tag_of_sum(signal: Signal, axes: Sequence[int], count: int) -> Tag:
     tag = signal.tag
     units = all(signal.features[a] for a in axes if signal.shape[a] > 1)
     among = math.prod(signal.shape[a] for a in axes if signal.features[a])
-    of_squares = tag is not None and tag.kind == "square"
-    kind, of = ("squares", tag.of) if of_squares else ("sum", signal.base)
+    squares = tag is not None and tag.kind == "square"
+    kind, of = ("squares", tag.of) if squares and tag else ("sum", signal.base)
     return Tag(kind, of, count, count, tuple(axes), units, among)
 
 
-@rules("cumsum")
-def _cumulative_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
+@of_signal("cumsum")
+def _cumulative_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     """A running sum: the law of an entry is averaged over how many were summed."""
-    (signal,), axis = operands, node.params["axis"]
-    signal = tape.compressed(signal)
+    signal, axis = tape.compressed(signal), node.params["axis"]
     count = signal.shape[axis]
     crossed = signal.mean**2 if signal.features[axis] else tape.cross(signal)
     mean = signal.mean * (count + 1) / 2
@@ -116,9 +114,9 @@ def _cumulative_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Ava
     return tape.normal(mean, variance, signal.shape, features, edges, [0.0, 1.0], roots)
 
 
-@rules("reduce_window_sum")
-def _pooled_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
-    signal = tape.compressed(operands[0])
+@of_signal("reduce_window_sum")
+def _pooled_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
+    signal = tape.compressed(signal)
     count = math.prod(node.params["window_dimensions"])
     crossed = tape.cross(signal)
     mean = count * signal.mean
@@ -130,10 +128,10 @@ def _pooled_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -
     return tape.normal(mean, variance, aval.shape, signal.features, edges, common, roots)
 
 
-@rules("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min")
-def _largest(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
+@of_signal("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min")
+def _largest(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     """The largest or smallest entry along some axes, or of a window."""
-    signal, shape, axes = tape.compressed(operands[0]), aval.shape, node.params.get("axes", ())
+    signal, shape, axes = tape.compressed(signal), aval.shape, node.params.get("axes", ())
     features = [flag for axis, flag in enumerate(signal.features) if axis not in axes]
     if not signal.sources:
         return tape.view(signal, shape, features)

@@ -395,10 +395,11 @@ class Tape:
             )
         return self._compressed[signal.number]
 
-    def as_signal(self, value: Signal | Constant) -> Signal:
+    def as_signal(self, value: Value) -> Signal:
         """A signal; the entries of a constant array count as draws, the same ones each time."""
         if isinstance(value, Signal):
             return value
+        assert isinstance(value, Constant), "integers of the data have no law"
         array, features = np.asarray(value.array, dtype=float), [0] * len(value.shape)
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if low == high:
@@ -430,7 +431,7 @@ def features_of(operands: Sequence[Signal], shape: Shape) -> list[int]:
     ]
 
 
-def either(tape: Tape, values: Sequence[Signal | Constant], shape: Shape) -> Signal:
+def either(tape: Tape, values: Sequence[Value], shape: Shape) -> Signal:
     """One of several values, nobody knows which: the smallest and the largest of them."""
     signals = [tape.compressed(tape.as_signal(x)) for x in values]
     seconds = np.stack([x.second for x in signals])

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxinit.jaxpr import SUMS, Class, Node, bind
 from jaxinit.signal import _tables as tables
-from jaxinit.signal._rules import Aval, is_float, rules, unknown
+from jaxinit.signal._rules import Aval, is_float, one_of, rules, unknown
 from jaxinit.signal._sums import centred, softmax, spread_left
 from jaxinit.signal._tape import (
     PARTLY,
@@ -160,20 +160,14 @@ def _at_positions(tape: Tape, signal: Signal) -> Signal:
 # Integers of the data, masks, and statistics, which are more than their entries.
 
 
-def _of_integers(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value:
+def _of_integers(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
     """Results that depend on integers of the data."""
-    name = node.primitive
-    cases = [x for x in operands[1:] if not _is_mask_value(x)] if name == "select_n" else []
+    if node.primitive != "select_n":
+        return None
+    cases = [x for x in operands[1:] if not _is_mask_value(x)] or operands[1:]
     if len(cases) == 1 and isinstance(cases[0], Signal):
         return tape.view(cases[0], aval.shape, cases[0].features)
-    chosen = [x for x in cases if not isinstance(x, Discrete)]
-    if chosen and len(chosen) == len(cases) and (is_float(aval) or _any_signal(chosen)):
-        return either(tape, chosen, aval.shape) if len(chosen) > 1 else tape.as_signal(chosen[0])
-    return unknown(tape, f"{name} of integers of the data", aval, operands)
-
-
-def _any_signal(values: Sequence[Value]) -> bool:
-    return any(isinstance(x, Signal) for x in values)
+    return one_of(tape, cases, aval)
 
 
 def _is_zero(value: Value) -> bool:

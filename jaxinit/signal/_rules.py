@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxinit.jaxpr import Class, Node, Rules, bind, is_key, is_of
 from jaxinit.signal import _tables as tables
-from jaxinit.signal._tape import Constant, Discrete, Made, Signal, Tape, Value, reason
+from jaxinit.signal._tape import Constant, Discrete, Made, Signal, Tape, Value, either, reason
 
 Aval: TypeAlias = jax.ShapeDtypeStruct
 Result: TypeAlias = Value | list[Value] | None
@@ -66,10 +66,8 @@ def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Ava
     found: Result = None
     if all(isinstance(x, Constant) for x in operands):
         found = _computed(node, operands, avals)
-    elif _is_complex(node):
-        found = None
     elif any(isinstance(x, Signal) for x in operands) or _chooses(node, avals[0]):
-        rule = rules.get(node.primitive)
+        rule = None if _is_complex(node) else rules.get(node.primitive)
         found = None if rule is None else rule(tape, node, operands, avals[0])
     elif node.primitive == "bitcast_convert_type" and is_float(avals[0]):
         # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
@@ -77,8 +75,7 @@ def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Ava
         shape = avals[0].shape
         found = tape.signal(tables.uniform() + 1.0, [tape.source()], shape, [0] * len(shape))
     if found is None:
-        why = "complex numbers are not followed" if _is_complex(node) else _without_rule(node)
-        why = reason(operands) or why
+        why = reason(operands) or _why_not(node, operands)
         return [unknown(tape, why, aval, operands) for aval in avals]
     results = found if isinstance(found, list) else [found]
     _remember(tape, node, operands, avals[0], results)
@@ -90,6 +87,14 @@ def unknown(tape: Tape, why: str, aval: Aval, operands: Iterable[Value] = ()) ->
     if is_key(aval) or not jnp.issubdtype(aval.dtype, np.inexact):
         return Discrete(tuple(aval.shape))
     return tape.unknown(why, aval.shape, operands)
+
+
+def one_of(tape: Tape, cases: Sequence[Value], aval: Aval) -> Value:
+    """One of several values, nobody knows which."""
+    followed = is_float(aval) or any(isinstance(x, Signal) for x in cases)
+    if not followed or any(isinstance(x, Discrete) for x in cases):
+        return Discrete(tuple(aval.shape))
+    return either(tape, cases, aval.shape)
 
 
 def is_float(aval: Aval) -> bool:
@@ -109,7 +114,11 @@ def _is_complex(node: Node) -> bool:
     return any(not is_key(a) and jnp.issubdtype(a.dtype, np.complexfloating) for a in avals)
 
 
-def _without_rule(node: Node) -> str:
+def _why_not(node: Node, operands: Sequence[Value]) -> str:
+    if all(isinstance(x, Constant) for x in operands):
+        return f"{node.primitive} of constants, which are too many to compute"
+    if _is_complex(node):
+        return "complex numbers are not followed"
     known = node.primitive in rules
     return f"{node.primitive} of integers of the data" if known else f"no rule for {node.primitive}"
 

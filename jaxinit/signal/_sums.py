@@ -298,14 +298,7 @@ def _dot(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value
     """Dense layers and attention."""
     numbers = node.params["dimension_numbers"]
     a, b = _kernels(numbers, *(_as_factor(tape, x) for x in operands))
-    (axes_a, axes_b), _ = numbers
-    if a.simplex or b.simplex:
-        features = _features_of_dot(numbers, a, b, aval.shape)
-        found = _attention(tape, a, b, (axes_a, axes_b), aval.shape, features)
-        if found is not None:
-            return _noted(tape, found, a, b)
-    products = math.prod(a.shape[axis] for axis in axes_a) * math.prod(aval.shape)
-    return _dense(tape, numbers, a, b, products, aval.shape)
+    return _dense(tape, numbers, a, b, aval.shape)
 
 
 @rules("ragged_dot_general")
@@ -317,10 +310,9 @@ def _ragged_dot(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -
     if len(groups) != 1 or set(numbers.lhs_ragged_dimensions) & {*axes_a, *batch[0]}:
         return None
     a, b = (_as_factor(tape, x) for x in operands[:2])
-    products = math.prod(a.shape[axis] for axis in axes_a) * math.prod(aval.shape)
     # The axis of groups is not in the result, and no sum goes over it.
     whole = (axes_a, (*axes_b, *groups)), batch
-    return _dense(tape, whole, a, b, products, aval.shape)
+    return _dense(tape, whole, a, b, aval.shape)
 
 
 _DotNumbers: TypeAlias = tuple[
@@ -328,12 +320,15 @@ _DotNumbers: TypeAlias = tuple[
 ]
 
 
-def _dense(
-    tape: Tape, numbers: _DotNumbers, a: Signal, b: Signal, products: float, shape: Shape
-) -> Signal:
+def _dense(tape: Tape, numbers: _DotNumbers, a: Signal, b: Signal, shape: Shape) -> Signal:
     (axes_a, axes_b), _ = numbers
-    are_units = _has_units(a, axes_a), _has_units(b, axes_b)
     features = _features_of_dot(numbers, a, b, shape)
+    if a.simplex or b.simplex:
+        found = _attention(tape, a, b, (axes_a, axes_b), shape, features)
+        if found is not None:
+            return _noted(tape, found, a, b)
+    products = math.prod(a.shape[axis] for axis in axes_a) * math.prod(shape)
+    are_units = _has_units(a, axes_a), _has_units(b, axes_b)
     places = _places_of_dot(numbers, a, b)
     return _sum_of_products(tape, _Product(a, b, products, are_units, features, places), shape)
 

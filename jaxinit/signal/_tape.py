@@ -434,6 +434,8 @@ def features_of(operands: Sequence[Signal], shape: Shape) -> list[int]:
 def either(tape: Tape, values: Sequence[Value], shape: Shape) -> Signal:
     """One of several values, nobody knows which: the smallest and the largest of them."""
     signals = [tape.compressed(tape.as_signal(x)) for x in values]
+    if len(signals) == 1:
+        return signals[0]
     seconds = np.stack([x.second for x in signals])
     choices = [int(seconds[:, 0].argmin()), int(seconds[:, 1].argmax())]
     table = np.stack([over_nodes(signals[choice])[row] for row, choice in enumerate(choices)])

@@ -19,8 +19,8 @@ from jaxinit.jaxpr import Cond, Graph, Interpreter, Node, OnArrays, Scan, While,
 from jaxinit.signal import _elementwise as _elementwise
 from jaxinit.signal import _sums as _sums
 from jaxinit.signal._moves import entry, stack
-from jaxinit.signal._rules import Aval, apply, constant, is_float, unknown
-from jaxinit.signal._tape import Discrete, Signal, Tape, Value, either
+from jaxinit.signal._rules import Aval, apply, constant, is_float, one_of, unknown
+from jaxinit.signal._tape import Signal, Tape, Value
 
 # A result of an equation in one run of it: the number of the value, and the rounds of the loops
 # around the equation, outermost first.
@@ -82,14 +82,7 @@ class Walk(Interpreter[Value]):
     def cond(self, choice: Cond[Value]) -> list[Value]:
         """One of several branches, nobody knows which."""
         pairs = zip(_avals_of(choice.node), zip(*choice.results(), strict=True), strict=True)
-        return [self._either(cases, aval) for aval, cases in pairs]
-
-    def _either(self, cases: Sequence[Value], aval: Aval) -> Value:
-        known = [x for x in cases if not isinstance(x, Discrete)]
-        followed = is_float(aval) or any(isinstance(x, Signal) for x in known)
-        if len(known) < len(cases) or not followed:
-            return Discrete(tuple(aval.shape))
-        return either(self.tape, known, aval.shape)
+        return [one_of(self.tape, cases, aval) for aval, cases in pairs]
 
     def _note(self, node: Node, operands: Sequence[Value], result: Signal) -> None:
         """Keeps a layer, or the sum of one and its bias."""

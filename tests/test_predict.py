@@ -1,7 +1,7 @@
 """Predicted second moments: exact where theory is exact, beside measurement where it is not.
 
 A network of width n and depth L strays from the mean over draws by a factor of about
-exp(sqrt(5 L / n)) (FACTS 5), so the measured mean of D draws strays by that root over sqrt(D);
+exp(sqrt(5 L / n)), so the measured mean of D draws strays by that root over sqrt(D);
 five of these is the tolerance here.
 """
 
@@ -76,7 +76,7 @@ def kernels(variance, bias=0.0):
     ]
 
 
-# One map.
+# One layer.
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def kernels(variance, bias=0.0):
     ],
 )
 def test_an_activation_is_integrated_whole(function, second):
-    """FACTS 4. A product of independents would give silu E x**2 E sigmoid**2 = 0.293."""
+    """A product of independents would give silu E x**2 E sigmoid**2 = 0.293."""
     low, high = forward(function)
     assert low == high
     assert low == pytest.approx(second, rel=1e-4)
@@ -110,7 +110,7 @@ def test_a_gate_is_a_product_of_independents():
     assert found["c"][0].forward == pytest.approx((0.35577552,) * 2, rel=1e-4)
 
 
-def test_slices_of_one_map_are_independent_and_the_same_slice_is_the_same():
+def test_slices_of_one_layer_are_independent_and_the_same_slice_is_the_same():
     laws = {"a": ((64, 128), 0.0, 1 / 64), "c": ((64, 64), 0.0, 1 / 64)}
 
     def gated(p, x):
@@ -294,8 +294,8 @@ def test_gradients_that_queries_share_add_up_in_keys(pooled):
         assert key.backward[0] / 1.5 < key.measured_backward < 1.5 * key.backward[1]
 
 
-def test_units_that_a_map_gave_a_part_in_common():
-    """Tokens are units of one map of a mixer and positions of the next: their mean is between."""
+def test_units_that_a_layer_gave_a_part_in_common():
+    """Tokens are units of one layer of a mixer and positions of the next: their mean is between."""
 
     class Mixer(nn.Module):
         @nn.compact
@@ -310,7 +310,7 @@ def test_units_that_a_map_gave_a_part_in_common():
     found, _ = _predict(Mixer(), array(8, 16, 48), measure=True, draws=4)
     head = found["params/Dense_5/kernel"][0]
     assert head.holds(1.2) and head.forward[1] > 1.5 * head.forward[0]
-    # A near twin: units of one map alone.
+    # A near twin: units of one layer alone.
     laws = {"a": ((64, 64), 0.0, 1 / 64), "head": ((64, 8), 0.0, 1 / 64)}
     twin = predicted(lambda p, x: (x @ p["a"]).mean(1) @ p["head"], laws, array(8, 16, 64))
     assert twin["head"][0].forward == pytest.approx((1 / 16, 1 / 16), rel=1e-3)
@@ -458,7 +458,7 @@ def test_a_slice_of_a_stack_is_one_round(pick):
 
 
 def conditioned(combine, then=lambda h: h):
-    """Backward of a map whose output is copied to 16 positions, predicted and measured."""
+    """Backward of a layer whose output is copied to 16 positions, predicted and measured."""
     shapes = {name: array(64, 64) for name in "atb"}
 
     def apply(p, x, t):
@@ -521,7 +521,7 @@ def test_a_mean_over_positions_takes_what_copies_add_up():
     assert group.measured_backward < 1.2 * group.backward[1]
 
 
-def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
+def test_a_table_of_positions_behind_a_layer_is_read_by_all_samples():
     shapes = {
         "a": array(64, 64),
         "p": array(64, 64),
@@ -543,7 +543,7 @@ def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
 # Integers of the data.
 
 
-def test_kernels_that_an_index_chooses_are_maps():
+def test_kernels_that_an_index_chooses_are_layers():
     laws = {
         "router": ((64, 4), 0.0, 1 / 64),
         "wi": ((4, 64, 96), 0.0, 2 / 64),
@@ -648,8 +648,9 @@ def test_a_tree_that_exists_is_measured_itself():
     tree = {"w": 3 * jax.random.normal(jax.random.key(0), (64, 32))}
     reading = jaxinit.read(lambda p, x: x @ p["w"], tree, array(256, 64))
     found = predict(reading, tree, measure=True, draws=2)
-    assert found.layers[0].forward[0] == pytest.approx(64 * float(jnp.mean(tree["w"] ** 2)), rel=1e-4)
-    assert found.layers[0].holds(1.1)
+    (layer,) = found.layers
+    assert layer.forward[0] == pytest.approx(64 * float(jnp.mean(tree["w"] ** 2)), rel=1e-4)
+    assert layer.holds(1.1)
 
 
 def test_a_mean_that_chance_explains_is_none():
@@ -676,8 +677,8 @@ def test_laws_are_matched_by_path():
     laws = {f"hidden/{i}": (0.0, (i + 1) / n) for i, n in enumerate(widths[:-1])}
     expected = [math.factorial(i + 1) for i in range(11)]
     for order in (laws, dict(sorted(laws.items()))):
-        maps = predict(reading, order).layers
-        assert [m.forward[0] for m in maps] == pytest.approx(expected, rel=1e-6)
+        layers = predict(reading, order).layers
+        assert [m.forward[0] for m in layers] == pytest.approx(expected, rel=1e-6)
     flat = jaxinit.advise(reading)
     nested = predict(reading, flat.plan(shapes), measure=True, draws=1)
     assert str(flat.predict(measure=True, draws=1)) == str(nested)
@@ -758,7 +759,7 @@ def test_errors_say_what_to_do():
         predict(reading, laws, inputs=[None, None])
     with pytest.raises(ValueError, match=r"something to draw from where measure=True"):
         predict(reading, laws, measure=True)
-    with pytest.raises(ValueError, match=r"LayerMoments.holds needs a measurement, got none for 'w'"):
+    with pytest.raises(ValueError, match=r"LayerMoments.holds needs a measurement, got none for"):
         predict(reading, laws).layers[0].holds()
     with pytest.raises(KeyError, match=r"no layer with the parameter 'v'"):
         predict(reading, laws)["v"]

@@ -1,9 +1,9 @@
 """Every rule of the signal room against a draw: what it predicts is what a small model shows.
 
 Each model has a layer, what the rule is about, and another layer: ``rule(x @ a) @ b``. The measured
-second moments, forward at both layers and backward at the first, are means over 16 draws at width
+second moments, forward at both layers and backward at the first, are means over 10 draws at width
 128. The mean over draws of a network of width n and depth L strays by exp(sqrt(5 L / n)) in one
-draw, so five standard errors of 16 draws are a factor of exp(5 sqrt(10 / (128 * 16))) = 1.42. A
+draw, so five standard errors of 10 draws are a factor of exp(5 sqrt(10 / (128 * 10))) = 1.56. A
 rule that forgets a fan, a share of 8 positions, or a factor of 2 fails by more.
 """
 
@@ -26,7 +26,7 @@ from jaxinit import initializers as init
 from jaxinit.jaxpr import TABLE, Class, straighten
 from jaxinit.signal._rules import rules
 
-WIDTH, DRAWS = 128, 16
+WIDTH, DRAWS = 128, 10
 FACTOR = math.exp(5 * math.sqrt(5 * 2 / (WIDTH * DRAWS)))
 
 

@@ -2,7 +2,7 @@
 
 Five models, initialized as `jaxinit.advise` says: a 30-layer ReLU MLP, a 50-layer tanh MLP, a
 20-layer SiLU MLP, an unnormalised residual MLP of 48 blocks and a pre-LN GPT-2; and the residual
-MLP once more with branches that do not start at zero. For every map the measured second moment
+MLP once more with branches that do not start at zero. For every layer the measured second moment
 (mean of ten draws) should be within a factor of 2 of the prediction, or of the ends of the
 predicted interval. AnyInit predicts its own initialization of the same Flax models, forward only;
 it is held to what it measures with its own parameters, where it is installed.
@@ -26,12 +26,12 @@ from jaxinit import initializers as init
 from jaxinit.report.gpt2 import GPT2Config, gpt2
 from jaxinit.signal import Prediction
 
-QUESTION = "Is the measured second moment of every map within a factor of 2 of the prediction?"
+QUESTION = "Is the measured second moment of every layer within a factor of 2 of the prediction?"
 FACTOR = 2.0
 
 
 class MLP(nn.Module):
-    """A plain chain of maps."""
+    """A plain chain of layers."""
 
     layers: int
     width: int
@@ -45,7 +45,7 @@ class MLP(nn.Module):
 
 
 class Residual(nn.Module):
-    """A stream that branches of two maps are added to, without normalisation."""
+    """A stream that branches of two layers are added to, without normalisation."""
 
     blocks: int
     width: int
@@ -144,7 +144,7 @@ def rival(case: Case, draws: int) -> list[float] | None:
 
 def summary(factors: list[float]) -> dict[str, Any]:
     within = sum(factor <= FACTOR for factor in factors)
-    return {"maps": len(factors), "within": within, "worst": max(factors, default=math.nan)}
+    return {"layers": len(factors), "within": within, "worst": max(factors, default=math.nan)}
 
 
 def main() -> None:
@@ -159,8 +159,8 @@ def main() -> None:
     rows = []
     for name, case in cases(width, deep, 16).items():
         prediction, seconds = ours(case, draws)
-        forward = summary([off_by(m.forward, m.measured_forward) for m in prediction.maps])
-        backward = summary([off_by(m.backward, m.measured_backward) for m in prediction.maps])
+        forward = summary([off_by(m.forward, m.measured_forward) for m in prediction.layers])
+        backward = summary([off_by(m.backward, m.measured_backward) for m in prediction.layers])
         factors = rival(case, draws)
         other = None if factors is None else summary(factors)
         results[name] = {
@@ -168,12 +168,12 @@ def main() -> None:
             "backward": backward,
             "seconds": seconds,
             "anyinit, forward": other,
-            "maps": [dataclasses.asdict(m) for m in prediction.maps],
+            "layers": [dataclasses.asdict(m) for m in prediction.layers],
         }
         rows.append([name, *_cells(forward), *_cells(backward), f"{seconds:.2f}", *_cells(other)])
         harness.write(arguments.json, QUESTION, results)
     harness.show(
-        f"maps within a factor of {FACTOR:g}, width {width}, mean of {draws} draws",
+        f"layers within a factor of {FACTOR:g}, width {width}, mean of {draws} draws",
         ["", "forward", "worst", "backward", "worst", "seconds", "AnyInit forward", "worst"],
         rows,
     )
@@ -182,7 +182,7 @@ def main() -> None:
 def _cells(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return ["", ""]
-    return [f"{found['within']} of {found['maps']}", f"{found['worst']:.2f}"]
+    return [f"{found['within']} of {found['layers']}", f"{found['worst']:.2f}"]
 
 
 if __name__ == "__main__":

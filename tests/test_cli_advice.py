@@ -128,14 +128,14 @@ def test_a_prediction_is_printed_under_the_rest(run, models, command):
     assert out.startswith(plain)
     title, heading, _, *rows = out[len(plain) :].strip().splitlines()
     assert title == "second moments per entry, predicted"
-    assert heading.split() == ["map", "forward", "backward"]
+    assert heading.split() == ["layer", "forward", "backward"]
     assert [row.split()[0] for row in rows] == [f"params/Dense_{n}/kernel" for n in range(9)]
 
 
 def test_the_advice_is_predicted_as_taken_and_an_audit_as_drawn(run, models):
     def forward(command: str) -> list[float]:
         target = (command, f"{models}:Deep", "--input", "4x64", "--predict", "--json", "-")
-        maps = json.loads(run(*target)[1])["prediction"]["maps"]
+        maps = json.loads(run(*target)[1])["prediction"]["layers"]
         return [each["forward"][1] for each in maps if "Dense_8" not in each["path"]]
 
     # Kaiming keeps 2 in front of every ReLU. Flax draws with half of that variance: 2^-7 after
@@ -154,7 +154,7 @@ def test_measure_implies_predict(run, models, command):
     assert out.count(" measured ") == 1 and "backward  measured" in out
     prediction = json.loads(run(*target, "--json", "-")[1])["prediction"]
     assert (prediction["format"], prediction["draws"]) == ("jaxinit-prediction/1", 2)
-    assert all(each["measured_forward"] > 0 for each in prediction["maps"])
+    assert all(each["measured_forward"] > 0 for each in prediction["layers"])
     _, out, _ = run(command, f"{models}:Small", "--input", "4x8", "--json", "-")
     assert json.loads(out)["prediction"] is None
 

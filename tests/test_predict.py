@@ -1,7 +1,7 @@
 """Predicted second moments: exact where theory is exact, beside measurement where it is not.
 
 A network of width n and depth L strays from the mean over draws by a factor of about
-exp(sqrt(5 L / n)) (FACTS 5), so the measured mean of D draws strays by that root over sqrt(D);
+exp(sqrt(5 L / n)), so the measured mean of D draws strays by that root over sqrt(D);
 five of these is the tolerance here.
 """
 
@@ -43,7 +43,7 @@ def forward(function, *, variance=1.0, width=64, **options):
         array(4, width),
         **options,
     )
-    return found.maps[0].forward
+    return found.layers[0].forward
 
 
 def stray(depth, width, draws):
@@ -51,8 +51,8 @@ def stray(depth, width, draws):
 
 
 def check(prediction, factor):
-    assert prediction.maps
-    for record in prediction.maps:
+    assert prediction.layers
+    for record in prediction.layers:
         assert record.holds(factor), (factor, str(prediction))
 
 
@@ -76,7 +76,7 @@ def kernels(variance, bias=0.0):
     ]
 
 
-# One map.
+# One layer.
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def kernels(variance, bias=0.0):
     ],
 )
 def test_an_activation_is_integrated_whole(function, second):
-    """FACTS 4. A product of independents would give silu E x**2 E sigmoid**2 = 0.293."""
+    """A product of independents would give silu E x**2 E sigmoid**2 = 0.293."""
     low, high = forward(function)
     assert low == high
     assert low == pytest.approx(second, rel=1e-4)
@@ -110,7 +110,7 @@ def test_a_gate_is_a_product_of_independents():
     assert found["c"][0].forward == pytest.approx((0.35577552,) * 2, rel=1e-4)
 
 
-def test_slices_of_one_map_are_independent_and_the_same_slice_is_the_same():
+def test_slices_of_one_layer_are_independent_and_the_same_slice_is_the_same():
     laws = {"a": ((64, 128), 0.0, 1 / 64), "c": ((64, 64), 0.0, 1 / 64)}
 
     def gated(p, x):
@@ -134,7 +134,7 @@ def test_weights_with_a_mean_add_the_pairs():
         inputs=[(2.0, 5.0)],
     )
     expected = 64 * (0.25 + 0.01) * 5.0 + 64 * 63 * (0.5 * 2.0) ** 2
-    assert found.maps[0].forward == pytest.approx((expected, expected), rel=1e-6)
+    assert found.layers[0].forward == pytest.approx((expected, expected), rel=1e-6)
 
 
 def test_padding_is_not_counted():
@@ -149,7 +149,7 @@ def test_padding_is_not_counted():
 
     reading = jaxinit.read(apply, shapes, array(2, 4, 16))
     found = predict(reading, jaxinit.plan(shapes, [("k", kernel)]))
-    assert found.maps[0].forward == pytest.approx((10 / 12, 10 / 12), rel=1e-6)
+    assert found.layers[0].forward == pytest.approx((10 / 12, 10 / 12), rel=1e-6)
 
 
 def test_gradient_of_a_chain():
@@ -191,11 +191,11 @@ def test_normalisation_sets_the_second_moment_and_divides_the_gradient(layer, si
             return nn.Dense(64, use_bias=False)(layer()(x))
 
     found, _ = _predict(Model(), array(4, 64), first=size)
-    assert found.maps[1].forward == pytest.approx((1.0, 1.0), rel=1e-3)
-    terms = 16 if found.maps[0].backward[0] * size > 1.03 else 64
+    assert found.layers[1].forward == pytest.approx((1.0, 1.0), rel=1e-3)
+    terms = 16 if found.layers[0].backward[0] * size > 1.03 else 64
     expected = (1 + 1 / terms) / size
     # The epsilon beside the smallest spread is 1e-6 of 0.1; the next order is 2 / terms**2.
-    assert found.maps[0].backward == pytest.approx((expected,) * 2, rel=3 / terms**2 + 2e-5)
+    assert found.layers[0].backward == pytest.approx((expected,) * 2, rel=3 / terms**2 + 2e-5)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_gradient_through_mean_and_spread(function, lost):
     assert measured == pytest.approx((16 - lost) / (15 - lost), rel=0.04)
     laws = {"w": ((64, 16), 0.0, 1 / 64)}
     found = predicted(lambda p, x: function(x @ p["w"]), laws, array(16, 64))
-    assert found.maps[0].backward == pytest.approx((measured,) * 2, rel=0.04)
+    assert found.layers[0].backward == pytest.approx((measured,) * 2, rel=0.04)
     assert found.outputs[0] == pytest.approx((1.0, 1.0), rel=1e-3)
 
 
@@ -245,13 +245,13 @@ def test_what_cannot_be_followed_is_an_interval_until_the_next_normalisation():
         return h @ p["c"]
 
     found = predicted(apply, laws, array(4, 64))
-    a, b, c = found.maps
+    a, b, c = found.layers
     assert a.forward == pytest.approx((1.0, 1.0)) and a.backward == (0.0, math.inf)
     assert b.forward == (0.0, math.inf) and "cumprod" in str(b.why)
     assert c.forward == pytest.approx((1.0, 1.0)) and c.backward == (1.0, 1.0)
     # A near twin that can be followed.
     followed = predicted(lambda p, x: (x @ p["a"]) @ p["b"] @ p["c"], laws, array(4, 64))
-    assert all(m.why is None and math.isfinite(m.backward[1]) for m in followed.maps)
+    assert all(m.why is None and math.isfinite(m.backward[1]) for m in followed.layers)
 
 
 def test_attention_is_between_equal_weights_and_one_key():
@@ -294,8 +294,8 @@ def test_gradients_that_queries_share_add_up_in_keys(pooled):
         assert key.backward[0] / 1.5 < key.measured_backward < 1.5 * key.backward[1]
 
 
-def test_units_that_a_map_gave_a_part_in_common():
-    """Tokens are units of one map of a mixer and positions of the next: their mean is between."""
+def test_units_that_a_layer_gave_a_part_in_common():
+    """Tokens are units of one layer of a mixer and positions of the next: their mean is between."""
 
     class Mixer(nn.Module):
         @nn.compact
@@ -310,7 +310,7 @@ def test_units_that_a_map_gave_a_part_in_common():
     found, _ = _predict(Mixer(), array(8, 16, 48), measure=True, draws=4)
     head = found["params/Dense_5/kernel"][0]
     assert head.holds(1.2) and head.forward[1] > 1.5 * head.forward[0]
-    # A near twin: units of one map alone.
+    # A near twin: units of one layer alone.
     laws = {"a": ((64, 64), 0.0, 1 / 64), "head": ((64, 8), 0.0, 1 / 64)}
     twin = predicted(lambda p, x: (x @ p["a"]).mean(1) @ p["head"], laws, array(8, 16, 64))
     assert twin["head"][0].forward == pytest.approx((1 / 16, 1 / 16), rel=1e-3)
@@ -327,9 +327,9 @@ def test_a_scan_is_walked_round_by_round():
 
     laws = {"w": ((3, 64, 64), 0.0, 1 / 64)}
     loop, chain = (predicted(f, laws, array(4, 64)) for f in (looped, unrolled))
-    assert [m.rounds for m in loop.maps] == [(0,), (1,), (2,)]
-    assert [m.forward[0] for m in loop.maps] == pytest.approx([1, 0.5, 0.25], rel=1e-4)
-    for one, other in zip(loop.maps, chain.maps, strict=True):
+    assert [m.rounds for m in loop.layers] == [(0,), (1,), (2,)]
+    assert [m.forward[0] for m in loop.layers] == pytest.approx([1, 0.5, 0.25], rel=1e-4)
+    for one, other in zip(loop.layers, chain.layers, strict=True):
         assert one.forward == pytest.approx(other.forward)
         assert one.backward == pytest.approx(other.backward)
 
@@ -355,7 +355,7 @@ def test_gradients_of_the_last_round_go_there_and_back_through_time(cell):
     twin, _ = _predict(Recurrent(cell, False), array(8, 4, 64), measure=True, draws=4)
     check(found, 1.5)
     check(twin, 1.5)
-    path = found.maps[0].path
+    path = found.layers[0].path
     last, even = (max(m.backward[1] for m in p[path]) for p in (found, twin))
     first, near = (p[path][1].backward[0] for p in (found, twin))
     assert last / first > 2 * even / near
@@ -394,7 +394,7 @@ def rounds(cell, length, apart=False, **options):
 def test_a_gate_between_a_state_and_what_is_new_is_exact():
     """n + z (h - n) and (1 - z) n + z h are the same, and so are their predictions."""
     one, other = (rounds(cell, 3, apart=True) for cell in (gru, gru_multiplied_out))
-    for a, b in zip(one.maps, other.maps, strict=True):
+    for a, b in zip(one.layers, other.layers, strict=True):
         assert a.forward == pytest.approx(b.forward, rel=1e-6) and a.forward[0] == a.forward[1]
         assert a.backward == pytest.approx(b.backward, rel=1e-6)
         assert a.backward[1] == pytest.approx(a.backward[0], rel=1e-6)
@@ -418,8 +418,8 @@ def test_a_round_that_cannot_be_told_apart_is_an_interval():
     twin, _ = _predict(Recurrent(nn.SimpleCell, False, True), x, measure=True, draws=4)
     check(found, 1.5)
     check(twin, 1.5)
-    assert found.maps[0].backward[0] == 0.0 < found.maps[0].backward[1]
-    assert all(m.backward[0] == pytest.approx(m.backward[1]) for m in twin.maps)
+    assert found.layers[0].backward[0] == 0.0 < found.layers[0].backward[1]
+    assert all(m.backward[0] == pytest.approx(m.backward[1]) for m in twin.layers)
 
 
 @pytest.mark.parametrize(
@@ -451,14 +451,14 @@ def test_a_slice_of_a_stack_is_one_round(pick):
 
     found = predicted(apply, laws, array(4, 64))
     assert found.outputs[0] == pytest.approx((1 / 8, 1 / 8), rel=1e-4)
-    assert [m.backward[1] for m in found.maps] == pytest.approx([1 / 4, 1 / 2, 1], rel=1e-4)
+    assert [m.backward[1] for m in found.layers] == pytest.approx([1 / 4, 1 / 2, 1], rel=1e-4)
 
 
 # Copies along positions.
 
 
 def conditioned(combine, then=lambda h: h):
-    """Backward of a map whose output is copied to 16 positions, predicted and measured."""
+    """Backward of a layer whose output is copied to 16 positions, predicted and measured."""
     shapes = {name: array(64, 64) for name in "atb"}
 
     def apply(p, x, t):
@@ -521,7 +521,7 @@ def test_a_mean_over_positions_takes_what_copies_add_up():
     assert group.measured_backward < 1.2 * group.backward[1]
 
 
-def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
+def test_a_table_of_positions_behind_a_layer_is_read_by_all_samples():
     shapes = {
         "a": array(64, 64),
         "p": array(64, 64),
@@ -535,7 +535,7 @@ def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
     reading = jaxinit.read(apply, shapes, array(4, 16, 64))
     rules = [("positions", init.normal(1.0)), ("*", init.lecun_normal())]
     found = predict(reading, jaxinit.plan(shapes, rules), measure=True, draws=2)
-    table = next(m for m in found.maps if "positions" in m.path)
+    table = next(m for m in found.layers if "positions" in m.path)
     assert table.backward == pytest.approx((4.0, 4.0), rel=1e-3)
     check(found, 1.3)
 
@@ -543,7 +543,7 @@ def test_a_table_of_positions_behind_a_map_is_read_by_all_samples():
 # Integers of the data.
 
 
-def test_kernels_that_an_index_chooses_are_maps():
+def test_kernels_that_an_index_chooses_are_layers():
     laws = {
         "router": ((64, 4), 0.0, 1 / 64),
         "wi": ((4, 64, 96), 0.0, 2 / 64),
@@ -556,8 +556,8 @@ def test_kernels_that_an_index_chooses_are_maps():
         return jnp.einsum("btf,btfd->btd", h, p["wo"][index])
 
     found = predicted(apply, laws, array(2, 8, 64))
-    assert [m.path for m in found.maps] == ["router", "wi", "wo"]
-    assert [m.forward[0] for m in found.maps] == pytest.approx([1, 2, 1], rel=1e-3)
+    assert [m.path for m in found.layers] == ["router", "wi", "wo"]
+    assert [m.forward[0] for m in found.layers] == pytest.approx([1, 2, 1], rel=1e-3)
     assert found["wi"][0].backward == pytest.approx((64 / 96 / 2,) * 2, rel=1e-3)
     assert found["router"][0].backward == (0.0, 0.0)
 
@@ -573,7 +573,7 @@ def test_rows_that_an_index_chooses_are_data():
         )
 
     ids = array(4, 16, dtype=jnp.int32), array(4, dtype=jnp.int32)
-    assert [m.path for m in predicted(apply, laws, *ids).maps] == ["a"]
+    assert [m.path for m in predicted(apply, laws, *ids).layers] == ["a"]
 
 
 @pytest.mark.parametrize("joined", [jnp.logical_or, jnp.logical_and])
@@ -618,7 +618,7 @@ def test_a_residual_network_without_normalisation():
     last = init.variance_scaling(1 / blocks, "fan_in", "normal")
     plan = jaxinit.plan(shapes, [("a*", init.he_normal()), ("b*", last)])
     found = predict(reading, plan, measure=True, draws=draws)
-    growth = [m.forward[0] for m in found.maps if m.path.startswith("a")]
+    growth = [m.forward[0] for m in found.layers if m.path.startswith("a")]
     assert growth == pytest.approx([2 * (1 + 1 / blocks) ** i for i in range(blocks)], rel=1e-3)
     check(found, stray(blocks, width, draws))
 
@@ -629,7 +629,7 @@ def test_gpt2():
     shapes = jax.eval_shape(model.init, jax.random.key(0), ids)
     reading = jaxinit.read(model.apply, shapes, ids)
     found = predict(reading, jaxinit.plan(shapes, gpt2_rules(config)), measure=True, draws=2)
-    assert len(found.maps) == 4 * 2 + 1
+    assert len(found.layers) == 4 * 2 + 1
     check(found, stray(4, 128, 2))
 
 
@@ -638,8 +638,8 @@ def test_a_wrong_law_does_not_hold():
     reading, plan = mlp(6, 128, jax.nn.relu, kernels(1.0))
     _, he = mlp(6, 128, jax.nn.relu, kernels(2.0))
     laws = {leaf.path: leaf.law for leaf in he}
-    expected = predict(reading, laws).maps
-    drawn = predict(reading, plan, measure=True, draws=4).maps
+    expected = predict(reading, laws).layers
+    drawn = predict(reading, plan, measure=True, draws=4).layers
     assert drawn[-1].measured_forward is not None
     assert drawn[-1].measured_forward * stray(6, 128, 4) < expected[-1].forward[0]
 
@@ -648,8 +648,9 @@ def test_a_tree_that_exists_is_measured_itself():
     tree = {"w": 3 * jax.random.normal(jax.random.key(0), (64, 32))}
     reading = jaxinit.read(lambda p, x: x @ p["w"], tree, array(256, 64))
     found = predict(reading, tree, measure=True, draws=2)
-    assert found.maps[0].forward[0] == pytest.approx(64 * float(jnp.mean(tree["w"] ** 2)), rel=1e-4)
-    assert found.maps[0].holds(1.1)
+    (layer,) = found.layers
+    assert layer.forward[0] == pytest.approx(64 * float(jnp.mean(tree["w"] ** 2)), rel=1e-4)
+    assert layer.holds(1.1)
 
 
 def test_a_mean_that_chance_explains_is_none():
@@ -658,8 +659,8 @@ def test_a_mean_that_chance_explains_is_none():
     The second moment of 64 x 64 normals strays by sqrt(2 / 4096) = 2.2 %; 5 sigma over 8: 32 %.
     """
     reading, plan = mlp(8, 64, jax.nn.relu, kernels(1.0))
-    drawn = predict(reading, plan.init(jax.random.key(8))).maps[-1].forward
-    assert drawn == pytest.approx(predict(reading, plan).maps[-1].forward, rel=0.32)
+    drawn = predict(reading, plan.init(jax.random.key(8))).layers[-1].forward
+    assert drawn == pytest.approx(predict(reading, plan).layers[-1].forward, rel=0.32)
 
 
 def test_laws_are_matched_by_path():
@@ -676,8 +677,8 @@ def test_laws_are_matched_by_path():
     laws = {f"hidden/{i}": (0.0, (i + 1) / n) for i, n in enumerate(widths[:-1])}
     expected = [math.factorial(i + 1) for i in range(11)]
     for order in (laws, dict(sorted(laws.items()))):
-        maps = predict(reading, order).maps
-        assert [m.forward[0] for m in maps] == pytest.approx(expected, rel=1e-6)
+        layers = predict(reading, order).layers
+        assert [m.forward[0] for m in layers] == pytest.approx(expected, rel=1e-6)
     flat = jaxinit.advise(reading)
     nested = predict(reading, flat.plan(shapes), measure=True, draws=1)
     assert str(flat.predict(measure=True, draws=1)) == str(nested)
@@ -705,10 +706,10 @@ def test_it_prints_and_travels():
     laws = {"a": ((8, 8), 0.0, 1 / 8), "b": ((8, 8), 0.0, 1 / 8)}
     found = predicted(lambda p, x: jnp.cumprod(x @ p["a"]) @ p["b"], laws, array(8))
     assert "0 to inf" in str(found) and "measured" not in str(found)
-    record = found.to_json()
-    assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert record["maps"][1]["forward"] == [0.0, None]
-    assert record["maps"][1]["path"] == "b"
+    record = found.to_dict()
+    assert json.loads(found.to_json()) == record
+    assert record["layers"][1]["forward"] == [0.0, None]
+    assert record["layers"][1]["path"] == "b"
 
 
 # Tables.
@@ -758,7 +759,7 @@ def test_errors_say_what_to_do():
         predict(reading, laws, inputs=[None, None])
     with pytest.raises(ValueError, match=r"something to draw from where measure=True"):
         predict(reading, laws, measure=True)
-    with pytest.raises(ValueError, match=r"MapMoments.holds needs a measurement, got none for 'w'"):
-        predict(reading, laws).maps[0].holds()
-    with pytest.raises(KeyError, match=r"no map with the parameter 'v'"):
+    with pytest.raises(ValueError, match=r"LayerMoments.holds needs a measurement, got none for"):
+        predict(reading, laws).layers[0].holds()
+    with pytest.raises(KeyError, match=r"no layer with the parameter 'v'"):
         predict(reading, laws)["v"]

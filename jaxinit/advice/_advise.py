@@ -134,9 +134,9 @@ class Advice:
             >>> reading = jaxinit.read(lambda p, x: jnp.tanh(x @ p["w"]), shapes, x)
             >>> print(advise(reading).predict())
             second moments per entry, predicted
-            map  forward  backward
-            ──────────────────────
-            w          1     0.464
+            layer  forward  backward
+            ────────────────────────
+            w            1     0.464
         """
         return predict(self.reading, self.plan(), **options)
 

@@ -64,7 +64,7 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """Both as a dictionary of plain values."""
-        prediction = None if self.prediction is None else self.prediction.to_json()
+        prediction = None if self.prediction is None else self.prediction.to_dict()
         return self.result.to_dict() | {"prediction": prediction}
 
     def to_json(self) -> str:

@@ -4,6 +4,6 @@
 for every value, forward and backward; with ``measure=True`` what arrays show stands beside it.
 """
 
-from jaxinit.signal._predict import MapMoments as MapMoments
+from jaxinit.signal._predict import LayerMoments as LayerMoments
 from jaxinit.signal._predict import Prediction as Prediction
 from jaxinit.signal._predict import predict as predict

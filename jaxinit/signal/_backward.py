@@ -1,295 +1,339 @@
-"""Gradients: second moments from the outputs back to every field of a tape.
+"""Gradients: second moments from the outputs back to every signal of a tape.
 
 The gradient of an output entry is a draw of its own with unit variance. On the way back through
-functions of the same normal numbers its slopes multiply and add, signs included; through a map of
+functions of the same normal numbers its slopes multiply and add, signs included; through a layer of
 independent weights it becomes a new draw.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxinit.signal import _tables as tables
-from jaxinit.signal._fields import Field, World
-from jaxinit.signal._links import Link
-from jaxinit.signal._polynomials import again_elsewhere, coupled
-from jaxinit.signal._slopes import Slope, added, mean_of, times
+from jaxinit.signal._tape import Edge, Signal, Tape
 
 _UNKNOWN = np.array([0.0, np.inf])
-# All positions get the same.
+# The profile of a gradient that is the same at all positions.
 _EVEN = np.ones(1)
 
+# Axes of positions that share a gradient; None where that is not known.
+_Along: TypeAlias = frozenset[int] | None
+_NONE: frozenset[int] = frozenset()
 
-def second_moments(world: World, outputs: Iterable[Field]) -> dict[int, np.ndarray]:
-    """Second moment of the gradient with respect to an entry of every field.
 
-    Args:
-        world: whose tape it is.
-        outputs: fields whose entries get independent gradients of unit variance.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draw:
+    """A random number that gradients are multiples of.
 
-    Returns:
-        By number of the field, rows x (low, high); fields that no gradient reaches are left out.
+    Attributes:
+        common: which share of its second moment all positions have in common, rows x (low, high).
+        profile: how its second moment differs between positions, 1 in mean.
     """
-    sweep = _Sweep()
-    for field in outputs:
-        sweep.start(field.number, np.ones((tables.ROWS, 2)), np.zeros((tables.ROWS, 2)), _EVEN)
-    for field, links in reversed(world.tape):
-        slopes = sweep.waiting.pop(field.number, None)
-        if slopes is None:
-            continue
+
+    common: np.ndarray
+    profile: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slope:
+    """Gradient over its draw: a table with two leading axes, the rows and (low, high).
+
+    ``along`` are the axes of positions that share the draw.
+    """
+
+    table: np.ndarray
+    sources: tuple[int, ...]
+    along: _Along = _NONE
+
+    @functools.cached_property
+    def mean_square(self) -> np.ndarray:
+        """Second moment over everything that it is a function of."""
+        if self.table.ndim == 2 or self.table.shape[-1] == 1:
+            return tables.expectation(self.table**2, 2)
+        # One pass: a table of three sources has 28 million entries.
+        table, weights = self.table, tables.weights()
+        return tables.expectation(np.einsum("...i,...i,i->...", table, table, weights), 2)
+
+    def times(self, other: Slope) -> Slope:
+        """The product of two slopes, one behind the other."""
+        one, two, sources = _aligned(self, other)
+        # No slope is no gradient, even of one that is not known.
+        with np.errstate(invalid="ignore"):
+            product = one * two
+        np.copyto(product, 0.0, where=np.isnan(product))
+        return Slope(product, sources, self.along)
+
+    def plus(self, other: Slope) -> Slope:
+        """The sum of two slopes of one draw."""
+        one, two, sources = _aligned(self, other)
+        return Slope(one + two, sources, self.along if self.along == other.along else None)
+
+
+def _aligned(a: Slope, b: Slope) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    if a.sources == b.sources:
+        return a.table, b.table, a.sources
+    joint = tuple(sorted({*a.sources, *b.sources}))
+    one, two = (tables.spread(x.table, x.sources, joint, 2) for x in (a, b))
+    return one, two, joint
+
+
+class Gradient:
+    """Everything that arrives at a signal.
+
+    Attributes:
+        tape: knows how alike the normal numbers are at two positions.
+        signal: the signal.
+        slopes: the gradient, as multiples of draws.
+        total: its second moment, rows x (low, high).
+        common: which share of that positions have in common.
+        along: along which axes.
+        profile: how the second moment differs between positions.
+    """
+
+    def __init__(self, tape: Tape, signal: Signal, slopes: Mapping[Draw, Slope]) -> None:
+        self.tape, self.signal, self.slopes = tape, signal, slopes
         squares = {draw: slope.mean_square for draw, slope in slopes.items()}
-        total = sum(squares.values(), np.zeros((2, 2)))
-        common, along = sweep.in_common(world, slopes, squares, total)
-        sweep.totals[field.number] = total
-        profile = _joined([(float(np.max(squares[d])), sweep.profiles[d]) for d in squares])
-        entering = (
-            sweep.entering(slopes, (common, along), profile)
-            if any(link.of is not None for link in links)
-            else []
+        self.total = sum(squares.values(), np.zeros((tables.ROWS, 2)))
+        self.common, self.along = self.in_common(
+            {draw: _alike(tape, slope) for draw, slope in slopes.items() if slope.along != _NONE}
         )
-        for link in links:
-            if link.of is not None:
-                sweep.through(world, field, link, entering)
-                continue
-            target = world.tape[link.to][0]
-            if link.stacked:
-                low, high = _ends(profile, field.size / max(target.size, 1))
-                gain = np.broadcast_to(np.array([low, high]), (tables.ROWS, 2))
-                link = dataclasses.replace(link, gain=gain, shares=False)
-            own = _EVEN if link.stacked or link.shares else profile
-            if link.profile is not None:
-                own = link.profile if own.size == 1 else _joint(own, link.profile)
-            sweep.follow(world, field, link, slopes, total, (common, along), own)
-    return sweep.totals
+        self.profile = _merged([(float(np.max(s)), draw.profile) for draw, s in squares.items()])
 
+    def in_common(self, alike: Mapping[Draw, np.ndarray]) -> tuple[np.ndarray, _Along]:
+        """Which share of the second moment positions have in common, and along which axes.
 
-class _Sweep:
-    def __init__(self) -> None:
-        self.waiting: dict[int, dict[int, Slope]] = {}
-        self.totals: dict[int, np.ndarray] = {}
-        self.draws = 0
-        # Of each draw, which share of its second moment all positions have in common.
-        self.shared: dict[int, np.ndarray] = {}
-        # Of each draw, how its second moment differs between positions, 1 in mean.
-        self.profiles: dict[int, np.ndarray] = {}
-
-    def start(
-        self,
-        number: int,
-        second: np.ndarray,
-        common: np.ndarray,
-        profile: np.ndarray,
-        along: frozenset[int] | None = frozenset(),
-    ) -> None:
-        """A gradient that is a draw of its own."""
-        self.add(number, self.draw(common, profile), Slope(np.sqrt(second), (), along))
-
-    def in_common(
-        self,
-        world: World,
-        slopes: dict[int, Slope],
-        squares: dict[int, np.ndarray],
-        total: np.ndarray,
-        kept: bool = False,
-    ) -> tuple[np.ndarray, frozenset[int] | None]:
-        """Which share of a gradient positions have in common, between which ends, along which axes.
-
-        A gradient that is shared, times slopes that differ between positions, is shared less,
-        unless the slopes are kept apart from it.
+        Args:
+            alike: for draws that positions share, how alike their slopes are at two positions: a
+                gradient that is shared, times slopes that differ, is shared less.
         """
-        ends, axes = np.zeros((tables.ROWS, 2)), set()
-        for draw, slope in slopes.items():
-            if slope.along == frozenset():
-                continue
-            axes.add(slope.along)
-            shared = self.shared[draw]
-            alike = np.ones((tables.ROWS, 2)) if kept else _alike(world, slope)
-            low, high = np.minimum(shared, shared * alike), np.maximum(shared, shared * alike)
+        sums, axes = np.zeros((tables.ROWS, 2)), {self.slopes[draw].along for draw in alike}
+        for draw, factor in alike.items():
+            low = np.minimum(draw.common, draw.common * factor)
+            high = np.maximum(draw.common, draw.common * factor)
+            both = np.stack([low[:, 0], high[:, 1]], axis=1)
             with np.errstate(invalid="ignore"):
-                part = np.stack([low[:, 0], high[:, 1]], axis=1) * squares[draw]
-            ends = ends + np.nan_to_num(part, posinf=0.0)
+                sums = sums + np.nan_to_num(both * self.slopes[draw].mean_square, posinf=0.0)
         if not axes:
-            return ends, frozenset()
-        finite = np.where((total > 0) & np.isfinite(total), total, 1.0)
-        return np.clip(ends / finite, -1.0, 1.0), axes.pop() if len(axes) == 1 else None
+            return sums, _NONE
+        whole = np.where((self.total > 0) & np.isfinite(self.total), self.total, 1.0)
+        return np.clip(sums / whole, -1.0, 1.0), axes.pop() if len(axes) == 1 else None
 
-    def draw(self, common: np.ndarray, profile: np.ndarray) -> int:
-        self.draws += 1
-        self.shared[self.draws] = common
-        self.profiles[self.draws] = profile
-        return self.draws
-
-    def add(self, number: int, draw: int, slope: Slope) -> None:
-        slopes = self.waiting.setdefault(number, {})
-        slopes[draw] = added(slopes[draw], slope) if draw in slopes else slope
-
-    def entering(
-        self,
-        slopes: dict[int, Slope],
-        shared: tuple[np.ndarray, frozenset[int] | None],
-        profile: np.ndarray,
-    ) -> list[tuple[int, Slope]]:
-        """A gradient as draws of their own: for each set of sources one, its slopes squared."""
+    @functools.cached_property
+    def by_sources(self) -> list[tuple[Draw, Slope]]:
+        """The gradient as draws of their own: for each set of sources one, its slopes squared."""
         groups: dict[tuple[int, ...], np.ndarray] = {}
-        for slope in slopes.values():
+        for slope in self.slopes.values():
             own = groups.get(slope.sources, np.zeros((tables.ROWS, 2)))
-            if slope.sources:
-                own = own.reshape(*own.shape, *[1] * (slope.table.ndim - own.ndim))
-            groups[slope.sources] = own + slope.table**2
-        common, along = shared
+            groups[slope.sources] = tables.rowwise(own, slope.table) + slope.table**2
         return [
-            (self.draw(common, profile), Slope(square, sources, along))
+            (Draw(self.common, self.profile), Slope(square, sources, self.along))
             for sources, square in groups.items()
         ]
 
-    def through(
-        self, world: World, field: Field, link: Link, entering: list[tuple[int, Slope]]
+
+def second_moments(tape: Tape, outputs: Iterable[Signal]) -> dict[int, np.ndarray]:
+    """Second moment of the gradient with respect to an entry of every signal.
+
+    Args:
+        tape: what was recorded.
+        outputs: signals whose entries get independent gradients of unit variance.
+
+    Returns:
+        By number of the signal, rows x (low, high); signals that no gradient reaches are left out.
+    """
+    sweep, totals = _Sweep(tape), {}
+    for signal in outputs:
+        draw = Draw(np.zeros((tables.ROWS, 2)), _EVEN)
+        sweep.add(signal.number, draw, Slope(np.ones((tables.ROWS, 2)), ()))
+    for signal, edges in reversed(tape.steps):
+        slopes = sweep.waiting.pop(signal.number, None)
+        if slopes is not None:
+            gradient = Gradient(tape, signal, slopes)
+            totals[signal.number] = gradient.total
+            for edge in edges:
+                sweep.follow(gradient, edge)
+    return totals
+
+
+class _Sweep:
+    """One pass back along a tape: the gradients that have come so far, by number of the signal."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.waiting: dict[int, dict[Draw, Slope]] = {}
+
+    def add(self, number: int, draw: Draw, slope: Slope) -> None:
+        """A gradient arrives at a signal."""
+        slopes = self.waiting.setdefault(number, {})
+        slopes[draw] = slopes[draw].plus(slope) if draw in slopes else slope
+
+    def follow(self, gradient: Gradient, edge: Edge) -> None:
+        """Follows one edge."""
+        target = self.tape.steps[edge.to][0]
+        unknown = bool(gradient.signal.unknown or target.unknown)
+        if edge.of is not None:
+            self._through_polynomial(gradient, edge, target, unknown)
+        elif unknown or edge.gain is not None:
+            self._to_independent(gradient, edge, target, unknown)
+        elif edge.places is not None:
+            self._through_compression(gradient, edge, target)
+        else:
+            self._through_function(gradient, edge, target)
+
+    def _through_polynomial(
+        self, gradient: Gradient, edge: Edge, target: Signal, unknown: bool
     ) -> None:
         """Through a polynomial. In rounds of one loop gates may stay open, or shut."""
-        assert link.slope is not None and link.of is not None
-        target = world.tape[link.to][0]
-        for draw, squares in entering:
-            moved = _moved(squares.along, link, field, target)
-            mean = mean_of(squares.table)
-            if field.lost or target.lost:
-                self.add(link.to, draw, Slope(np.sqrt(mean * _UNKNOWN), (), moved))
-                continue
-            if link.of and squares.sources and np.all(np.isfinite(mean)):
-                if again_elsewhere(world, squares.sources, link.of):
-                    table = coupled(squares.table, link.slope)
-                    self.add(link.to, draw, Slope(table, link.of, moved))
-                    continue
-            scalar = np.sqrt(mean).reshape(*mean.shape, *[1] * len(link.of))
-            self.add(link.to, draw, Slope(scalar * _two(link.slope), link.of, moved))
+        assert edge.slope is not None and edge.of is not None
+        for draw, squares in gradient.by_sources:
+            moved = _moved(squares.along, edge, gradient.signal, target)
+            mean = tables.expectation(squares.table, 2)
+            sources = edge.of
+            if unknown:
+                table, sources = np.sqrt(mean * _UNKNOWN), ()
+            elif (
+                sources
+                and squares.sources
+                and np.all(np.isfinite(mean))
+                and _again_elsewhere(self.tape, squares.sources, sources)
+            ):
+                table = coupled(squares.table, edge.slope)
+            else:
+                slope = edge.slope[:, None]
+                table = tables.rowwise(np.sqrt(mean), slope) * slope
+            self.add(edge.to, draw, Slope(table, sources, moved))
 
-    def follow(
-        self,
-        world: World,
-        field: Field,
-        link: Link,
-        slopes: dict[int, Slope],
-        total: np.ndarray,
-        shared: tuple[np.ndarray, frozenset[int] | None],
-        profile: np.ndarray,
+    def _through_function(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
+        """Through a function of the sources of a signal: slopes multiply."""
+        signal, slope = gradient.signal, edge.slope
+        assert slope is not None
+        own = Slope(slope[:, None], signal.sources if slope.ndim > 1 else ())
+        for draw, arriving in gradient.slopes.items():
+            if edge.copied:
+                arriving = _added_up(self.tape, arriving, draw.common, signal, edge)
+            left = _moved(arriving.along, edge, signal, target)
+            self.add(edge.to, draw, dataclasses.replace(arriving.times(own), along=left))
+
+    def _through_compression(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
+        """To the two sources that a signal of one source was compressed from."""
+        assert edge.places is not None
+        shared = [draw for draw, slope in gradient.slopes.items() if slope.along != _NONE]
+        common, _ = gradient.in_common(dict.fromkeys(shared, np.ones((tables.ROWS, 2))))
+        moved = _moved(gradient.along, edge, gradient.signal, target)
+        slope = dataclasses.replace(_expanded(gradient, target, edge.places), along=moved)
+        self.add(edge.to, Draw(common, _profile_behind(gradient, edge)), slope)
+
+    def _to_independent(
+        self, gradient: Gradient, edge: Edge, target: Signal, unknown: bool
     ) -> None:
-        target, (common, along) = world.tape[link.to][0], shared
-        moved = _moved(along, link, field, target)
-        if field.lost or target.lost or link.gain is not None:
-            gain = _UNKNOWN if field.lost or target.lost or link.gain is None else link.gain
-            if link.pooled is not None and np.all(np.isfinite(gain)):
-                part = np.maximum(common, 0.0)
-                gain = gain * (1 - part) + link.pooled * part
-                # Positions that were mixed share between what they did and everything.
-                common = np.stack([common[:, 0], np.ones(tables.ROWS)], axis=1)
-                moved = None
-            if link.shares:
-                common, moved = (
-                    np.ones((tables.ROWS, 2)),
-                    _summed_along(common, moved, link, target),
-                )
-            if link.removed is not None:
-                share, axes = link.removed
-                common = np.stack([np.minimum(common[:, 0], -share), common[:, 1]], axis=1)
-                moved = frozenset(axes) if axes is not None and moved == frozenset() else None
-            # Where nothing comes nothing goes, however large the gain.
-            with np.errstate(invalid="ignore"):
-                second = np.where((total > 0) & (gain > 0), gain * total, 0.0)
-            self.start(link.to, second, common, profile, moved)
-        elif link.places is not None:
-            expanded = _expanded(slopes, field, target, link.places)
-            squares = {draw: slope.mean_square for draw, slope in slopes.items()}
-            common, _ = self.in_common(world, slopes, squares, total, kept=True)
-            draw = self.draw(common, profile)
-            self.add(link.to, draw, dataclasses.replace(expanded, along=moved))
-        else:
-            assert link.slope is not None
-            own = Slope(_two(link.slope), field.sources if link.slope.ndim > 1 else ())
-            for draw, slope in slopes.items():
-                if link.copied:
-                    slope = _added_up(world, slope, self.shared[draw], field, link)
-                left = _moved(slope.along, link, field, target)
-                self.add(link.to, draw, dataclasses.replace(times(slope, own), along=left))
+        """To entries whose gradient is a draw of its own."""
+        signal, common, profile = gradient.signal, gradient.common, _profile_behind(gradient, edge)
+        moved = _moved(gradient.along, edge, signal, target)
+        gain = edge.gain
+        if edge.stacked:
+            # One of several parts gets between what the least and what the most of them gets.
+            parts = signal.size / max(target.size, 1)
+            most = float(min(gradient.profile.max(), parts))
+            gain = tables.ends([[float(gradient.profile.min()), most]])
+        if unknown or gain is None:
+            gain = _UNKNOWN
+        if edge.pooled is not None and np.all(np.isfinite(gain)):
+            part = np.maximum(common, 0.0)
+            gain = gain * (1 - part) + edge.pooled * part
+            # Positions that were mixed share between what they did and everything.
+            common, moved = np.stack([common[:, 0], tables.ONE], axis=1), None
+        if edge.shares:
+            moved = _summed_along(common, moved, edge, target)
+            common = np.ones((tables.ROWS, 2))
+        if edge.removed is not None:
+            share, axes = edge.removed
+            common = np.stack([np.minimum(common[:, 0], -share), common[:, 1]], axis=1)
+            moved = frozenset(axes) if axes is not None and moved == _NONE else None
+        # Where nothing comes nothing goes, however large the gain.
+        with np.errstate(invalid="ignore"):
+            second = np.where((gradient.total > 0) & (gain > 0), gain * gradient.total, 0.0)
+        self.add(edge.to, Draw(common, profile), Slope(np.sqrt(second), (), moved))
 
 
-def _moved(
-    along: frozenset[int] | None, link: Link, field: Field, target: Field
-) -> frozenset[int] | None:
-    """Axes of the target that are these axes of a field; None where not all of them are found."""
+def _profile_behind(gradient: Gradient, edge: Edge) -> np.ndarray:
+    """How a gradient differs between positions behind an edge."""
+    own = _EVEN if edge.stacked or edge.shares else gradient.profile
+    if edge.profile is None:
+        return own
+    if own.size == 1:
+        return edge.profile
+    # Of a slice of a slice the ends, since the axes may be different ones.
+    return np.array([0.0, own.max() * edge.profile.max()])
+
+
+def _moved(along: _Along, edge: Edge, signal: Signal, target: Signal) -> _Along:
+    """Axes of the target that are these axes of a signal; None where not all of them are found."""
     if not along:
         return along
-    if link.axes is None:
-        return along if field.shape == target.shape else None
-    along = along - frozenset(link.copied)
-    found = frozenset(i for i, axis in enumerate(link.axes) if axis in along)
+    if edge.axes is None:
+        return along if signal.shape == target.shape else None
+    along = along - frozenset(edge.copied)
+    found = frozenset(i for i, axis in enumerate(edge.axes) if axis in along)
     return found if len(found) == len(along) else None
 
 
-def _summed_along(
-    common: np.ndarray, along: frozenset[int] | None, link: Link, target: Field
-) -> frozenset[int] | None:
+def _summed_along(common: np.ndarray, along: _Along, edge: Edge, target: Signal) -> _Along:
     """Axes that share a gradient behind a sum over positions."""
-    assert link.axes is not None
-    summed = frozenset(
-        i for i, axis in enumerate(link.axes) if axis is None and not target.features[i]
-    )
+    assert edge.axes is not None
     if along is None or (along and np.any(common < 1.0)):
         return None
-    return along | summed
+    summed = [i for i, axis in enumerate(edge.axes) if axis is None and not target.features[i]]
+    return along | frozenset(summed)
 
 
-def _added_up(world: World, slope: Slope, shared: np.ndarray, field: Field, link: Link) -> Slope:
+def _added_up(tape: Tape, slope: Slope, common: np.ndarray, signal: Signal, edge: Edge) -> Slope:
     """A slope behind a sum over copies: n times the square where each has a draw of its own.
 
     Where they share the draw it is ``n + n (n - 1) k``, with k how alike slopes are at two of them.
     """
-    count = math.prod(field.shape[axis] for axis in link.copied)
-    if slope.along == frozenset():
+    count = math.prod(signal.shape[axis] for axis in edge.copied)
+    if slope.along == _NONE:
         return dataclasses.replace(slope, table=slope.table * math.sqrt(count))
-    along = set(link.copied) if slope.along is None else slope.along & set(link.copied)
-    together = math.prod(field.shape[axis] for axis in along)
-    low, high = shared[:, 0], shared[:, 1]
+    along = set(edge.copied) if slope.along is None else slope.along & set(edge.copied)
+    together = math.prod(signal.shape[axis] for axis in along)
     if slope.along is None:
-        low = np.minimum(low, 0.0)
-    alike = _alike(world, slope, field.sources)
-    factors = []
-    for end, part in enumerate((low, high)):
-        pairs = (together - 1) * np.maximum(part, 0.0) * alike[:, end]
-        factors.append(count * (1 + np.where(part < 0, part, pairs)))
-    factor = np.stack(factors, axis=1)
-    factor = factor.reshape(*factor.shape, *[1] * (slope.table.ndim - 2))
-    return dataclasses.replace(slope, table=slope.table * np.sqrt(np.maximum(factor, 0.0)))
+        common = np.stack([np.minimum(common[:, 0], 0.0), common[:, 1]], axis=1)
+    pairs = (together - 1) * np.maximum(common, 0.0) * _alike(tape, slope, signal.sources)
+    factor = count * (1 + np.where(common < 0, common, pairs))
+    factor = tables.rowwise(np.sqrt(np.maximum(factor, 0.0)), slope.table)
+    return dataclasses.replace(slope, table=slope.table * factor)
 
 
-def _alike(world: World, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
+def _alike(tape: Tape, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
     """Mean product of slopes at two positions over their mean square: rows x (low, high).
 
     Args:
-        world: knows how alike the normal numbers are.
+        tape: knows how alike the normal numbers are.
         slope: the slope.
         same: sources that are the same at both positions.
     """
     square, result = slope.mean_square, np.ones((tables.ROWS, 2))
-    if not slope.sources:
-        return result
-    for end in range(2):
+    whole = (tables.ROWS, *[tables.NODES] * len(slope.sources))
+    for end in range(2) if slope.sources else ():
         # A source that was copied is the same at copies, and another at other positions.
         known = [
-            np.ones(tables.ROWS)
-            if s in same or (end and s in world.copied)
-            else world.correlations[s]
+            tables.ONE
+            if s in same or (end and tape.sources[s].copied)
+            else tape.sources[s].correlation
             for s in slope.sources
         ]
-        whole = (tables.ROWS, *[tables.NODES] * len(slope.sources))
         crossed = tables.cross(np.broadcast_to(slope.table[:, end], whole), known)
-        result[:, end] = crossed / np.where(square[:, end] > 0, square[:, end], 1.0)
-    return np.clip(result, 0.0, 1.0)
+        result[:, end] = tables.fraction(crossed, square[:, end])
+    return result
 
 
-def _joined(parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
+def _merged(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     """Profile of a sum of gradients with the given second moments and profiles.
 
     Positions are told apart along one axis; along more of them only the ends are kept.
@@ -307,32 +351,53 @@ def _joined(parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
     return shares @ np.stack([[p.min(), p.max()] for p in profiles])
 
 
-def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Profile of a slice of a slice: its ends, since the axes may be different ones."""
-    return np.array([0.0, one.max() * other.max()])
-
-
-def _ends(profile: np.ndarray, parts: float) -> tuple[float, float]:
-    """Least and most that one of so many parts gets, over the mean."""
-    return float(profile.min()), float(min(profile.max(), parts))
-
-
-def _two(table: np.ndarray) -> np.ndarray:
-    return table[:, None]
-
-
-def _expanded(slopes: dict[int, Slope], field: Field, target: Field, places: np.ndarray) -> Slope:
-    """Gradient of a compressed field, at every entry of the joint table that it came from."""
-    squares = [_on(slope, field) ** 2 for slope in slopes.values()]
-    profile = np.sqrt(sum(squares, np.zeros((tables.ROWS, 2, 1))))
-    if profile.shape[-1] == 1:
-        return Slope(profile[..., 0], ())
+def _expanded(gradient: Gradient, target: Signal, places: np.ndarray) -> Slope:
+    """Gradient of a compressed signal, at every entry of the joint table that it came from."""
+    total = np.zeros((tables.ROWS, 2, 1))
+    for slope in gradient.slopes.values():
+        # Over the one source of the signal; any other source is averaged out.
+        own = slope.sources == gradient.signal.sources
+        total = total + (slope.table**2 if own else slope.mean_square[..., None])
+    root = np.sqrt(total)
+    if root.shape[-1] == 1:
+        return Slope(root[..., 0], ())
     rows = np.arange(tables.ROWS).reshape(-1, *[1] * (places.ndim - 1))
-    return Slope(np.moveaxis(profile[rows, :, places], -1, 1), target.sources)
+    return Slope(np.moveaxis(root[rows, :, places], -1, 1), target.sources)
 
 
-def _on(slope: Slope, field: Field) -> np.ndarray:
-    """A slope over the one source of a field; any other source is averaged out."""
-    if slope.sources == field.sources:
-        return slope.table
-    return np.sqrt(slope.mean_square)[..., None]
+def _again_elsewhere(tape: Tape, one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sets of sources come from two uses of one parameter, as rounds of a loop do."""
+    first, second = (
+        {use for s in sources for root in tape.sources[s].roots for use in tape.sources[root].uses}
+        for sources in (one, other)
+    )
+    return any(a[0] == b[0] and a[1] != b[1] for a in first for b in second)
+
+
+def coupled(squares: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Slopes times slopes that they may be correlated with: rows x 2 x nodes for each source.
+
+    Two functions of one number each are between independent and of the same number, as a gate is
+    that stays open. Of others nobody knows: where the largest meet the smallest their mean square
+    is least, where they meet the largest most.
+
+    Args:
+        squares: squared slopes that come: rows x (low, high) x nodes for each source.
+        slope: what they are multiplied with, rows x nodes for each source.
+    """
+    squares = np.broadcast_to(squares, (*squares.shape[:2], *[tables.NODES] * (squares.ndim - 2)))
+    if squares.ndim == 3 and slope.ndim == 2:
+        weights = tables.weights()
+        apart = np.broadcast_to((squares @ weights)[..., None], squares.shape)
+        together = (squares * slope[:, None] ** 2) @ weights
+        larger = together > (apart * slope[:, None] ** 2) @ weights
+        low = np.where(larger[:, :1], apart[:, 0], squares[:, 0])
+        high = np.where(larger[:, 1:], squares[:, 1], apart[:, 1])
+    else:
+        mass = tables.full_weights(squares.ndim - 2)
+        first, last = (np.maximum(tables.compress(squares[:, end], mass)[0], 0.0) for end in (0, 1))
+        _, places = tables.compress(slope**2, tables.full_weights(slope.ndim - 1))
+        rows = np.arange(tables.ROWS).reshape(-1, *[1] * (slope.ndim - 1))
+        low = first[rows, tables.NODES - 1 - places]
+        high = last[rows, places]
+    return np.sqrt(np.stack([low, high], axis=1)) * slope[:, None]

@@ -1,116 +1,139 @@
-"""Elementwise primitives on fields: run on the tables themselves, slopes included.
+"""Elementwise primitives on signals: run on the tables themselves, slopes included.
 
-No primitive is approximated: its values and slopes at the nodes are those of JAX in float64. What
-is approximated is said where it happens: values that depend on more than two independent normal
-numbers are compressed first, and values that share a history that was not followed are bounded.
+No primitive is approximated: its values and slopes at the nodes are those of JAX in float64. Two
+things are approximated. A value that depends on more than two independent normal numbers is
+compressed to one, unless it is a sum or product that :func:`_resolved` can write out. Two values
+with a history in common that their sources do not tell are bounded.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr._graph import Node
-from jaxinit.signal import _polynomials as polynomials
+from jaxinit.jaxpr import SUMS, Class, Node, bind
 from jaxinit.signal import _tables as tables
-from jaxinit.signal._evaluation import evaluate
-from jaxinit.signal._fields import PARTLY, Field, Known, Tag, World, spread_over
-from jaxinit.signal._links import Link
-from jaxinit.signal._statistics import centred, softmax, spread_left
-
-Operand = Field | Known
-
-PRIMITIVES = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
-    convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
-    integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg not or pow
-    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh
-    xor""".split()
+from jaxinit.signal._rules import Aval, is_float, one_of, rules, unknown
+from jaxinit.signal._sums import centred, softmax, spread_left
+from jaxinit.signal._tape import (
+    PARTLY,
+    Constant,
+    Discrete,
+    Edge,
+    Features,
+    Shape,
+    Signal,
+    Tag,
+    Tape,
+    Value,
+    either,
+    features_of,
+    reason,
 )
-_SUMS = ("add", "sub", "add_any")
-_SAME = ("convert_element_type", "copy", "reduce_precision", "stop_gradient")
+
 # Logits below are those of a mask.
 _BIG_NEGATIVE = -1e4
 
 
-def elementwise(world: World, node: Node, operands: Sequence[Operand], aval: Any) -> Operand:
-    """What an elementwise primitive makes of fields and known arrays.
+@rules(Class.REARRANGES)
+def unmoved(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | list[Value]:
+    """The same entries at the same places: casts, copies, names, barriers, placements."""
+    name, first = node.primitive, operands[0]
+    if name == "convert_element_type":
+        return _cast(tape, node, first, aval)
+    if name == "stop_gradient" and isinstance(first, Signal):
+        return tape.again(first, [])
+    if name == "bitcast_convert_type":
+        return unknown(tape, "the bits of real numbers are not followed", aval, operands)
+    return [tape.same(x) if isinstance(x, Signal) else x for x in operands]
 
-    Args:
-        world: where the result is made.
-        node: the equation.
-        operands: its operands, at least one of them not a known array.
-        aval: shape and dtype of the result.
-    """
+
+def _cast(tape: Tape, node: Node, value: Value, aval: Aval) -> Value:
+    if isinstance(value, Signal):
+        return (
+            tape.same(value) if is_float(aval) or aval.dtype == np.bool_ else Discrete(aval.shape)
+        )
+    if is_float(aval) and node.equation.invars[0].aval.dtype == np.bool_:
+        # A claim that data decide is 0 or 1, nobody knows how often.
+        return tape.signal(np.array([0.0, 1.0]), (), aval.shape, [0] * len(aval.shape))
+    return unknown(tape, "integers of the data", aval)
+
+
+@rules(Class.ELEMENTWISE)
+def elementwise(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
+    """What an elementwise primitive makes of signals and constants."""
     name = node.primitive
-    fields = [x for x in operands if isinstance(x, Field)]
-    if any(isinstance(x, Known) and x.array is None for x in operands):
-        return _of_integers(world, name, operands, aval)
-    if name in _SAME:
-        return _same(world, name, fields[0], aval)
-    if name in _SUMS and _is_nothing(operands[1]) and fields[0].shape == aval.shape:
+    signals = [x for x in operands if isinstance(x, Signal)]
+    if any(isinstance(x, Discrete) for x in operands):
+        return _of_integers(tape, node, operands, aval)
+    if name in SUMS and _is_zero(operands[1]) and signals[0].shape == aval.shape:
         # Normalisation without a mean subtracts a zero; it is still the same value.
-        link = Link(fields[0].number, slope=np.ones(tables.ROWS))
-        return world.again(fields[0], fields[0].table, [link])
-    special = _special(world, name, operands, aval)
+        return tape.same(signals[0])
+    special = _special(tape, name, operands, aval.shape)
     if special is not None:
         return special
-    prepared = [x if isinstance(x, Field) else known_as_field(world, x) for x in operands]
-    if not all(x.label for x in fields):
-        prepared = [_at_positions(world, x) for x in prepared]
+    prepared = [tape.as_signal(x) for x in operands]
+    if not all(x.label for x in signals):
+        prepared = [_at_positions(tape, x) for x in prepared]
     facts = _facts(node, operands, prepared)
     features = features_of(prepared, aval.shape)
-    features = _summed(features, operands) if name in _SUMS else features
-    prepared = [_copied_to(world, x, aval.shape) for x in prepared]
-    joint = _joint(prepared)
-    if (len(joint) > 2 and name in _SUMS) or _is_unfollowed(world, name, prepared):
-        found = polynomials.resolved(world, name, prepared, aval.shape, features)
+    features = _summed(features, operands) if name in SUMS else features
+    prepared = [_copied_to(tape, x, aval.shape) for x in prepared]
+    return _joined(tape, node, prepared, aval.shape, features, facts)
+
+
+def _joined(
+    tape: Tape,
+    node: Node,
+    operands: Sequence[Signal],
+    shape: Shape,
+    features: Features,
+    facts: dict[str, Any],
+) -> Signal:
+    """A function of all sources of its operands, where these are two at most."""
+    name, whole = node.primitive, operands
+    joint = _joint(operands)
+    if (len(joint) > 2 and name in SUMS) or _is_unfollowed(tape, name, operands):
+        found = _resolved(tape, name, operands, shape, features)
         if found is not None:
             return found
-    whole = prepared
     if len(joint) > 2:
-        prepared = [world.compressed(x) for x in prepared]
-        joint = _joint(prepared)
+        operands = [tape.compressed(x) for x in operands]
+        joint = _joint(operands)
     if len(joint) > 2:
-        return hull(world, prepared[-2:], aval.shape)
-    result = _run(world, node, prepared, joint, aval.shape, features, facts)
+        return either(tape, operands[-2:], shape)
+    result = _run(tape, node, operands, joint, shape, features, facts)
     # A sum is one number again; a product keeps its factors, for what they meet next.
-    final = world.compressed(result) if name in _SUMS else result
-    polynomials.note(world, name, whole, (result, final))
+    final = tape.compressed(result) if name in SUMS else result
+    if (name in SUMS or name == "mul") and len(whole) == 2:
+        for x in (result, final):
+            tape.combined[x.number] = name, whole
     return final
 
 
-def _copied_to(world: World, field: Field, shape: Sequence[int]) -> Field:
+def _joint(signals: Sequence[Signal]) -> list[int]:
+    return sorted({source for x in signals for source in x.sources})
+
+
+def _copied_to(tape: Tape, signal: Signal, shape: Shape) -> Signal:
     """An operand of full shape: where it is copied, its gradients add up."""
-    if field.shape == tuple(shape) or len(field.shape) != len(shape):
-        return field
-    if not field.sources and field.mean.any():
-        return field
-    return world.copies(field, shape, range(len(shape)))
+    if signal.shape == tuple(shape) or len(signal.shape) != len(shape):
+        return signal
+    if not signal.sources and signal.mean.any():
+        return signal
+    return tape.copies(signal, shape, range(len(shape)))
 
 
-def features_of(operands: Sequence[Field], shape: Sequence[int]) -> list[int]:
-    """Which axes of a result hold independent units: those that any operand has units along.
-
-    A parameter that is added or multiplied entry by entry says nothing of its own: a table of
-    positions has independent entries along them, what it is added to has not.
-    """
-    aligned = [x for x in operands if len(x.shape) == len(shape)]
-    own = [x for x in aligned if not x.label or sum(n > 1 for n in x.shape) < 2]
-    return [
-        max((x.features[i] for x in own or aligned if x.shape[i] > 1), default=0)
-        for i in range(len(shape))
-    ]
-
-
-def _summed(features: list[int], operands: Sequence[Operand]) -> list[int]:
+def _summed(features: list[int], operands: Sequence[Value]) -> list[int]:
     """Flags of a sum: an axis that is units of one term and positions of the other is in part."""
-    terms = [x for x in operands if isinstance(x, Field) and not x.label and x.sources]
+    terms = [x for x in operands if isinstance(x, Signal) and not x.label and x.sources]
     if len(terms) < 2 or any(len(x.shape) != len(features) for x in terms):
         return features
     return [
@@ -119,218 +142,159 @@ def _summed(features: list[int], operands: Sequence[Operand]) -> list[int]:
     ]
 
 
-def known_as_field(world: World, known: Known) -> Field:
-    """The entries of a known array as draws; the same array is the same draws each time."""
-    array = np.asarray(known.array, dtype=float)
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    features = [False] * len(known.shape)
-    if low == high:
-        return world.field(np.full(tables.ROWS, low), (), known.shape, features)
-    if known not in world.of_known:
-        # From one position to the next it varies, from one sample to the next it does not.
-        source = world.source([0.0, 1.0])
-        world.of_known[known] = tables.of_array(array), source
-    table, source = world.of_known[known]
-    return world.field(table, (source,), known.shape, features)
-
-
-def _at_positions(world: World, field: Field) -> Field:
+def _at_positions(tape: Tape, signal: Signal) -> Signal:
     """A table of positions among data: the same in every sample, another at every position."""
-    if not field.label or sum(n > 1 for n in field.shape) < 2 or not field.sources:
-        return field
-    key = ("positions", field.number)
-    if key not in world.parts:
-        new = world.other_entries(field, field.shape, field.features, 1.0, independent=True)
+    if not signal.is_table or not signal.sources:
+        return signal
+    key = ("positions", signal.number)
+    if key not in tape.slices:
+        new = tape.other_entries(signal, signal.shape, signal.features, 1.0, independent=True)
         for source in new.sources:
-            world.correlations[source] = np.array([0.0, 1.0])
-        world.parts[key] = new
-    return world.parts[key]
+            tape.sources[source].correlation = np.array([0.0, 1.0])
+        tape.slices[key] = new
+    found = tape.slices[key]
+    assert isinstance(found, Signal)
+    return found
 
 
-def hull(world: World, values: Sequence[Operand], shape: Sequence[int]) -> Field:
-    """One of several values, nobody knows which: the smallest and the largest of them."""
-    fields = [x if isinstance(x, Field) else known_as_field(world, x) for x in values]
-    fields = [world.compressed(x) for x in fields]
-    seconds = np.stack([x.second for x in fields])
-    rows = [int(seconds[:, 0].argmin()), int(seconds[:, 1].argmax())]
-    wide = [
-        np.broadcast_to(x.table if x.sources else x.table[:, None], (2, tables.NODES))
-        for x in fields
-    ]
-    table = np.stack([wide[choice][row] for row, choice in enumerate(rows)])
-    roots = frozenset().union(*(world.all_roots(x) for x in fields))
-    links = [Link(x.number, gain=np.array([[0.0, 1.0]] * 2)) for x in fields]
-    lost = next((x.lost for x in fields if x.lost), None)
-    source = world.source([0.0, 1.0], roots)
-    return world.field(table, (source,), shape, features_of(fields, shape), links, lost=lost)
+# Integers of the data, masks, and statistics, which are more than their entries.
 
 
-def _of_integers(world: World, name: str, operands: Sequence[Operand], aval: Any) -> Operand:
+def _of_integers(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
     """Results that depend on integers of the data."""
+    if node.primitive != "select_n":
+        return None
+    cases = [x for x in operands[1:] if not _is_mask_value(x)] or operands[1:]
+    if len(cases) == 1 and isinstance(cases[0], Signal):
+        return tape.view(cases[0], aval.shape, cases[0].features)
+    return one_of(tape, cases, aval)
+
+
+def _is_zero(value: Value) -> bool:
+    return isinstance(value, Constant) and not np.any(value.array)
+
+
+def _is_mask_value(value: Value) -> bool:
+    return isinstance(value, Constant) and bool(np.all(value.array.astype(float) <= _BIG_NEGATIVE))
+
+
+def _special(tape: Tape, name: str, operands: Sequence[Value], shape: Shape) -> Signal | None:
+    """Statistics, masks and softmax."""
     if name == "select_n":
-        cases = [x for x in operands[1:] if not _is_mask_value(x)]
-        if not any(isinstance(x, Field) for x in cases):
-            return Known(None, aval.shape)
-        if len(cases) == 1 and isinstance(cases[0], Field):
-            return world.view(cases[0], aval.shape, cases[0].features)
-        if all(isinstance(x, Field) or x.array is not None for x in cases):
-            return hull(world, cases, aval.shape)
-    others = [x for x in operands if isinstance(x, Known) and x.array is not None]
-    if name == "eq" and others and others[0].array is not None:
-        # One of so many classes: what `one_hot` asks.
-        share = 1 / max(len(np.unique(others[0].array)), 1)
-        table = (tables.uniform() < share).astype(float)
-        source = world.source(0.0)
-        return world.field(table, (source,), aval.shape, [False] * len(aval.shape))
-    if not jnp.issubdtype(aval.dtype, np.floating):
-        return Known(None, aval.shape)
-    fields = [x for x in operands if isinstance(x, Field)]
-    return world.lost(f"{name} of integers of the data", aval.shape, fields)
-
-
-def _is_nothing(value: Operand) -> bool:
-    return isinstance(value, Known) and value.array is not None and not np.any(value.array)
-
-
-def _is_mask_value(value: Operand) -> bool:
-    return (
-        isinstance(value, Known)
-        and value.array is not None
-        and bool(np.all(np.asarray(value.array, dtype=float) <= _BIG_NEGATIVE))
-    )
-
-
-def _same(world: World, name: str, field: Field, aval: Any) -> Operand:
-    if not jnp.issubdtype(aval.dtype, np.floating) and aval.dtype != np.bool_:
-        return Known(None, aval.shape)
-    links = [] if name == "stop_gradient" else [Link(field.number, slope=np.ones(tables.ROWS))]
-    return world.again(field, field.table, links)
-
-
-def _special(world: World, name: str, operands: Sequence[Operand], aval: Any) -> Operand | None:
-    """Statistics, masks and softmax, which are more than their entries."""
-    if name == "select_n":
-        return _masked(world, operands)
-    if len(operands) != 2 or not all(isinstance(x, Field) for x in operands):
+        return _masked(tape, operands)
+    if len(operands) != 2:
         return None
     a, b = operands
-    assert isinstance(a, Field) and isinstance(b, Field)
-    if b.tag is None:
+    if not isinstance(a, Signal) or not isinstance(b, Signal) or b.tag is None:
         return None
     if name == "sub" and b.tag.kind == "max" and b.tag.of == a.base:
         # What a softmax subtracts from its logits changes nothing.
-        return world.again(a, a.table, [Link(a.number, slope=np.ones(tables.ROWS))])
+        return tape.same(a)
     if name == "sub" and b.tag.kind == "sum" and b.tag.of == a.base and b.tag.is_mean:
-        return centred(world, a, b)
-    if name == "sub" and b.tag.kind == "square of mean" and a.tag is not None:
-        if a.tag.kind == "squares" and a.tag.of == b.tag.of and a.tag.is_mean:
-            return spread_left(world, a, b)
-    if name == "div" and a.tag is not None and a.tag.kind == "exp":
-        if b.tag.kind == "sum" and b.tag.of == a.base and b.tag.factor == b.tag.count:
-            return softmax(world, a, b.tag, aval.shape)
+        return centred(tape, a, b)
+    if a.tag is None:
+        return None
+    if name == "sub" and b.tag.kind == "square of mean" and a.tag.kind == "squares":
+        return spread_left(tape, a, b) if a.tag.of == b.tag.of and a.tag.is_mean else None
+    if name == "div" and a.tag.kind == "exp" and b.tag.kind == "sum" and b.tag.of == a.base:
+        return softmax(tape, a, b.tag, shape) if b.tag.factor == b.tag.count else None
     return None
 
 
-def _masked(world: World, operands: Sequence[Operand]) -> Field | None:
-    """Logits of which a known mask hides some."""
-    if len(operands) != 3 or not isinstance(operands[0], Known):
-        return None
+def _masked(tape: Tape, operands: Sequence[Value]) -> Signal | None:
+    """Logits of which a constant mask hides some."""
     which, cases = operands[0], operands[1:]
-    kept = [i for i, case in enumerate(cases) if isinstance(case, Field)]
-    if len(kept) != 1 or not _is_mask_value(cases[1 - kept[0]]):
+    kept = [i for i, case in enumerate(cases) if isinstance(case, Signal)]
+    if len(cases) != 2 or not isinstance(which, Constant) or len(kept) != 1:
         return None
-    field = cases[kept[0]]
-    assert isinstance(field, Field) and which.array is not None
-    mask = np.asarray(which.array, dtype=bool)
-    link = Link(field.number, slope=np.ones(tables.ROWS))
-    return world.again(field, field.table, [link], mask=mask if kept[0] else ~mask)
+    if not _is_mask_value(cases[1 - kept[0]]):
+        return None
+    signal, mask = cases[kept[0]], which.array.astype(bool)
+    assert isinstance(signal, Signal)
+    return tape.same(signal, mask=mask if kept[0] else ~mask)
 
 
-def _facts(node: Node, operands: Sequence[Operand], fields: Sequence[Field]) -> dict[str, Any]:
+def _facts(node: Node, operands: Sequence[Value], signals: Sequence[Signal]) -> dict[str, Any]:
     """What is remembered of a result beside its law."""
     name = node.primitive
-    given = [x for x in operands if isinstance(x, Field)]
+    given = [x for x in operands if isinstance(x, Signal)]
     main = max(given, key=lambda x: x.size)
     varied = [x for x in given if x.sources]
     facts: dict[str, Any] = {}
     if varied and all(x.label for x in varied):
         facts["label"] = max(varied, key=lambda x: x.size).label
     if len(given) == 1:
-        facts.update(mask=main.mask, tag=_tag(node, main, fields))
+        facts.update(mask=main.mask, tag=_tag(node, main, signals))
     elif name == "mul" and given[0] is given[1]:
         facts["tag"] = _square_tag(given[0])
-    statistics = {x.statistic_of for x in fields if x.statistic_of is not None}
-    bodies = {y for x in fields for y in (x.base, x.centred_of)}
+    statistics = {x.statistic_of for x in signals if x.statistic_of is not None}
+    bodies = {y for x in signals for y in (x.base, x.centred_of)}
     normalised = name in ("mul", "div") and bool(statistics & bodies)
     if len(statistics) == 1 and not normalised:
         facts["statistic_of"] = next(iter(statistics))
-        facts["terms"] = max(x.terms for x in fields)
-    lost = next((x.lost for x in given if x.lost), None)
-    facts["lost"] = None if normalised else lost
+        facts["terms"] = max(x.terms for x in signals)
+    facts["unknown"] = None if normalised else reason(given)
     if not normalised and name in ("mul", "div", "add", "sub") and main.centred_of is not None:
         facts["centred_of"] = main.centred_of
     return facts
 
 
-def _tag(node: Node, field: Field, operands: Sequence[Field]) -> Tag | None:
-    """Tag of what one field and constants make."""
-    name, tag = node.primitive, field.tag
-    constants = [float(x.table[0]) for x in operands if x is not field and not x.sources]
+def _tag(node: Node, signal: Signal, operands: Sequence[Signal]) -> Tag | None:
+    """Tag of what one signal and constants make."""
+    name, tag = node.primitive, signal.tag
+    constants = [float(x.table[0]) for x in operands if x is not signal and not x.sources]
     if name == "square" or (name == "integer_pow" and node.params["y"] == 2):
-        return _square_tag(field)
+        return _square_tag(signal)
     if name == "exp":
-        return Tag("exp", field.number)
+        return Tag("exp", signal.number)
     if tag is None or tag.kind in ("exp", "square"):
         return None
     if name == "mul" and constants:
         return dataclasses.replace(tag, factor=tag.factor * constants[0])
-    if name == "div" and constants and operands[0] is field and constants[0]:
+    if name == "div" and constants and operands[0] is signal and constants[0]:
         return dataclasses.replace(tag, factor=tag.factor / constants[0])
     return tag if name == "max" else None
 
 
-def _square_tag(field: Field) -> Tag:
-    if field.tag is not None and field.tag.kind == "sum" and field.tag.is_mean:
-        return Tag("square of mean", field.tag.of)
-    return Tag("square", field.base)
+def _square_tag(signal: Signal) -> Tag:
+    if signal.tag is not None and signal.tag.kind == "sum" and signal.tag.is_mean:
+        return Tag("square of mean", signal.tag.of)
+    return Tag("square", signal.base)
 
 
-def _joint(fields: Sequence[Field]) -> list[int]:
-    return sorted({source for x in fields for source in x.sources})
+# Functions of the sources of the operands.
 
 
 def _run(
-    world: World,
+    tape: Tape,
     node: Node,
-    operands: Sequence[Field],
+    operands: Sequence[Signal],
     joint: Sequence[int],
-    shape: Sequence[int],
-    features: Sequence[int],
+    shape: Shape,
+    features: Features,
     facts: dict[str, Any],
-) -> Field:
+) -> Signal:
     """Runs the primitive on the joint table of its operands."""
-    spread = [spread_over(x.table, x.sources, joint) for x in operands]
-    table, slopes = evaluate(node, spread)
-    divided = _through_spread(node, operands)
-    links = [
-        Link(x.number, slope=slope * divided)
+    table, slopes = _evaluate(node, [tables.spread(x.table, x.sources, joint) for x in operands])
+    factor = _through_spread(node, operands)
+    edges = [
+        Edge(x.number, slope=slope * factor)
         for x, slope in zip(operands, slopes, strict=True)
         # Statistics are constants of the values that they divide; a zero is one by chance.
         if slope is not None and (x.sources or not x.mean.any())
     ]
-    width = tables.NODES
-    full = np.broadcast_to(table, (tables.ROWS, *[width] * len(joint)))
-    if node.primitive in _SUMS or node.primitive in ("mul", "div"):
-        full = _bounded(world, node.primitive, operands, full)
-    return world.field(full, joint, shape, features, links, **facts)
+    full = np.broadcast_to(table, (tables.ROWS, *[tables.NODES] * len(joint)))
+    if node.primitive in SUMS or node.primitive in ("mul", "div"):
+        full = _bounded(tape, node.primitive, operands, full)
+    return tape.signal(full, joint, shape, features, edges, **facts)
 
 
-def _through_spread(node: Node, operands: Sequence[Field]) -> float:
-    """What a gradient is multiplied with where a value is divided by its own spread.
+def _through_spread(node: Node, operands: Sequence[Signal]) -> float:
+    """Factor of the gradient of a value that is divided by its own spread.
 
-    Of n normal entries with mean square s, ``E 1/s = n / (n - 2)``, and the way through s takes
-    away one part in n. With the mean taken away the two are ``n / (n - 3)`` and two parts, which
-    the smaller spread of n - 1 in n makes up for, but for the order of ``1 / n**2``.
+    Of n normal entries with mean square s, ``E 1/s = n / (n - 2)``, and the gradient through s
+    takes away one part in n. Where the mean is subtracted the two are ``n / (n - 3)`` and two parts
+    in n; the spread, which is smaller by n - 1 in n, makes up for that up to order ``1 / n**2``.
     """
     terms = max((x.terms for x in operands), default=0)
     bases = {x.base for x in operands if x.centred_of is None}
@@ -340,27 +304,226 @@ def _through_spread(node: Node, operands: Sequence[Field]) -> float:
     return math.sqrt((terms - 1) / (terms - 2)) if own else 1.0
 
 
-def _is_unfollowed(world: World, name: str, operands: Sequence[Field]) -> bool:
+def _share_history(tape: Tape, a: Signal, b: Signal) -> bool:
     """Whether two values have a history in common that their sources do not tell."""
-    if name not in (*_SUMS, "mul") or len(operands) != 2:
+    return not set(a.sources) & set(b.sources) and bool(tape.roots(a) & tape.roots(b))
+
+
+def _is_unfollowed(tape: Tape, name: str, operands: Sequence[Signal]) -> bool:
+    """Whether the operands of a sum or product have a history in common that is not followed."""
+    if name not in (*SUMS, "mul") or len(operands) != 2:
         return False
-    a, b = (world.compressed(x) for x in operands) if name == "mul" else operands
-    return not set(a.sources) & set(b.sources) and bool(world.all_roots(a) & world.all_roots(b))
+    a, b = (tape.compressed(x) for x in operands) if name == "mul" else operands
+    return _share_history(tape, a, b)
 
 
-def _bounded(world: World, name: str, operands: Sequence[Field], table: np.ndarray) -> np.ndarray:
-    """Widens what two values with a shared history, that is not followed, make together."""
+def _bounded(tape: Tape, name: str, operands: Sequence[Signal], table: np.ndarray) -> np.ndarray:
+    """Widens what two values make whose common history is not followed."""
     a, b = operands[:2]
-    apart = not set(a.sources) & set(b.sources)
-    if not apart or not world.all_roots(a) & world.all_roots(b):
+    if not _share_history(tape, a, b):
         return table
-    mean = tables.expectation(table)
-    rows = (slice(None), *[None] * (table.ndim - 1))
-    if name in _SUMS:
+    if name in SUMS:
+        mean = tables.rowwise(tables.expectation(table), table)
         low = np.abs(np.sqrt(a.variance) - np.sqrt(b.variance))
         high = np.sqrt(a.variance) + np.sqrt(b.variance)
         own = np.sqrt(np.maximum(a.variance + b.variance, 1e-300))
         stretch = np.array([low[0], high[1]]) / own
-        return mean[rows] + (table - mean[rows]) * stretch[rows]
+        return mean + (table - mean) * tables.rowwise(stretch, table)
     # E (ab)**2 is at most 3 times the product of second moments for normal a and b.
-    return table * np.array([0.0, np.sqrt(3.0)])[rows]
+    return table * tables.rowwise(np.array([0.0, np.sqrt(3.0)]), table)
+
+
+_Evaluated: TypeAlias = tuple[np.ndarray, Sequence[np.ndarray | None]]
+
+
+def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> _Evaluated:
+    """Values of a primitive, and its slope in each operand; None where it has none."""
+    simple = _SIMPLE.get(node.primitive)
+    if simple is not None:
+        return simple(*arrays)
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    full = [np.broadcast_to(x, shape) for x in arrays]
+    if node.primitive == "select_n":
+        which = np.asarray(full[0], dtype=int)
+        table = np.choose(which, full[1:])
+        return table, [None, *((which == i).astype(float) for i in range(len(full) - 1))]
+    kind = bool if node.primitive in ("and", "or", "not", "xor") else float
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return _bound(node, [jnp.asarray(x.astype(kind)) for x in full])
+
+
+def _bound(node: Node, values: Sequence[jax.Array]) -> _Evaluated:
+    first = bind(node.equation, values)[0]
+    if not is_float(first):
+        return np.asarray(first, dtype=float), [None] * len(values)
+    slopes: list[np.ndarray | None] = []
+    for index, value in enumerate(values):
+
+        def only(x: jax.Array, index: int = index) -> jax.Array:
+            return bind(node.equation, [*values[:index], x, *values[index + 1 :]])[0]
+
+        try:
+            slopes.append(np.asarray(jax.jvp(only, (value,), (jnp.ones_like(value),))[1]))
+        except NotImplementedError:
+            # JAX has no derivative either, as of `nextafter`.
+            slopes.append(None)
+    return np.asarray(first), slopes
+
+
+def _compared(compare: Callable[..., np.ndarray]) -> Callable[..., _Evaluated]:
+    return lambda a, b: (compare(a, b).astype(float), [None, None])
+
+
+# The commonest, without a compilation.
+_SIMPLE: dict[str, Callable[..., _Evaluated]] = {
+    "add": lambda a, b: (a + b, [tables.ONE, tables.ONE]),
+    "add_any": lambda a, b: (a + b, [tables.ONE, tables.ONE]),
+    "sub": lambda a, b: (a - b, [tables.ONE, -tables.ONE]),
+    "mul": lambda a, b: (a * b, [b, a]),
+    "neg": lambda a: (-a, [-tables.ONE]),
+    "square": lambda a: (a * a, [2 * a]),
+    "ge": _compared(np.greater_equal),
+    "gt": _compared(np.greater),
+    "le": _compared(np.less_equal),
+    "lt": _compared(np.less),
+}
+
+# Sums and products of values that depend on more numbers than a table has axes. ``n + z * (h - n)``
+# is a function of three independent numbers, and ``h - n`` shares one of them with ``n``. What was
+# added and multiplied is written out again until nothing is left that is not independent of
+# everything else; then moments and derivatives of the polynomial are exact.
+
+_SIGNS = {"add": 1.0, "add_any": 1.0, "sub": -1.0}
+# Gates of gates of recurrent cells have at most 6 terms.
+_MOST_TERMS = 12
+_MOST_STEPS = 6
+
+# Each product of values, by their numbers, and what it is multiplied with: one number per row.
+_Polynomial: TypeAlias = dict[tuple[int, ...], np.ndarray]
+
+
+def _resolved(
+    tape: Tape, name: str, operands: Sequence[Signal], shape: Shape, features: Features
+) -> Signal | None:
+    """A sum or product with exact moments and a normal law; None where it cannot be told apart."""
+    found = _independent(tape, name, operands)
+    if found is None:
+        return None
+    polynomial, atoms = found
+    mean = _expectation(polynomial, atoms)
+    variance = np.maximum(_expectation(_product(polynomial, polynomial), atoms) - mean**2, 0.0)
+    crossed = np.sum([tape.cross(x) - x.mean**2 for x in operands], axis=0)
+    return tape.normal(
+        mean,
+        variance,
+        shape,
+        features,
+        [_derivative(polynomial, atoms, number) for number in atoms],
+        tables.fraction(crossed, variance),
+        tape.roots(*operands),
+        unknown=reason(operands),
+    )
+
+
+def _independent(
+    tape: Tape, name: str, operands: Sequence[Signal]
+) -> tuple[_Polynomial, dict[int, Signal]] | None:
+    """The polynomial in values that are independent, or functions of the same one number."""
+    atoms = {x.number: x for x in operands}
+    polynomial = _combined(name, operands)
+    for _ in range(_MOST_STEPS):
+        entangled = _entangled(tape, list(atoms.values()))
+        if not entangled:
+            break
+        last = max(entangled)
+        if last not in tape.combined:
+            return None
+        inner, parts = tape.combined[last]
+        polynomial = _substituted(polynomial, last, _combined(inner, parts))
+        del atoms[last]
+        atoms |= {x.number: x for x in parts}
+        if len(polynomial) > _MOST_TERMS:
+            return None
+    else:
+        return None
+    flat = {number: tape.compressed(x) for number, x in atoms.items()}
+    renamed = {
+        tuple(sorted(flat[number].number for number in term)): factor
+        for term, factor in polynomial.items()
+    }
+    return renamed, {x.number: x for x in flat.values()}
+
+
+def _entangled(tape: Tape, atoms: Sequence[Signal]) -> set[int]:
+    """Values that have a history in common with another, and are not functions of one number.
+
+    Products are among them: what gates do is told apart from what they let through.
+    """
+    found = {x.number for x in atoms if len(x.sources) > 1 and x.number in tape.combined}
+    for i, x in enumerate(atoms):
+        for y in atoms[:i]:
+            same = len(x.sources) == 1 and x.sources == y.sources
+            if not same and tape.roots(x) & tape.roots(y):
+                found |= {z.number for z in (x, y) if z.number in tape.combined} or {x.number}
+    return found
+
+
+def _combined(name: str, operands: Sequence[Signal]) -> _Polynomial:
+    a, b = ({(x.number,): tables.ONE} for x in operands)
+    return _product(a, b) if name == "mul" else _sum(a, b, _SIGNS[name])
+
+
+def _sum(a: _Polynomial, b: _Polynomial, sign: float = 1.0) -> _Polynomial:
+    result = dict(a)
+    for term, factor in b.items():
+        result[term] = result.get(term, np.zeros(tables.ROWS)) + sign * factor
+    return result
+
+
+def _product(a: _Polynomial, b: _Polynomial) -> _Polynomial:
+    result: _Polynomial = {}
+    for one, factor in a.items():
+        for other, by in b.items():
+            result = _sum(result, {tuple(sorted((*one, *other))): factor * by})
+    return result
+
+
+def _substituted(polynomial: _Polynomial, number: int, by: _Polynomial) -> _Polynomial:
+    result: _Polynomial = {}
+    for term, factor in polynomial.items():
+        expanded: _Polynomial = {tuple(n for n in term if n != number): factor}
+        for _ in range(term.count(number)):
+            expanded = _product(expanded, by)
+        result = _sum(result, expanded)
+    return result
+
+
+def _expectation(polynomial: _Polynomial, atoms: dict[int, Signal]) -> np.ndarray:
+    total = np.zeros(tables.ROWS)
+    for term, factor in polynomial.items():
+        groups: dict[tuple[int, ...], np.ndarray] = {}
+        for number in term:
+            x = atoms[number]
+            groups[x.sources] = groups.get(x.sources, 1.0) * x.table
+        means = (tables.expectation(table) for table in groups.values())
+        total = total + functools.reduce(np.multiply, means, factor)
+    return total
+
+
+def _derivative(polynomial: _Polynomial, atoms: dict[int, Signal], number: int) -> Edge:
+    """The edge back to one of the values."""
+    slopes: _Polynomial = {}
+    for term, factor in polynomial.items():
+        if number in term:
+            left = list(term)
+            left.remove(number)
+            slopes = _sum(slopes, {tuple(left): term.count(number) * factor})
+    joint = _joint([atoms[n] for term in slopes for n in term])
+    if len(joint) > 2:
+        square = _expectation(_product(slopes, slopes), atoms)
+        return Edge(number, slope=np.sqrt(np.maximum(square, 0.0)), of=())
+    table = np.zeros((tables.ROWS, *[tables.NODES] * len(joint)))
+    for term, factor in slopes.items():
+        parts = (tables.spread(atoms[n].table, atoms[n].sources, joint) for n in term)
+        table = table + functools.reduce(np.multiply, parts, tables.rowwise(factor, table))
+    return Edge(number, slope=table, of=tuple(joint))

@@ -1,11 +1,11 @@
-"""Second moments after every map of a model, forward and backward, before anything is drawn.
+"""Second moments after every layer of a model, forward and backward, before anything is drawn.
 
-`predict` follows the law of every value through the traced model: residual sums add, maps multiply
-by fan times variance, activations are integrated exactly, normalisation sets the second moment, and
-attention gives an interval. Gradients go the same way back, from independent ones of unit variance
-at the outputs. It holds at initialization, for wide layers and independent weights: what is
-predicted is the mean over draws, from which a network of width n and depth L strays by a factor of
-about ``exp(sqrt(5 L / n))``.
+`predict` follows the law of every value through the traced model: residual sums add, layers
+multiply by fan times variance, activations are integrated exactly, normalisation sets the second
+moment, and attention gives an interval. Gradients go the same way back, from independent ones of
+unit variance at the outputs. It holds at initialization, for wide layers and independent weights:
+what is predicted is the mean over draws, from which a network of width n and depth L strays by a
+factor of about ``exp(sqrt(5 L / n))``.
 """
 
 from __future__ import annotations
@@ -13,33 +13,40 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit import _json
 from jaxinit._table import render_table
-from jaxinit.reading._reader import Reading
+from jaxinit.initializers import Initializer, Law
+from jaxinit.jaxpr import is_key
+from jaxinit.planning import Plan, flatten, suggestion
+from jaxinit.reading import Reading
 from jaxinit.signal._backward import second_moments
-from jaxinit.signal._elementwise import Operand
-from jaxinit.signal._fields import Field, Known, World
-from jaxinit.signal._given import Moments, drawn_parameters, moments_by_path
-from jaxinit.signal._measured import draw_input, measure_once
-from jaxinit.signal._walk import Map, Walk
+from jaxinit.signal._rules import Aval, is_float
+from jaxinit.signal._tape import Discrete, Signal, Tape, Value
+from jaxinit.signal._walk import Layer, Walk, draw_input, random_keys
+from jaxinit.signal._walk import measure as run_measured
 
 _FORMAT = "jaxinit-prediction/1"
 
-Interval = tuple[float, float]
+Interval: TypeAlias = tuple[float, float]
+# Mean and variance of an entry of a parameter; mean and second moment of an entry of data.
+Moments: TypeAlias = tuple[float, float]
+# How parameters are drawn: a plan, by path, or as a tree of arrays.
+Drawn: TypeAlias = Plan | Mapping[str, Law | Moments | Initializer | None] | Any
 
 
 @dataclasses.dataclass(frozen=True)
-class MapMoments:
-    """One map of the model: a contraction with a parameter, and the bias that follows it.
+class LayerMoments:
+    """One layer of the model: a contraction with a parameter, and the bias that follows it.
 
     Attributes:
         path: canonical path of the parameter.
-        order: its place among the maps, from 0, in order of execution.
+        order: its place among the layers, from 0, in order of execution.
         rounds: which round of the loops around it, outermost first; empty outside of loops.
         forward: predicted second moment per entry of its output, low and high end.
         backward: predicted second moment per entry of the gradient with respect to its output;
@@ -66,7 +73,7 @@ class MapMoments:
         """
         if self.measured_forward is None or self.measured_backward is None:
             raise ValueError(
-                f"MapMoments.holds needs a measurement, got none for {self.path!r}. "
+                f"LayerMoments.holds needs a measurement, got none for {self.path!r}. "
                 "Call predict(..., measure=True)."
             )
         pairs = (
@@ -81,40 +88,40 @@ class Prediction:
     """What `predict` returns; prints as a table.
 
     Attributes:
-        maps: all maps in order of execution.
+        layers: all layers in order of execution.
         outputs: predicted second moment per entry of every float output.
         draws: how many draws the measured numbers are means of; 0 when nothing was measured.
     """
 
-    maps: tuple[MapMoments, ...]
+    layers: tuple[LayerMoments, ...]
     outputs: tuple[Interval, ...]
     draws: int = 0
 
-    def __getitem__(self, path: str) -> tuple[MapMoments, ...]:
-        """The maps of one parameter, in order of execution.
+    def __getitem__(self, path: str) -> tuple[LayerMoments, ...]:
+        """The layers of one parameter, in order of execution.
 
         Raises:
             KeyError: when it has none.
         """
-        found = tuple(m for m in self.maps if m.path == path)
+        found = tuple(layer for layer in self.layers if layer.path == path)
         if not found:
-            raise KeyError(f"the prediction has no map with the parameter {path!r}")
+            raise KeyError(f"the prediction has no layer with the parameter {path!r}")
         return found
 
     def to_text(self, width: int = 100) -> str:
         """The prediction as it prints, in lines of at most so many characters."""
-        columns = ["map", "forward", "backward"]
-        if self.draws:
-            columns = ["map", "forward", "measured", "backward", "measured"]
+        measured = ["measured"] if self.draws else []
         rows = []
-        for m in self.maps:
-            rounds = "".join(f"[{number}]" for number in m.rounds)
-            row = [m.path + rounds, _spell(m.forward)]
-            row += [_number(m.measured_forward)] if self.draws else []
-            row += [_spell(m.backward)]
-            row += [_number(m.measured_backward)] if self.draws else []
+        for layer in self.layers:
+            row = [layer.path + "".join(f"[{number}]" for number in layer.rounds)]
+            for interval, number in (
+                (layer.forward, layer.measured_forward),
+                (layer.backward, layer.measured_backward),
+            ):
+                row += [_interval_text(interval), *([_number_text(number)] if measured else [])]
             rows.append(row)
         title = "second moments per entry, predicted"
+        columns = ["layer", "forward", *measured, "backward", *measured]
         return render_table(columns, rows, title=title, max_width=width)
 
     def __str__(self) -> str:
@@ -122,27 +129,42 @@ class Prediction:
 
     __repr__ = __str__
 
-    def to_json(self) -> dict[str, Any]:
-        """The prediction as plain dicts, lists, strings and numbers; infinity is None."""
-        return {"format": _FORMAT} | _finite(dataclasses.asdict(self))
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as dictionaries, lists, strings and numbers; infinity is None."""
+        return {"format": _FORMAT} | _json.plain(self)
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        return _json.dumps(self.to_dict())
+
+
+def _interval_text(interval: Interval) -> str:
+    low, high = interval
+    same = math.isclose(low, high, rel_tol=5e-3)
+    return _number_text(low) if same else f"{low:.3g} to {high:.3g}"
+
+
+def _number_text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def predict(
     reading: Reading,
-    laws: Any,
+    init: Drawn,
     *,
-    inputs: Sequence[Any] | None = None,
+    inputs: Sequence[Moments | None] | None = None,
     measure: bool = False,
     draws: int = 10,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Prediction:
     """Predicts how large every pre-activation is, and every gradient, at initialization.
 
     Assumed: layers are wide, weights independent of each other and of the data, data as ``inputs``
     says, and gradients at the outputs independent, of mean 0 and variance 1. What is exact under
-    these is one number. The ends of an interval are two whole runs: one with all that is uncertain
-    (how attention divides, how positions are correlated) at its low end, one with all of it at its
-    high end. They are no strict bound: what is largest in between is not looked for.
+    these is one number. Some things are uncertain: how attention divides, how positions are
+    correlated. An interval comes from two whole runs, one with everything that is uncertain at its
+    low end, one with all of it at its high end. It is no strict bound: a mixture of low and high
+    ends may give less, or more.
 
     Weights that a loop applies again count as new ones in each round. Gates that stay open or shut
     for many rounds let more through: at width 256 an LSTM's gradient six rounds back is measured at
@@ -150,17 +172,18 @@ def predict(
 
     Args:
         reading: what the model does with its parameters, from `jaxinit.read`.
-        laws: how every parameter is drawn, matched by path: a `jaxinit.Plan`; or a tree of arrays,
-            whose leaves' mean and variance are measured; or a mapping from path to `Law` or
-            (mean, variance).
+        init: how every parameter is drawn, matched by path: a `jaxinit.Plan`; or a mapping from
+            path to initializer, `Law` or (mean, variance); or a tree of arrays, whose leaves' mean
+            and variance are measured.
         inputs: for every array that the model is called with (mean, second moment), or None where
             it is standard normal or integers.
-        measure: whether to draw as well, from a plan; a tree is taken as it is.
+        measure: whether to draw as well, from a plan or from initializers; a tree of arrays is
+            taken as it is.
         draws: how many draws to average over, of parameters and data.
         key: for the draws; ``jax.random.key(0)`` by default.
 
     Returns:
-        For every map the predicted second moments, with the measured ones beside them when asked.
+        For every layer the predicted second moments, with the measured ones beside them when asked.
 
     Raises:
         TypeError: when ``reading`` is no reading, or a law is none.
@@ -175,9 +198,9 @@ def predict(
         >>> reading = jaxinit.read(lambda p, x: x @ p["w"], shapes, x)
         >>> print(predict(reading, jaxinit.plan(shapes, [("w", he_normal())])))
         second moments per entry, predicted
-        map  forward  backward
-        ──────────────────────
-        w          2         1
+        layer  forward  backward
+        ────────────────────────
+        w            2         1
 
     References:
         Poole et al., *Exponential Expressivity in Deep Neural Networks through Transient Chaos*,
@@ -197,117 +220,207 @@ def predict(
             f"that the model is called with, got {len(given)}. Write None for what is standard "
             "normal or integers."
         )
-    named, avals = moments_by_path(reading, laws), reading.graph.avals
-    walk = Walk(World())
+    moments, walk = _moments_by_path(reading, init), Walk(Tape())
     operands = [
-        _parameter(walk.world, path, named.get(path), avals[number])
-        for path, number in reading.inputs.items()
+        _parameter(walk.tape, path, moments.get(path), _aval(reading, path))
+        for path in reading.inputs
     ]
     operands += [
-        _datum(walk.world, moments, avals[number])
-        for moments, number in zip(given, reading.arguments, strict=True)
+        _datum(walk.tape, own, reading.graph.avals[number])
+        for own, number in zip(given, reading.arguments, strict=True)
     ]
     # Exponentials of wide logits leave the range of floats; softmax takes the logits instead.
     with np.errstate(all="ignore"):
-        outputs = [x for x in walk.run(reading.graph, operands) if isinstance(x, Field)]
-        totals = second_moments(walk.world, outputs)
-    maps = [_record(m, order, totals) for order, m in enumerate(walk.maps)]
-    prediction = Prediction(tuple(maps), tuple(_forward(x) for x in outputs))
-    if not measure:
-        return prediction
-    key = jax.random.key(0) if key is None else key
-    return _measured(prediction, reading, laws, walk.maps, given, draws, key)
+        outputs = [x for x in walk.run(reading.graph, operands) if isinstance(x, Signal)]
+        totals = second_moments(walk.tape, outputs)
+    layers = [_record(layer, order, totals) for order, layer in enumerate(walk.layers)]
+    if measure:
+        key = jax.random.key(0) if key is None else key
+        layers = _measured(reading, init, layers, walk.layers, given, draws, key)
+    return Prediction(tuple(layers), tuple(map(_forward, outputs)), draws if measure else 0)
 
 
-def _parameter(world: World, path: str, moments: Moments | None, aval: Any) -> Operand:
+def _aval(reading: Reading, path: str) -> Aval:
+    return reading.graph.avals[reading.inputs[path]]
+
+
+def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Value:
     if moments is None:
-        return Known(None, aval.shape)
+        return Discrete(aval.shape)
     features = [length > 1 for length in aval.shape]
     # The same at every position: correlation 1.
-    return world.normal(*moments, aval.shape, features, correlation=1.0, label=path)
+    return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path)
 
 
-def _datum(world: World, moments: Any, aval: Any) -> Operand:
-    if not jnp.issubdtype(aval.dtype, np.floating):
-        return Known(None, aval.shape)
+def _datum(tape: Tape, moments: Moments | None, aval: Aval) -> Value:
+    if not is_float(aval):
+        return Discrete(aval.shape)
     mean, second = (0.0, 1.0) if moments is None else moments
     features = [axis == len(aval.shape) - 1 for axis in range(len(aval.shape))]
-    return world.normal(mean, max(second - mean**2, 0.0), aval.shape, features)
+    return tape.normal(mean, max(second - mean**2, 0.0), aval.shape, features)
 
 
-def _forward(field: Field) -> Interval:
-    if field.lost:
+def _forward(signal: Signal) -> Interval:
+    if signal.unknown:
         return (0.0, math.inf)
-    return float(field.second.min()), float(field.second.max())
+    return float(signal.second.min()), float(signal.second.max())
 
 
-def _record(found: Map, order: int, totals: Mapping[int, np.ndarray]) -> MapMoments:
-    total = totals.get(found.field.number, np.zeros((2, 2)))
+def _record(layer: Layer, order: int, totals: Mapping[int, np.ndarray]) -> LayerMoments:
+    total = totals.get(layer.signal.number, np.zeros((2, 2)))
     backward = (float(total.min()), float(total.max()))
-    why = found.field.lost
+    why = layer.signal.unknown
     if why is None and math.isinf(backward[1]):
         why = "a value further on that could not be followed"
-    _, rounds = found.place
-    return MapMoments(found.label, order, rounds, _forward(found.field), backward, why=why)
+    forward, (_, rounds) = _forward(layer.signal), layer.occurrence
+    return LayerMoments(layer.label, order, rounds, forward, backward, why=why)
+
+
+# How parameters are drawn: their moments, and arrays where a measurement is asked for.
+
+
+def _moments_by_path(reading: Reading, init: Drawn) -> dict[str, Moments]:
+    """Mean and variance of an entry of every floating-point leaf of a reading.
+
+    Raises:
+        TypeError: when something is no law.
+        ValueError: when a leaf has no law, or a law is of no leaf.
+    """
+    laws = _laws_by_path(init)
+    for path in laws:
+        if path not in reading:
+            raise ValueError(
+                f"predict needs laws of the {len(reading)} leaves that were read, got one for "
+                f"{path!r}{suggestion(path, reading.paths)}. Pass a plan of the same tree."
+            )
+    found = {path: _moments(path, law, _aval(reading, path)) for path, law in laws.items()}
+    floating = [path for path in reading.paths if is_float(_aval(reading, path))]
+    missing = [path for path in floating if path not in found]
+    if missing:
+        raise ValueError(
+            f"predict needs a law for every leaf that was read, got none for {missing[0]!r} "
+            f"({len(missing)} of {len(floating)} are missing). Pass a plan of the same tree, or "
+            "the tree itself."
+        )
+    return {path: found[path] for path in floating}
+
+
+def _laws_by_path(init: Drawn) -> dict[str, Any]:
+    if isinstance(init, Plan):
+        return {leaf.path: leaf.law for leaf in init}
+    if _is_mapping_of_laws(init):
+        return {str(path): law for path, law in init.items() if law is not None}
+    flat = flatten("predict", init)
+    leaves = zip(flat.paths, flat.leaves, strict=True)
+    return {path: leaf for path, leaf in leaves if hasattr(leaf, "dtype")}
+
+
+def _is_mapping_of_laws(init: Drawn) -> bool:
+    kinds = Law | Initializer | tuple | None
+    return (
+        isinstance(init, Mapping)
+        and bool(init)
+        and all(isinstance(law, kinds) for law in init.values())
+    )
+
+
+def _moments(path: str, law: Any, aval: Aval) -> Moments:
+    if isinstance(law, Initializer):
+        law = law.law(aval.shape, aval.dtype)
+    if isinstance(law, Law):
+        return float(np.real(law.mean)), float(law.variance)
+    if isinstance(law, tuple) and len(law) == 2:
+        return float(law[0]), float(law[1])
+    if isinstance(law, tuple | jax.ShapeDtypeStruct) or not hasattr(law, "dtype"):
+        raise TypeError(
+            f"predict needs a law for {path!r}, got {law!r}. Pass a plan, a tree of arrays, or a "
+            "mapping from path to an initializer or (mean, variance)."
+        )
+    wide = jnp.asarray(law, jnp.float32) if is_float(law) else jnp.zeros(0)
+    if not wide.size:
+        return 0.0, 0.0
+    mean, second = float(wide.mean()), float(jnp.mean(wide**2))
+    # A mean within 5 standard errors of zero is chance. Along many layers of one sign it would add
+    # up, and no other draw of the law would show it.
+    if abs(mean) <= 5 * math.sqrt(second / wide.size):
+        mean = 0.0
+    return mean, second - mean**2
 
 
 def _measured(
-    prediction: Prediction,
     reading: Reading,
-    laws: Any,
-    maps: Sequence[Map],
-    given: Sequence[Any],
+    init: Drawn,
+    records: Sequence[LayerMoments],
+    layers: Sequence[Layer],
+    given: Sequence[Moments | None],
     draws: int,
-    key: Any,
-) -> Prediction:
-    """The prediction with measured numbers beside it."""
-    places = [m.place for m in maps]
-    sums = {place: np.zeros(2) for place in places}
+    key: jax.Array,
+) -> list[LayerMoments]:
+    """The records with measured numbers beside what is predicted."""
+    wanted = [layer.occurrence for layer in layers]
+    sums = np.zeros((len(wanted), 2))
     for number in range(draws):
         of_parameters, of_data, last = jax.random.split(jax.random.fold_in(key, number), 3)
-        parameters = drawn_parameters(reading, laws, of_parameters)
-        operands = [*parameters, *_draw_data(reading, given, parameters, of_data)]
-        forward, backward = measure_once(reading.graph, operands, places, last)
-        for place in places:
-            sums[place] += [forward.get(place, np.nan), backward.get(place, np.nan)]
-    records = []
-    for record, place in zip(prediction.maps, places, strict=True):
-        ahead, back = (None if np.isnan(v) else float(v) for v in sums[place] / draws)
-        records.append(dataclasses.replace(record, measured_forward=ahead, measured_backward=back))
-    return dataclasses.replace(prediction, maps=tuple(records), draws=draws)
+        parameters = _drawn_parameters(reading, init, of_parameters)
+        operands = [*parameters, *_drawn_data(reading, given, parameters, of_data)]
+        found = run_measured(reading.graph, operands, set(wanted), last)
+        sums += [[moments.get(occurrence, math.nan) for moments in found] for occurrence in wanted]
+    pairs = [[None if math.isnan(v) else float(v) for v in row] for row in sums / draws]
+    return [
+        dataclasses.replace(record, measured_forward=forward, measured_backward=backward)
+        for record, (forward, backward) in zip(records, pairs, strict=True)
+    ]
 
 
-def _draw_data(
-    reading: Reading, given: Sequence[Any], parameters: Sequence[Any], key: jax.Array
+def _drawn_parameters(reading: Reading, init: Drawn, key: jax.Array) -> list[jax.Array]:
+    """Arrays for every leaf of a reading, in its order; of a tree of arrays the tree as it is.
+
+    Raises:
+        ValueError: when there are moments alone, or a leaf is missing that is no float.
+    """
+    if isinstance(init, Plan):
+        init = init.init(key)
+    elif _is_mapping_of_laws(init):
+        init = _from_initializers(reading, init, key)
+    flat = flatten("predict", init)
+    arrays = dict(zip(flat.paths, flat.leaves, strict=True))
+    return [
+        arrays[path] if path in arrays else _filler(reading, path, key) for path in reading.paths
+    ]
+
+
+def _from_initializers(reading: Reading, init: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
+    found = {}
+    for number, (path, initializer) in enumerate(init.items()):
+        if not isinstance(initializer, Initializer | None):
+            raise ValueError(
+                "predict needs something to draw from where measure=True, got moments alone. "
+                "Pass a plan, initializers, or a tree of arrays."
+            )
+        if initializer is not None:
+            aval = _aval(reading, path)
+            found[path] = initializer(jax.random.fold_in(key, number), aval.shape, aval.dtype)
+    return found
+
+
+def _filler(reading: Reading, path: str, key: jax.Array) -> jax.Array:
+    """For a leaf that no law is of: a random key, or zeros."""
+    aval = _aval(reading, path)
+    return random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
+
+
+def _drawn_data(
+    reading: Reading,
+    given: Sequence[Moments | None],
+    parameters: Sequence[jax.Array],
+    key: jax.Array,
 ) -> list[jax.Array]:
     """Data of the right shapes; integers stay below the rows of the smallest table."""
     if not given:
         return []
     rows = min((leaf.shape[0] for leaf in parameters if leaf.ndim == 2), default=None)
-    data = []
-    for k, number, moments in zip(
-        jax.random.split(key, len(given)), reading.arguments, given, strict=True
-    ):
-        drawn = draw_input(k, reading.graph.avals[number], rows)
-        if moments is not None:
-            mean, second = moments
-            drawn = mean + math.sqrt(max(second - mean**2, 0.0)) * drawn
-        data.append(drawn)
-    return data
-
-
-def _spell(interval: Interval) -> str:
-    low, high = interval
-    return _number(low) if math.isclose(low, high, rel_tol=5e-3) else f"{low:.3g} to {high:.3g}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    keys = jax.random.split(key, len(given))
+    return [
+        draw_input(k, reading.graph.avals[number], moments, rows)
+        for k, number, moments in zip(keys, reading.arguments, given, strict=True)
+    ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ _REACH = 8.0
 ROWS = 2
 # Hermite coefficients used for correlations; what lies beyond is bounded.
 _ORDERS = 24
+# A slope of one.
+ONE = np.ones(ROWS)
 
 
 @functools.cache
@@ -54,11 +57,46 @@ def _hermite() -> np.ndarray:
     return np.stack(rows) * weights()
 
 
-def expectation(table: np.ndarray) -> np.ndarray:
-    """Mean over all normal numbers that a table is a function of: its axes from the second on."""
-    while table.ndim > 1:
-        table = table @ weights()
+def expectation(table: np.ndarray, leading: int = 1) -> np.ndarray:
+    """Mean over all normal numbers that a table is a function of: its axes after the leading ones.
+
+    An axis of length one belongs to a number that the table does not depend on.
+    """
+    while table.ndim > leading:
+        table = table[..., 0] if table.shape[-1] == 1 else table @ weights()
     return table
+
+
+def full_weights(sources: int) -> np.ndarray:
+    """Probability of each combination of nodes of so many independent numbers."""
+    return functools.reduce(np.multiply.outer, [weights()] * sources, np.ones(()))
+
+
+def rowwise(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """One number per row, in a shape that multiplies a table."""
+    return numbers.reshape(*numbers.shape, *[1] * (table.ndim - numbers.ndim))
+
+
+def ends(gain: Any) -> np.ndarray:
+    """A number, or one per row, as rows x (low end, high end)."""
+    array = np.asarray(gain, dtype=float)
+    return np.broadcast_to(array[:, None] if array.ndim == 1 else array, (ROWS, 2))
+
+
+def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part of a whole, between 0 and 1; the part itself where the whole is 0."""
+    return np.clip(part / np.where(whole > 0, whole, 1.0), 0.0, 1.0)
+
+
+def spread(
+    table: np.ndarray, sources: Sequence[int], joint: Sequence[int], leading: int = 1
+) -> np.ndarray:
+    """A table with one axis for each of the joint sources; of length 1 where it lacks one."""
+    order = [joint.index(source) for source in sources]
+    table = np.transpose(table, [*range(leading), *(leading + int(i) for i in np.argsort(order))])
+    lengths = iter(table.shape[leading:])
+    shape = [next(lengths) if i in order else 1 for i in range(len(joint))]
+    return table.reshape(*table.shape[:leading], *shape)
 
 
 def normal(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
@@ -118,16 +156,16 @@ def compress(values: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     flat, mass = values.reshape(len(values), -1), mass.reshape(-1)
     order = np.argsort(flat, axis=1, kind="stable")
-    tables, places = [], np.empty(flat.shape, dtype=np.int32)
+    rows, places = [], np.empty(flat.shape, dtype=np.int32)
     for row, (numbers, sorting) in enumerate(zip(flat, order, strict=True)):
         ordered, share = numbers[sorting], mass[sorting]
         reached = np.concatenate([[0.0], np.cumsum(share)])
         sums = np.concatenate([[0.0], np.cumsum(share * ordered)])
         table = np.diff(np.interp(_edges(), reached, sums)) / weights()
-        tables.append(_with_moments(table, numbers, mass))
+        rows.append(_with_moments(table, numbers, mass))
         middle = (reached[1:] + reached[:-1]) / 2
         places[row, sorting] = np.clip(np.searchsorted(_edges(), middle) - 1, 0, NODES - 1)
-    return np.stack(tables), places.reshape(values.shape)
+    return np.stack(rows), places.reshape(values.shape)
 
 
 def _with_moments(table: np.ndarray, values: np.ndarray, mass: np.ndarray) -> np.ndarray:
@@ -150,8 +188,6 @@ def of_array(array: np.ndarray) -> np.ndarray:
 
 def largest_of(table: np.ndarray, count: int) -> np.ndarray:
     """Law of the largest of independent copies of a number, as a table of one normal number."""
-    ordered, _ = compress(
-        table, functools.reduce(np.multiply.outer, [weights()] * (table.ndim - 1))
-    )
+    ordered, _ = compress(table, full_weights(table.ndim - 1))
     middle = (_edges()[1:] + _edges()[:-1]) / 2
     return np.stack([np.interp(middle ** (1 / count), middle, row) for row in ordered])

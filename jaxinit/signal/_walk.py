@@ -1,168 +1,215 @@
-"""Propagates fields through a graph, loops round by round."""
+"""Two runs of a model, round by round: one on laws, and one on drawn arrays beside it.
+
+Both are domains of the interpreter of traced programs. `Walk` predicts; `measure` draws, and tells
+the second moments of values and of gradients at the same occurrences.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr._graph import Graph, Node
-from jaxinit.signal._elementwise import Operand, hull
-from jaxinit.signal._fields import Field, Known, World
-from jaxinit.signal._moments import apply_rule
-from jaxinit.signal._movement import mixture
-from jaxinit.signal._slices import taken
+from jaxinit.jaxpr import Cond, Graph, Interpreter, Node, OnArrays, Scan, While, bind
+from jaxinit.signal import _elementwise as _elementwise
+from jaxinit.signal import _sums as _sums
+from jaxinit.signal._moves import entry, stack
+from jaxinit.signal._rules import Aval, apply, constant, is_float, one_of, unknown
+from jaxinit.signal._tape import Signal, Tape, Value
 
-CONTRACTIONS = ("dot_general", "conv_general_dilated")
-
-# A value of a program that runs: its number, and the rounds of the loops around it.
-Place = tuple[int, tuple[int, ...]]
+# A result of an equation in one run of it: the number of the value, and the rounds of the loops
+# around the equation, outermost first.
+Occurrence: TypeAlias = tuple[int, tuple[int, ...]]
 
 
 @dataclasses.dataclass
-class Map:
+class Layer:
     """A contraction with a parameter, as it was met.
 
     Attributes:
         label: path of the parameter, or of both where two are multiplied.
-        place: the output, its bias added.
-        field: what is predicted of it.
+        occurrence: the output, its bias added.
+        signal: what is predicted of it.
     """
 
     label: str
-    place: Place
-    field: Field
+    occurrence: Occurrence
+    signal: Signal
 
 
-class Walk:
-    """One pass through a graph.
+class Walk(Interpreter[Value]):
+    """Predicts the values of a graph.
 
     Attributes:
-        world: all fields.
-        maps: every map, in order of execution.
+        tape: all signals.
+        layers: every layer, in order of execution.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.maps: list[Map] = []
-        self._by_field: dict[int, Map] = {}
-        self._round: tuple[int, ...] = ()
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.layers: list[Layer] = []
+        self._without_bias: dict[int, Layer] = {}
 
-    def run(self, graph: Graph, operands: Sequence[Operand]) -> list[Operand]:
-        """Outputs of a graph for given inputs."""
-        values: dict[int, Operand] = dict(zip(graph.inputs, operands, strict=True))
-        for number, array in graph.constants.items():
-            values[number] = _constant(array)
+    def constant(self, value: Any) -> Value:
+        """A constant."""
+        return constant(value)
 
-        def read(atom: Any) -> Operand:
-            return values[atom] if isinstance(atom, int) else _constant(atom.val)
-
-        for node in graph.nodes:
-            inputs = [read(atom) for atom in node.inputs]
-            avals = [graph.avals[number] for number in node.outputs]
-            results = self._step(node, inputs, avals)
-            values.update(zip(node.outputs, results, strict=True))
-        return [read(atom) for atom in graph.outputs]
-
-    def _step(self, node: Node, inputs: list[Operand], avals: Sequence[Any]) -> list[Operand]:
-        if node.primitive == "scan":
-            return self._scan(node, inputs)
-        if node.primitive == "cond":
-            return self._cond(node, inputs, avals)
-        if node.bodies:
-            return self._while(inputs, avals)
-        results = apply_rule(self.world, node, inputs, avals)
-        self._note(node, inputs, results)
+    def equation(self, node: Node, operands: list[Value]) -> list[Value]:
+        """Applies the rule of the primitive, and notes layers."""
+        results = apply(self.tape, node, operands, _avals_of(node))
+        if isinstance(results[0], Signal):
+            self._note(node, operands, results[0])
         return results
 
-    def _note(self, node: Node, inputs: list[Operand], results: list[Operand]) -> None:
-        """Keeps a map, or the sum of one and its bias."""
-        (result, *_) = results
-        fields = [x for x in inputs if isinstance(x, Field)]
-        place = (node.outputs[0], self._round)
-        if not isinstance(result, Field):
-            return
-        if node.primitive in CONTRACTIONS:
-            labels = self.world.maps.get(result.number)
-            if labels:
-                self.maps.append(Map(" ".join(labels), place, result))
-                self._by_field[result.number] = self.maps[-1]
-        elif node.primitive == "add" and len(fields) == 2:
-            for output, bias in (fields, fields[::-1]):
-                found = self._by_field.pop(output.number, None) if bias.label else None
-                if found is not None:
-                    found.field, found.place = result, place
+    def scan(self, loop: Scan[Value]) -> list[Value]:
+        """Runs every round."""
+        return self.unroll(
+            loop,
+            lambda value, number: entry(self.tape, value, number),
+            lambda parts: stack(self.tape, parts),
+        )
 
-    def _scan(self, node: Node, inputs: list[Operand]) -> list[Operand]:
-        (body,) = node.bodies
-        constants, carries = node.params["constants"], node.params["carries"]
-        fixed, carried = inputs[:constants], inputs[constants : constants + carries]
-        length = node.params["length"]
-        order = range(length)[::-1] if node.params["reverse"] else range(length)
-        stacks: list[list[Operand]] = []
-        outer = self._round
-        for number in order:
-            self._round = (*outer, number)
-            entries = [self._take(x, number) for x in inputs[constants + carries :]]
-            results = self.run(body, [*fixed, *carried, *entries])
-            carried = results[:carries]
-            stacks.append(results[carries:])
-        self._round = outer
-        # A reverse loop fills its stack from the end.
-        stacks = stacks[::-1] if node.params["reverse"] else stacks
-        return [*carried, *(self._stack(list(parts)) for parts in zip(*stacks, strict=True))]
-
-    def _take(self, value: Operand, number: int) -> Operand:
-        if isinstance(value, Known):
-            array = None if value.array is None else np.asarray(value.array)[number]
-            return Known(array, value.shape[1:])
-        return taken(self.world, value, number)
-
-    def _stack(self, parts: list[Operand]) -> Operand:
-        shape = (len(parts), *parts[0].shape)
-        if any(isinstance(x, Known) and x.array is None for x in parts):
-            return Known(None, shape)
-        fields = [x for x in parts if isinstance(x, Field)]
-        if not fields:
-            return Known(
-                np.stack([np.asarray(x.array) for x in parts if isinstance(x, Known)]), shape
-            )
-        layers: list[Operand] = []
-        for x in parts:
-            if isinstance(x, Known):
-                layers.append(Known(np.asarray(x.array)[None], (1, *x.shape)))
-            else:
-                layers.append(self.world.view(x, (1, *x.shape), [False, *x.features]))
-        return mixture(self.world, layers, shape, [False, *fields[0].features], 0)
-
-    def _cond(self, node: Node, inputs: list[Operand], avals: Sequence[Any]) -> list[Operand]:
-        branches = [self.run(body, inputs[1:]) for body in node.bodies]
-        results = []
-        for aval, cases in zip(avals, zip(*branches, strict=True), strict=True):
-            known = [x for x in cases if isinstance(x, Known)]
-            if len(known) == len(cases) or any(x.array is None for x in known):
-                results.append(Known(None, aval.shape))
-            else:
-                results.append(hull(self.world, cases, aval.shape))
-        return results
-
-    def _while(self, inputs: list[Operand], avals: Sequence[Any]) -> list[Operand]:
+    def while_loop(self, loop: While[Value]) -> list[Value]:
         """A loop that data end: nothing is known of what it makes."""
-        fields = [x for x in inputs if isinstance(x, Field)]
         why = "a while loop, whose rounds the data decide"
+        return [unknown(self.tape, why, aval, loop.operands) for aval in _avals_of(loop.node)]
+
+    def cond(self, choice: Cond[Value]) -> list[Value]:
+        """One of several branches, nobody knows which."""
+        pairs = zip(_avals_of(choice.node), zip(*choice.results(), strict=True), strict=True)
+        return [one_of(self.tape, cases, aval) for aval, cases in pairs]
+
+    def _note(self, node: Node, operands: Sequence[Value], result: Signal) -> None:
+        """Keeps a layer, or the sum of one and its bias."""
+        occurrence = node.outputs[0], self.rounds
+        labels = self.tape.layers.get(result.number)
+        if labels:
+            layer = Layer(" ".join(labels), occurrence, result)
+            self.layers.append(layer)
+            self._without_bias[result.number] = layer
+        signals = [x for x in operands if isinstance(x, Signal)]
+        if node.primitive == "add" and len(signals) == 2:
+            for output, bias in (signals, signals[::-1]):
+                found = self._without_bias.pop(output.number, None) if bias.label else None
+                if found is not None:
+                    found.signal, found.occurrence = result, occurrence
+
+
+def _avals_of(node: Node) -> list[Aval]:
+    return [variable.aval for variable in node.equation.outvars]
+
+
+# A function that gets every result, and returns what is used in its place.
+_Tap: TypeAlias = Callable[[Occurrence, jax.Array], jax.Array]
+_Moments: TypeAlias = dict[Occurrence, float]
+
+
+class _Tapped(OnArrays):
+    """Runs a graph on arrays; results inside of branches and while loops are not tapped."""
+
+    def __init__(self, tap: _Tap) -> None:
+        self.tap = tap
+
+    def equation(self, node: Node, operands: list[Any]) -> list[Any]:
+        """Binds the equation again."""
+        results = bind(node.equation, operands)
         return [
-            self.world.lost(why, a.shape, fields)
-            if jnp.issubdtype(a.dtype, np.floating)
-            else Known(None, a.shape)
-            for a in avals
+            self.tap((number, self.rounds), value)
+            for number, value in zip(node.outputs, results, strict=True)
         ]
 
+    def scan(self, loop: Scan[Any]) -> list[Any]:
+        """Runs every round."""
+        return self.unroll(loop, lambda value, number: value[number], jnp.stack)
 
-def _constant(value: Any) -> Known:
-    if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
-        array = np.asarray(value)
-        return Known(array, array.shape)
-    return Known(None, tuple(value.shape))
+    def while_loop(self, loop: While[Any]) -> Sequence[Any]:
+        """Binds the loop whole."""
+        return self.equation(loop.node, loop.operands)
+
+    def cond(self, choice: Cond[Any]) -> Sequence[Any]:
+        """Binds the choice whole."""
+        return self.equation(choice.node, choice.operands)
+
+
+def measure(
+    graph: Graph, operands: Sequence[jax.Array], wanted: Collection[Occurrence], key: jax.Array
+) -> tuple[_Moments, _Moments]:
+    """Second moments of some values, and of the gradients with respect to them.
+
+    Args:
+        graph: what to run.
+        operands: its inputs, drawn.
+        wanted: which values.
+        key: for the gradients of the outputs, standard normal.
+
+    Returns:
+        Second moment per entry of the values, and of the gradients, by occurrence.
+    """
+    seen: dict[Occurrence, Any] = {}
+
+    def find(occurrence: Occurrence, value: jax.Array) -> jax.Array:
+        if occurrence in wanted:
+            seen[occurrence] = jax.ShapeDtypeStruct(value.shape, value.dtype)
+        return value
+
+    jax.eval_shape(lambda *arrays: _Tapped(find).run(graph, arrays), *operands)
+    zeros = {occurrence: jnp.zeros(value.shape, value.dtype) for occurrence, value in seen.items()}
+
+    def forward(added: dict[Occurrence, jax.Array]) -> tuple[list[Any], dict[Occurrence, Any]]:
+        values: dict[Occurrence, Any] = {}
+
+        def tap(occurrence: Occurrence, value: jax.Array) -> jax.Array:
+            if occurrence not in added:
+                return value
+            values[occurrence] = value
+            return value + added[occurrence]
+
+        outputs = _Tapped(tap).run(graph, operands)
+        return [x for x in outputs if jnp.issubdtype(jnp.result_type(x), np.floating)], values
+
+    outputs, back, values = jax.vjp(forward, zeros, has_aux=True)
+    keys = jax.random.split(key, max(len(outputs), 1))
+    pairs = zip(keys, outputs, strict=False)
+    (gradients,) = back([jax.random.normal(k, x.shape, x.dtype) for k, x in pairs])
+    return _squares(values), _squares(gradients)
+
+
+def _squares(arrays: dict[Occurrence, jax.Array]) -> _Moments:
+    return {
+        occurrence: float(jnp.mean(jnp.square(value.astype(jnp.float32))))
+        for occurrence, value in arrays.items()
+    }
+
+
+def draw_input(
+    key: jax.Array, aval: Any, moments: tuple[float, float] | None, largest: int | None = None
+) -> jax.Array:
+    """Data of the right shape: normal, or integers below ``largest``.
+
+    Args:
+        key: for the draw.
+        aval: shape and dtype.
+        moments: mean and second moment; None for standard normal numbers.
+        largest: the number of rows of the smallest table.
+    """
+    if is_float(aval):
+        drawn = jax.random.normal(key, aval.shape, aval.dtype)
+        if moments is None:
+            return drawn
+        mean, second = moments
+        return mean + math.sqrt(max(second - mean**2, 0.0)) * drawn
+    if aval.dtype == np.bool_:
+        return jnp.ones(aval.shape, bool)
+    if jnp.issubdtype(aval.dtype, np.integer):
+        return jax.random.randint(key, aval.shape, 0, largest or 2).astype(aval.dtype)
+    return random_keys(key, aval)
+
+
+def random_keys(key: jax.Array, aval: Any) -> jax.Array:
+    """Keys of the right shape."""
+    return jax.random.split(key, aval.shape) if aval.shape else key

@@ -1,0 +1,162 @@
+"""What applies a rule: constants are computed, signals follow the rule of their primitive.
+
+A rule is a function ``(tape, node, operands, aval) -> result`` that is attached to a primitive, or
+to a class of primitives, by the decorator `rules`. It returns one value, or a list of values where
+the equation has several results; ``aval`` is shape and dtype of the first. Where a rule returns
+None, and where there is no rule, the result is unknown: the interval from 0 to infinity, until a
+normalisation makes it known again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit.jaxpr import Class, Node, Rules, bind, is_key, is_of
+from jaxinit.signal import _tables as tables
+from jaxinit.signal._tape import Constant, Discrete, Made, Signal, Tape, Value, either, reason
+
+Aval: TypeAlias = jax.ShapeDtypeStruct
+Result: TypeAlias = Value | list[Value] | None
+Rule: TypeAlias = Callable[[Tape, Node, Sequence[Value], Aval], Result]
+_OfSignal: TypeAlias = Callable[[Tape, Node, Signal, Aval], Result]
+
+rules: Rules[Rule] = Rules("signal")
+
+
+def of_signal(*names: str) -> Callable[[_OfSignal], _OfSignal]:
+    """A decorator that makes ``(tape, node, signal, aval) -> result`` the rule of primitives.
+
+    The signal is the first operand; where that is none, the result is unknown.
+    """
+
+    def add(rule: _OfSignal) -> _OfSignal:
+        def of_first(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Result:
+            first = operands[0]
+            return rule(tape, node, first, aval) if isinstance(first, Signal) else None
+
+        rules(*names)(of_first)
+        return rule
+
+    return add
+
+
+# Entries of a constant array that is worth computing, such as a mask of 4,096 positions.
+_MOST_CONSTANT = 2**24
+# What these make of constants is real numbers that integers or booleans of the data choose.
+_CHOOSES = ("convert_element_type", "dynamic_slice", "gather", "select_n")
+# A slice of what these rearrange is a slice of one of their operands, not of each.
+_LAYS_OUT = ("concatenate", "pad", "slice", "split", "stack", "tile", "unstack")
+
+
+def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value]:
+    """Results of a node without bodies.
+
+    Args:
+        tape: where signals are made.
+        node: the equation.
+        operands: what it reads.
+        avals: shape and dtype of its results.
+    """
+    found: Result = None
+    if all(isinstance(x, Constant) for x in operands):
+        found = _computed(node, operands, avals)
+    elif any(isinstance(x, Signal) for x in operands) or _chooses(node, avals[0]):
+        rule = None if _is_complex(node) else rules.get(node.primitive)
+        found = None if rule is None else rule(tape, node, operands, avals[0])
+    elif node.primitive == "bitcast_convert_type" and is_float(avals[0]):
+        # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
+        # decide keeps the axes of what it is decided for.
+        shape = avals[0].shape
+        found = tape.signal(tables.uniform() + 1.0, [tape.source()], shape, [0] * len(shape))
+    if found is None:
+        why = reason(operands) or _why_not(node, operands)
+        return [unknown(tape, why, aval, operands) for aval in avals]
+    results = found if isinstance(found, list) else [found]
+    _remember(tape, node, operands, avals[0], results)
+    return results
+
+
+def unknown(tape: Tape, why: str, aval: Aval, operands: Iterable[Value] = ()) -> Value:
+    """A result of which nothing is known."""
+    if is_key(aval) or not jnp.issubdtype(aval.dtype, np.inexact):
+        return Discrete(tuple(aval.shape))
+    return tape.unknown(why, aval.shape, operands)
+
+
+def one_of(tape: Tape, cases: Sequence[Value], aval: Aval) -> Value:
+    """One of several values, nobody knows which."""
+    followed = is_float(aval) or any(isinstance(x, Signal) for x in cases)
+    if not followed or any(isinstance(x, Discrete) for x in cases):
+        return Discrete(tuple(aval.shape))
+    return either(tape, cases, aval.shape)
+
+
+def is_float(aval: Aval) -> bool:
+    """Whether an array holds real numbers."""
+    return jnp.issubdtype(aval.dtype, np.floating)
+
+
+def constant(value: Any) -> Constant | Discrete:
+    """A closed-over array, or the value of a literal."""
+    if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
+        return Constant(np.asarray(value))
+    return Discrete(tuple(value.shape))
+
+
+def _is_complex(node: Node) -> bool:
+    avals = [x.aval for x in (*node.equation.invars, *node.equation.outvars)]
+    return any(not is_key(a) and jnp.issubdtype(a.dtype, np.complexfloating) for a in avals)
+
+
+def _why_not(node: Node, operands: Sequence[Value]) -> str:
+    if all(isinstance(x, Constant) for x in operands):
+        return f"{node.primitive} of constants, which are too many to compute"
+    if _is_complex(node):
+        return "complex numbers are not followed"
+    known = node.primitive in rules
+    return f"{node.primitive} of integers of the data" if known else f"no rule for {node.primitive}"
+
+
+def _chooses(node: Node, aval: Aval) -> bool:
+    return node.primitive in _CHOOSES and is_float(aval)
+
+
+def _computed(node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value] | None:
+    """Results that depend neither on parameters nor on data; None where that is not worth it."""
+    few = all(math.prod(a.shape) <= _MOST_CONSTANT and not is_key(a) for a in avals)
+    if not few:
+        return None
+    arrays = [x.array for x in operands if isinstance(x, Constant)]
+    if node.primitive == "broadcast_in_dim":
+        return [Constant(broadcast(arrays[0], node))]
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return [
+            Constant(np.asarray(x)) for x in bind(node.equation, [jnp.asarray(a) for a in arrays])
+        ]
+
+
+def broadcast(array: np.ndarray, node: Node) -> np.ndarray:
+    """What ``broadcast_in_dim`` makes of an array: a view, so that a mask of all heads is small."""
+    shape = [1] * len(node.params["shape"])
+    for axis, place in enumerate(node.params["broadcast_dimensions"]):
+        shape[place] = array.shape[axis]
+    return np.broadcast_to(array.reshape(shape), node.params["shape"])
+
+
+def _remember(
+    tape: Tape, node: Node, operands: Sequence[Value], aval: Aval, results: Sequence[Value]
+) -> None:
+    """Notes how a signal was made of a stacked one, so that slices of it find the stack."""
+    signals = [x for x in operands if isinstance(x, Signal)]
+    entrywise = is_of(node.primitive, Class.ELEMENTWISE, Class.REARRANGES)
+    if len(signals) != 1 or not entrywise or node.primitive in _LAYS_OUT:
+        return
+    if signals[0].number in tape.origins and len(results) == 1 and isinstance(results[0], Signal):
+        shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        tape.origins.setdefault(results[0].number, Made(node, tuple(operands), shape))

@@ -237,17 +237,6 @@ def each(*cases: Case):
     return pytest.mark.parametrize("case", cases or CASES, ids=lambda case: case.call)
 
 
-def bits(array: Any) -> np.ndarray:
-    """The bytes of an array, for comparisons that know no tolerance."""
-    values = np.asarray(array)
-    return np.frombuffer(values.tobytes(), np.uint8)
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-    assert (one.shape, one.dtype) == (other.shape, other.dtype)
-    np.testing.assert_array_equal(bits(one), bits(other))
-
-
 def wide(array: Any) -> np.ndarray:
     """Values in double precision, where sums do not round."""
     values = jnp.asarray(array)

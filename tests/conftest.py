@@ -20,6 +20,7 @@ import hypothesis
 import jax
 import pytest
 
+from helpers import cpu_devices, make_mesh
 from jaxinit.cli import main
 from jaxinit.engine import _compile as compiling
 from jaxinit.engine._compile import forget_executables
@@ -46,9 +47,26 @@ def x64():
 
 
 @pytest.fixture
-def devices() -> list[jax.Device]:
-    """Every device of the default backend: eight unless the shell said otherwise."""
-    return jax.devices()
+def devices():
+    """Eight CPU devices; arrays are made on the first of them where the default is a GPU."""
+    found = cpu_devices(8)
+    if jax.default_backend() == "cpu":
+        yield found
+        return
+    with jax.default_device(found[0]):
+        yield found
+
+
+@pytest.fixture
+def mesh(devices) -> jax.sharding.Mesh:
+    """Eight CPU devices in four rows, "a", and two columns, "b"."""
+    return make_mesh()
+
+
+def pytest_runtest_setup(item):
+    """Skips claims about CPU code where another backend compiles it."""
+    if item.get_closest_marker("cpu_code") and jax.default_backend() != "cpu":
+        pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
 
 
 @pytest.fixture

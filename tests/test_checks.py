@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxinit
 from catalogue import KINDS, each, evaluate, sample
+from helpers import make_mesh, struct
 from jaxinit import checks
 from jaxinit.checks._symmetry import entropy_bits
 from jaxinit.checks._units import Layout, hashes_of, layout_of
@@ -25,10 +26,6 @@ from jaxinit.initializers import Initializer, Law, he_normal, normal, zeros
 
 SEED = 3
 KEY = jax.random.key(SEED)
-
-
-def struct(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def planned(tree, *rules) -> jaxinit.Plan:
@@ -172,9 +169,7 @@ def test_small_and_empty_leaves_pass():
 
 
 def test_sharded_leaves_pass_and_fail(devices):
-    if len(devices) < 8:
-        pytest.skip("needs 8 devices; tests/conftest.py asks for them")
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    mesh = make_mesh(AxisType.Explicit)
     plan, params = drawn({"k": struct(64, 48), "b": struct(48)}, ("k", "he_normal"), ("b", "zeros"))
     spread = {
         "k": jax.device_put(params["k"], NamedSharding(mesh, P("a", "b"))),

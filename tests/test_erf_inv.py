@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
+from helpers import make_mesh
 from jaxinit.engine import _erf_inv as module
 from jaxinit.engine._erf_inv import erf_inv, pays_off
 from jaxinit.engine._threefry import fast_compiler_options
@@ -118,7 +119,7 @@ def test_large_leaves_of_init_functions(written_out, monkeypatch):
 
 @pytest.mark.parametrize("spec", [("x", None), (None, "x"), ("x",)])
 def test_large_leaves_in_shards(spec, written_out, devices):
-    mesh = jax.make_mesh((len(devices),), ("x",))
+    mesh = make_mesh(AxisType.Explicit, (len(devices),), names=("x",))
     place = NamedSharding(mesh, PartitionSpec(*spec))
     shape = (2048, 1024) if len(spec) == 2 else (2**21,)
 

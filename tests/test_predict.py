@@ -1,8 +1,9 @@
 """Predicted second moments: exact where theory is exact, beside measurement where it is not.
 
 A network of width n and depth L strays from the mean over draws by a factor of about
-exp(sqrt(5 L / n)) (FACTS 5), so the measured mean of D draws strays by that root over sqrt(D);
-five of these is the tolerance here.
+exp(sqrt(5 L / n)), since the log of the last second moment has variance 5 L / n (Hanin and Rolnick,
+*How to start training*, 2018, theorem 5); so the measured mean of D draws strays by that root over
+sqrt(D), and five of these is the tolerance here.
 """
 
 from __future__ import annotations
@@ -22,10 +23,7 @@ from jaxinit import initializers as init
 from jaxinit import predict
 from jaxinit.report._gpt2 import GPT2Config, gpt2, gpt2_rules
 from jaxinit.signal import _tables as tables
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
+from zoo.expect import array
 
 
 def predicted(function, laws, *xs, **options):
@@ -96,7 +94,7 @@ def kernels(variance, bias=0.0):
     ],
 )
 def test_an_activation_is_integrated_whole(function, second):
-    """FACTS 4. A product of independents would give silu E x**2 E sigmoid**2 = 0.293."""
+    """E f(z)**2, by a quadrature apart; a product of independents would give silu 0.293."""
     low, high = forward(function)
     assert low == high
     assert low == pytest.approx(second, rel=1e-4)

@@ -20,12 +20,12 @@ import pytest
 
 import jaxinit
 import process_worker as worker
+from helpers import COLLECTIVES, cpu_devices
 from jaxinit.engine import _compile as engine
 from jaxinit.engine._jit_init import JitInit
 
 WORKER = pathlib.Path(worker.__file__)
 DEADLINE_SECONDS = 120  # of a hang; far beyond what a slow machine needs
-COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def findings(process: subprocess.Popen[str], told: str | None = None) -> list:
 @pytest.fixture(scope="module")
 def alone():
     """What one process with all eight devices draws."""
-    mesh = worker.mesh_of(jax.devices())
+    mesh = worker.mesh_of(cpu_devices(8))
     trees = worker.draw(mesh) | worker.draw_where_the_key_is(mesh)
     return worker.own_shards(trees), dict(jaxinit.fingerprint(trees).leaves)
 
@@ -111,7 +111,7 @@ def test_survivors_finish_their_own_shards(launch):
     victim.communicate(timeout=DEADLINE_SECONDS)
     assert victim.returncode == -signal.SIGKILL
     (own,) = findings(survivor, "it is dead\n")
-    whole = worker.own_shards(worker.elementwise(worker.mesh_of(jax.devices())))
+    whole = worker.own_shards(worker.elementwise(worker.mesh_of(cpu_devices(8))))
     for path, found in own.items():
         assert len(found) == 4
         assert found.items() <= whole[path].items()
@@ -180,7 +180,7 @@ def test_kinds_hold_no_collectives(monkeypatch):
 
     monkeypatch.setattr(engine, "_compile", keep_text)
     engine.forget_executables()
-    mesh = worker.mesh_of(jax.devices())
+    mesh = worker.mesh_of(cpu_devices(8))
     where = worker.shardings(mesh)
     worker.elementwise(mesh)
     assert len(texts) == 2

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import jaxinit
+from helpers import struct as shape
 from jaxinit.jaxpr._graph import straighten, trace
 from jaxinit.reading._axes import features_after, scope_of
 from jaxinit.reading._flow import follow
@@ -21,10 +22,6 @@ from jaxinit.reading._forward import divide
 from jaxinit.report._gpt2 import GPT2, GPT2Config, gpt2_124m
 
 VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "slice", "enter", "take"}
-
-
-def shape(*sizes, dtype="float32"):
-    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def maps_of(graph, names):

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 import jaxinit
+from helpers import codes, kind_of
 from jaxinit import initializers as init
 from jaxinit.report._collect import collect
 from jaxinit.report._errors import Unusable
 from jaxinit.report._kinds import patterns_of
 from jaxinit.report._records import Request
-from report_helpers import codes, kind_of
 
 MODELS = """
 print("chatter of the target")

@@ -8,11 +8,11 @@ from typing import get_args
 
 import pytest
 
+from helpers import codes, kind_of
 from jaxinit.reading._records import Role
 from jaxinit.report._collect import collect
 from jaxinit.report._records import Request
 from jaxinit.report._render_report import _ROLES
-from report_helpers import codes, kind_of
 
 MODELS = """
 import flax.linen as nn

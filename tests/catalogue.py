@@ -104,6 +104,12 @@ def _draw_bulk(case: Case) -> dict[str, Any]:
     return jax.jit(draw, compiler_options=QUICK)(jax.random.key(20))
 
 
+def forget_draws() -> None:
+    """Makes the next test draw anew, where the compiler was set to something else meanwhile."""
+    for kept in (_draw, _draw_bulk, _sampler, sample):
+        kept.cache_clear()
+
+
 def _cases(calls: list[str], *shapes: Shape, bulk: Shape, dtypes: tuple[str, ...] = INEXACT):
     return [Case(call, shapes, bulk, dtypes) for call in calls]
 

@@ -2,6 +2,14 @@
 
 Nothing here depends on the order of the tests, and each setting yields to the user: `JAX_PLATFORMS`
 and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches longer.
+
+Most of the time is XLA compiling. Who runs the suite again keeps what it compiled:
+
+    export JAX_COMPILATION_CACHE_DIR=~/.cache/jaxinit-tests JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+
+Tests marked `slow` are left out unless asked for: `pytest -m "slow or not slow"` runs all of them, as
+`.ci/run` does. On a machine with a GPU, `JAX_PLATFORMS=cuda,cpu` draws on the GPU; tests of meshes
+take the CPU devices even so, and tests marked `cpu_code` are skipped.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ import hypothesis
 import jax
 import pytest
 
+import catalogue
 from helpers import cpu_devices, make_mesh
 from jaxinit.cli import main
 from jaxinit.engine import _compile as compiling
@@ -67,6 +76,25 @@ def pytest_runtest_setup(item):
     """Skips claims about CPU code where another backend compiles it."""
     if item.get_closest_marker("cpu_code") and jax.default_backend() != "cpu":
         pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unoptimized(request):
+    """Compiles a module of tests that is marked `unoptimized` at XLA's lowest level.
+
+    That takes half of the time, and moves floats by ulps. What was compiled is forgotten afterwards, so
+    that no test of bits meets it.
+    """
+    if request.node.get_closest_marker("unoptimized") is None:
+        yield
+        return
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+    forget_executables()
+    catalogue.forget_draws()
 
 
 @pytest.fixture

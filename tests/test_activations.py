@@ -20,6 +20,8 @@ from jaxinit import activations as act
 from jaxinit import initializers as init
 from jaxinit.activations import gain, moments
 
+pytestmark = pytest.mark.unoptimized
+
 # E f, E f^2, forward and backward gain, chi1, Q'(1), each to the digits on which two quadratures
 # agree that are not this package's.
 TABLE = {

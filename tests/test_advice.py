@@ -15,6 +15,8 @@ from jaxinit.advice import GOALS, GUIDES
 from jaxinit.advice._patterns import rules_for
 from jaxinit.planning._globs import compile_glob
 
+pytestmark = pytest.mark.unoptimized
+
 
 def situations(reading, goal="train"):
     return {p.path: p.situation for p in jaxinit.advise(reading, goal)}

@@ -24,6 +24,8 @@ from jaxinit.checks._symmetry import entropy_bits
 from jaxinit.checks._units import Layout, hashes_of, layout_of
 from jaxinit.initializers import Initializer, Law, he_normal, normal, zeros
 
+pytestmark = pytest.mark.unoptimized
+
 SEED = 3
 KEY = jax.random.key(SEED)
 

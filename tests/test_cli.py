@@ -28,6 +28,8 @@ from jaxinit.report._histogram import Histogram, draw_histogram, histogram
 from jaxinit.report._quantities import quantities
 from jaxinit.report._terminal import progress
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(jaxinit.__file__).parent.parent
 
 

@@ -11,6 +11,8 @@ from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
 from jaxinit.advice._checks_table import CHECKS, FAULTS
 
+pytestmark = pytest.mark.unoptimized
+
 
 def planned(reading, *rules):
     """A plan of the parameters of a reading."""

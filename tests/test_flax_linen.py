@@ -27,6 +27,8 @@ from jaxinit import initializers as init
 from jaxinit.flax import linen_tree, own_initializers
 from jaxinit.initializers import Axes
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 Partitioned = nn.meta.Partitioned
 

@@ -22,6 +22,8 @@ from jaxinit import initializers as init
 from jaxinit.flax import linen_tree, nnx_model, nnx_tree
 from jaxinit.initializers import Axes
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 
 

@@ -24,6 +24,8 @@ from catalogue import CASES, INEXACT, QUICK, Case, each, evaluate, sample, wide
 from jaxinit.initializers import Law
 from jaxinit.initializers import _laws as laws
 
+pytestmark = pytest.mark.unoptimized
+
 SIGMAS = 5
 SEED = 7
 KEY = jax.random.key(SEED)

@@ -25,6 +25,8 @@ from jaxinit.report._gpt2 import GPT2Config, gpt2, gpt2_rules
 from jaxinit.signal import _tables as tables
 from zoo.expect import array
 
+pytestmark = pytest.mark.unoptimized
+
 
 def predicted(function, laws, *xs, **options):
     """Prediction of ``function(parameters, *xs)``, the laws by name as (shape, mean, variance)."""

@@ -21,6 +21,8 @@ from jaxinit.reading._flow import follow
 from jaxinit.reading._forward import divide
 from jaxinit.report._gpt2 import GPT2, GPT2Config, gpt2_124m
 
+pytestmark = pytest.mark.unoptimized
+
 VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "slice", "enter", "take"}
 
 

@@ -24,6 +24,8 @@ from zoo import (
     wider,
 )
 
+pytestmark = pytest.mark.unoptimized
+
 # The models of these enter themselves into the table of `plain`.
 assert people and beyond and wider and edges
 ROOMS = {

@@ -20,6 +20,8 @@ from jaxinit.pictures._picture import figure_of
 from zoo import layers, vision
 from zoo.expect import array, ids
 
+pytestmark = pytest.mark.unoptimized
+
 # Figures are made without pyplot, so that none stays open; this is for what saves them.
 matplotlib.use("Agg")
 

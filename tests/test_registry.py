@@ -15,6 +15,8 @@ from catalogue import CASES, evaluate
 from jaxinit import initializers
 from jaxinit.initializers import Entry, Initializer, describe, from_config, get, names, to_config
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 
 # Public names that are no factories.

@@ -25,6 +25,8 @@ from jaxinit.report._errors import Unusable
 from jaxinit.report._kinds import patterns_of
 from jaxinit.report._records import Request
 
+pytestmark = pytest.mark.unoptimized
+
 MODELS = """
 print("chatter of the target")
 import flax.linen as nn

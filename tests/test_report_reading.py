@@ -14,6 +14,8 @@ from jaxinit.report._collect import collect
 from jaxinit.report._records import Request
 from jaxinit.report._render_report import _ROLES
 
+pytestmark = pytest.mark.unoptimized
+
 MODELS = """
 import flax.linen as nn
 import jax, jax.numpy as jnp

@@ -20,6 +20,8 @@ from jaxinit.checks._allowances import allowance
 from jaxinit.checks._measuring import _moments, measure_boxes
 from jaxinit.initializers import Law, Part, normal
 
+pytestmark = pytest.mark.unoptimized
+
 SEED = 11
 KEY = jax.random.key(SEED)
 

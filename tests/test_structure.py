@@ -20,6 +20,8 @@ from helpers import assert_same_bits
 from jaxinit import initializers
 from jaxinit.initializers import Axes, Fans, compute_fans, einsum_axes
 
+pytestmark = pytest.mark.unoptimized
+
 SEED = 5
 KEY = jax.random.key(SEED)
 

@@ -27,6 +27,8 @@ from jaxinit.report._one_array import parse_shape
 from jaxinit.report._open_model import opened_model
 from jaxinit.report._targets import loaded
 
+pytestmark = pytest.mark.unoptimized
+
 MODELS = """
 import helper_beside
 import flax.linen as nn

@@ -5,9 +5,10 @@ and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches
 
 Most of the time is XLA compiling. Who runs the suite again keeps what it compiled:
 
-    export JAX_COMPILATION_CACHE_DIR=~/.cache/jaxinit-tests JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+    export JAX_COMPILATION_CACHE_DIR=~/.cache/jaxinit-tests
+    export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-Tests marked `slow` are left out unless asked for: `pytest -m "slow or not slow"` runs all of them, as
+Tests marked `slow` are left out unless asked for: `pytest -m "slow or not slow"` runs them all, as
 `.ci/run` does. On a machine with a GPU, `JAX_PLATFORMS=cuda,cpu` draws on the GPU; tests of meshes
 take the CPU devices even so, and tests marked `cpu_code` are skipped.
 """
@@ -82,8 +83,8 @@ def pytest_runtest_setup(item):
 def _unoptimized(request):
     """Compiles a module of tests that is marked `unoptimized` at XLA's lowest level.
 
-    That takes half of the time, and moves floats by ulps. What was compiled is forgotten afterwards, so
-    that no test of bits meets it.
+    That takes half of the time, and moves floats by ulps. What was compiled is forgotten
+    afterwards, so that no test of bits meets it.
     """
     if request.node.get_closest_marker("unoptimized") is None:
         yield

@@ -20,6 +20,11 @@ BOTH_AXIS_TYPES = pytest.mark.parametrize(
 )
 
 
+def slow(*values: Any) -> list[Any]:
+    """Values of a parametrized test that only the long run draws: see the marker `slow`."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def struct(*shape: int, dtype: Any = "float32") -> jax.ShapeDtypeStruct:
     """An array without its values."""
     return jax.ShapeDtypeStruct(shape, dtype)

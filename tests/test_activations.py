@@ -254,6 +254,7 @@ def test_gated_units():
     assert larger.derivative_second_moment == pytest.approx(1, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_waves_that_nobody_could_resolve_are_refused_and_not_waited_for():
     for function, inputs in (
         (lambda z: jnp.sin(1e9 * z), 1),
@@ -563,6 +564,7 @@ def test_what_is_missing_to_full_correlation_keeps_its_digits():
         assert missing == pytest.approx(series, abs=2 * e**2.5 + 2.3e-16)
 
 
+@pytest.mark.slow
 def test_correlations_of_relu_converge_as_a_power():
     c, found = 0.0, {}
     for layer in range(1, 31):

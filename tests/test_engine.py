@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from helpers import BOTH_AXIS_TYPES, COLLECTIVES, content, make_mesh
+from helpers import BOTH_AXIS_TYPES, COLLECTIVES, content, make_mesh, slow
 from jaxinit import initializers as init
 from jaxinit.engine import Draw, draw
 from jaxinit.engine import _run as engine
 
 P = PartitionSpec
-IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
+IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
 
 # One case for every law; odd sizes, so that vectorised loops have remainders. Rows of fewer than 16
 # entries are drawn by other code, which takes two to four times as long to compile: some have them.
@@ -202,8 +202,11 @@ def test_progress_is_told_leaf_by_leaf():
 # A PartitionSpec alone means nothing without a mesh.
 @pytest.mark.parametrize(
     ("named", "in_context"),
-    [(True, True), (True, False), (False, True)],
-    ids=["named-set_mesh", "named", "spec-set_mesh"],
+    [
+        pytest.param(True, False, id="named"),
+        pytest.param(False, True, id="spec-set_mesh"),
+        pytest.param(True, True, id="named-set_mesh", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("traced", [True, False], ids=["jit", "eager"])
 def test_sharded_is_whole(devices, kind, named, in_context, traced):

@@ -21,13 +21,13 @@ from jax.nn import initializers as standard
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit.initializers
-from helpers import BOTH_AXIS_TYPES, assert_same, facts, make_mesh
+from helpers import BOTH_AXIS_TYPES, assert_same, facts, make_mesh, slow
 from jaxinit.engine import _verify as verify
 from jaxinit.engine import jit_init
 
 P = PartitionSpec
 KEY = jax.random.key(0)
-IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
+IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
 
 
 def check(init, *args, leaves=None, compiled=None, fallback=None, **options):
@@ -760,6 +760,7 @@ def build(steps):
     return init
 
 
+@pytest.mark.slow
 # Each example compiles everything twice, so eight are all there is time for. They are the same in
 # each run and hold what holds now; `--hypothesis-profile=thorough` looks for more with 416.
 @hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 12)

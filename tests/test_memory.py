@@ -395,7 +395,7 @@ def assert_nothing_is_left(interrupted, error, good):
     with pytest.raises(error) as caught:
         interrupted()
     # The exception still holds the frames it went through.
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     del caught
     gc.collect()
     assert len(jax.live_arrays()) == arrays

@@ -20,7 +20,7 @@ import pytest
 
 import jaxinit
 import process_worker as worker
-from helpers import COLLECTIVES, cpu_devices
+from helpers import COLLECTIVES, cpu_devices, slow
 from jaxinit.engine import _compile as engine
 from jaxinit.engine._jit_init import JitInit
 
@@ -85,7 +85,7 @@ def test_one_process_draws_what_one_device_draws(alone):
     assert leaves == {path: alone[1][path] for path in leaves}
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, *slow(4)])
 def test_many_processes_draw_what_one_draws(launch, alone, count):
     address = an_address()
     arguments = [("together", address, count, number) for number in range(count)]
@@ -117,7 +117,7 @@ def test_survivors_finish_their_own_shards(launch):
         assert found.items() <= whole[path].items()
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, *slow(1)])
 def test_who_needs_the_dead_gets_an_error(launch, number):
     address = an_address()
     modes = {number: "dies", 1 - number: "joins"}

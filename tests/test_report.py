@@ -496,6 +496,7 @@ def test_without_flax_the_report_says_what_to_install(refused, monkeypatch):
     assert line.endswith('needs Flax, which is not installed: pip install "jaxinit[flax]"')
 
 
+@pytest.mark.slow
 def test_the_specimen_keeps_its_laws(run):
     status, out, err = run("--no-compare", "--json", "report.json", "--strict")
     assert (status, err) == (0, "")

@@ -3,10 +3,10 @@
 Nothing here depends on the order of the tests, and each setting yields to the user: `JAX_PLATFORMS`
 and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches longer.
 
-Most of the time is XLA compiling. Who runs the suite again keeps what it compiled:
+Most of the time is XLA compiling. The processes of one run share what they compiled, in a directory
+that goes with them. Who runs the suite again keeps it in one that stays:
 
     export JAX_COMPILATION_CACHE_DIR=~/.cache/jaxinit-tests
-    export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 Tests marked `slow` are left out unless asked for: `pytest -m "slow or not slow"` runs them all, as
 `.ci/run` does. On a machine with a GPU, `JAX_PLATFORMS=cuda,cpu` draws on the GPU; tests of meshes
@@ -15,7 +15,10 @@ take the CPU devices even so, and tests marked `cpu_code` are skipped.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported: the devices are counted once, when the first backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,6 +27,11 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # 2 s of CPU for six factorizations of 160 x 96 where the cores were busy with something else, and
 # 0.02 s where they were not.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The workers of pytest-xdist are started with this environment, so they share the directory.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxinit-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax

@@ -499,8 +499,20 @@ def assert_sharded(drawn, whole, sharding: NamedSharding) -> None:
     assert_same_bits(drawn, whole)
 
 
-@BOTH_AXIS_TYPES
-@pytest.mark.parametrize("call", SHARDED)
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        pytest.param(
+            call,
+            kind,
+            id=f"{call}-{kind.name.lower()}",
+            # The two types of axes differ where a draw is traced, not by its law.
+            marks=[pytest.mark.slow] * (kind == AxisType.Explicit and call not in KINDS_OF_DRAW),
+        )
+        for kind in (AxisType.Auto, AxisType.Explicit)
+        for call in SHARDED
+    ],
+)
 @pytest.mark.usefixtures("devices")
 def test_a_draw_onto_a_mesh(call, kind):
     init, (shape, spec) = evaluate(call), SHARDED[call]

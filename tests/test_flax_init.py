@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -84,8 +86,12 @@ def test_boxed_variables_are_born_in_their_shards(devices, kind, programs):
     assert shapes == [(2, 128), (256, 32), (256, 128)]
     assert kernels[0].names == ("a", "b")
     assert programs and not [name for name in COLLECTIVES for text in programs if name in text]
-    whole = jaxinit.fingerprint(jax.jit(Boxed().init)(KEY, X)).tree
-    assert jaxinit.fingerprint(variables).tree == whole
+    assert jaxinit.fingerprint(variables).tree == fingerprint_on_one_device()
+
+
+@functools.cache
+def fingerprint_on_one_device():
+    return jaxinit.fingerprint(jax.jit(Boxed().init)(KEY, X)).tree
 
 
 def test_a_plan_takes_them(mesh):
@@ -262,8 +268,8 @@ def test_a_second_call_traces_and_compiles_nothing():
 
 
 def test_inside_of_other_traces():
-    fast = nnx_init(lambda rngs: Net(5, rngs))
-    whole = nnx.jit(lambda rngs: Net(5, rngs))
+    fast = nnx_init(lambda rngs: Net(3, rngs))
+    whole = nnx.jit(lambda rngs: Net(3, rngs))
 
     def state(make):
         return lambda key: nnx.state(make(nnx.Rngs(key)))

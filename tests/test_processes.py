@@ -24,6 +24,9 @@ from helpers import COLLECTIVES, cpu_devices, slow
 from jaxinit.engine import _compile as engine
 from jaxinit.engine._jit_init import JitInit
 
+# All devices here are CPUs, so what one process draws beside them must be drawn on one too.
+pytestmark = pytest.mark.cpu_code
+
 WORKER = pathlib.Path(worker.__file__)
 DEADLINE_SECONDS = 120  # of a hang; far beyond what a slow machine needs
 

@@ -4,10 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxinit
-
-
-def struct(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
+from helpers import struct
 
 
 def read(fn, shapes, *args):

@@ -104,6 +104,12 @@ def _draw_bulk(case: Case) -> dict[str, Any]:
     return jax.jit(draw, compiler_options=QUICK)(jax.random.key(20))
 
 
+def forget_draws() -> None:
+    """Makes the next test draw anew, where the compiler was set to something else meanwhile."""
+    for kept in (_draw, _draw_bulk, _sampler, sample):
+        kept.cache_clear()
+
+
 def _cases(calls: list[str], *shapes: Shape, bulk: Shape, dtypes: tuple[str, ...] = INEXACT):
     return [Case(call, shapes, bulk, dtypes) for call in calls]
 
@@ -235,17 +241,6 @@ def sample(call: str, shape: Shape, dtype: str = "float32", seed: int = 0) -> An
 def each(*cases: Case):
     """Runs a test once per case, the case's call being its name."""
     return pytest.mark.parametrize("case", cases or CASES, ids=lambda case: case.call)
-
-
-def bits(array: Any) -> np.ndarray:
-    """The bytes of an array, for comparisons that know no tolerance."""
-    values = np.asarray(array)
-    return np.frombuffer(values.tobytes(), np.uint8)
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-    assert (one.shape, one.dtype) == (other.shape, other.dtype)
-    np.testing.assert_array_equal(bits(one), bits(other))
 
 
 def wide(array: Any) -> np.ndarray:

@@ -2,11 +2,23 @@
 
 Nothing here depends on the order of the tests, and each setting yields to the user: `JAX_PLATFORMS`
 and `XLA_FLAGS` from the shell win, and `--hypothesis-profile=thorough` searches longer.
+
+Most of the time is XLA compiling. The processes of one run share what they compiled, in a directory
+that goes with them. Who runs the suite again keeps it in one that stays:
+
+    export JAX_COMPILATION_CACHE_DIR=~/.cache/jaxinit-tests
+
+Tests marked `slow` are left out unless asked for: `pytest -m "slow or not slow"` runs them all, as
+`.ci/run` does. On a machine with a GPU, `JAX_PLATFORMS=cuda,cpu` draws on the GPU; tests of meshes
+take the CPU devices even so, and tests marked `cpu_code` are skipped.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported: the devices are counted once, when the first backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -15,11 +27,18 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # 2 s of CPU for six factorizations of 160 x 96 where the cores were busy with something else, and
 # 0.02 s where they were not.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The workers of pytest-xdist are started with this environment, so they share the directory.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxinit-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax
 import pytest
 
+import catalogue
+from helpers import cpu_devices, make_mesh
 from jaxinit.cli import main
 from jaxinit.engine import _compile as compiling
 from jaxinit.engine._compile import forget_executables
@@ -46,9 +65,45 @@ def x64():
 
 
 @pytest.fixture
-def devices() -> list[jax.Device]:
-    """Every device of the default backend: eight unless the shell said otherwise."""
-    return jax.devices()
+def devices():
+    """Eight CPU devices; arrays are made on the first of them where the default is a GPU."""
+    found = cpu_devices(8)
+    if jax.default_backend() == "cpu":
+        yield found
+        return
+    with jax.default_device(found[0]):
+        yield found
+
+
+@pytest.fixture
+def mesh(devices) -> jax.sharding.Mesh:
+    """Eight CPU devices in four rows, "a", and two columns, "b"."""
+    return make_mesh()
+
+
+def pytest_runtest_setup(item):
+    """Skips claims about CPU code where another backend compiles it."""
+    if item.get_closest_marker("cpu_code") and jax.default_backend() != "cpu":
+        pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unoptimized(request):
+    """Compiles a module of tests that is marked `unoptimized` at XLA's lowest level.
+
+    That takes half of the time, and moves floats by ulps. What was compiled is forgotten
+    afterwards, so that no test of bits meets it.
+    """
+    if request.node.get_closest_marker("unoptimized") is None:
+        yield
+        return
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+    forget_executables()
+    catalogue.forget_draws()
 
 
 @pytest.fixture

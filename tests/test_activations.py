@@ -20,8 +20,10 @@ from jaxinit import activations as act
 from jaxinit import initializers as init
 from jaxinit.activations import gain, moments
 
-# Two quadratures agree on these digits (FACTS of the project): E f, E f^2, forward and backward
-# gain, chi1, Q'(1).
+pytestmark = pytest.mark.unoptimized
+
+# E f, E f^2, forward and backward gain, chi1, Q'(1), each to the digits on which two quadratures
+# agree that are not this package's.
 TABLE = {
     "linear": (0, 1, 1, 1, 1, 1),
     "sigmoid": (0.5, 0.29337904, 1.84622855, 4.72264609, 0.152827, 0.106341),
@@ -252,6 +254,7 @@ def test_gated_units():
     assert larger.derivative_second_moment == pytest.approx(1, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_waves_that_nobody_could_resolve_are_refused_and_not_waited_for():
     for function, inputs in (
         (lambda z: jnp.sin(1e9 * z), 1),
@@ -561,6 +564,7 @@ def test_what_is_missing_to_full_correlation_keeps_its_digits():
         assert missing == pytest.approx(series, abs=2 * e**2.5 + 2.3e-16)
 
 
+@pytest.mark.slow
 def test_correlations_of_relu_converge_as_a_power():
     c, found = 0.0, {}
     for layer in range(1, 31):

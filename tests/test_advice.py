@@ -15,6 +15,8 @@ from jaxinit.advice import GUIDES
 from jaxinit.advice._advise import rules_for
 from jaxinit.planning import compile_glob
 
+pytestmark = pytest.mark.unoptimized
+
 
 def rows(reading, goal="train"):
     return {p.path: p.row for p in jaxinit.advise(reading, goal)}

@@ -27,6 +27,8 @@ from jaxinit.cli import main
 from jaxinit.report import document, progress
 from jaxinit.report._catalogue import Histogram, draw_histogram, histogram, quantities
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(jaxinit.__file__).parent.parent
 
 

@@ -5,6 +5,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.unoptimized
+
 MODELS = """
 import flax.linen as nn
 from flax import nnx

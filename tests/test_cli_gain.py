@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.unoptimized
+
 
 @pytest.fixture
 def run(run):

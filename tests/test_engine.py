@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from helpers import BOTH_AXIS_TYPES, COLLECTIVES, content, make_mesh, slow
 from jaxinit import initializers as init
 from jaxinit.engine import Draw, draw
 from jaxinit.engine import _run as engine
 
 P = PartitionSpec
-IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
+IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
 
 # One case for every law; odd sizes, so that vectorised loops have remainders. Rows of fewer than 16
 # entries are drawn by other code, which takes two to four times as long to compile: some have them.
@@ -61,11 +62,6 @@ def all_draws(count: int = 2) -> list[Draw]:
     return draws * count
 
 
-def bits(array) -> tuple:
-    array = np.asarray(array)
-    return array.shape, str(array.dtype), array.tobytes()
-
-
 @functools.cache
 def jitted(d: Draw):
     return jax.jit(lambda key: d.initializer(key, d.shape, d.dtype))
@@ -73,7 +69,7 @@ def jitted(d: Draw):
 
 def alone(d: Draw, key) -> tuple:
     """The bits of one leaf, drawn as the documentation defines them."""
-    return bits(jitted(d)(key))
+    return content(jitted(d)(key))
 
 
 def subclasses(kind: type) -> set[type]:
@@ -92,9 +88,9 @@ def test_every_array_has_the_bits_of_one_drawn_alone():
     draws = all_draws()
     keys = jax.random.split(jax.random.key(1), len(draws))
     expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
-    assert [bits(array) for array in draw(draws, keys)] == expected
+    assert [content(array) for array in draw(draws, keys)] == expected
     traced = jax.jit(lambda k: draw(draws, k))(keys)
-    assert [bits(array) for array in traced] == expected
+    assert [content(array) for array in traced] == expected
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -103,8 +99,8 @@ def test_under_every_key_implementation(implementation):
     keys = jax.random.split(jax.random.key(2, impl=implementation), len(draws))
     expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
     assert len(set(expected)) == len(draws)
-    assert [bits(array) for array in draw(draws, keys)] == expected
-    assert [bits(array) for array in jax.jit(lambda k: draw(draws, k))(keys)] == expected
+    assert [content(array) for array in draw(draws, keys)] == expected
+    assert [content(array) for array in jax.jit(lambda k: draw(draws, k))(keys)] == expected
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -127,7 +123,7 @@ def test_an_ensemble_is_its_members(implementation, wrap):
     together = wrap(jax.vmap(lambda k: draw(draws, k)))(keys)
     for number, root in enumerate(roots):
         for whole, single in zip(together, member(root), strict=True):
-            assert bits(whole[number]) == bits(single)
+            assert content(whole[number]) == content(single)
 
 
 def test_long_groups_are_drawn_in_pieces(monkeypatch):
@@ -135,7 +131,7 @@ def test_long_groups_are_drawn_in_pieces(monkeypatch):
     draws = [Draw(init.normal(), (2, 3), FLOAT32)] * 10 + [Draw(init.normal(), (64, 3), FLOAT32)]
     keys = jax.random.split(jax.random.key(0), len(draws))
     traced = jax.jit(lambda k: draw(draws, k))(keys)
-    assert [bits(a) for a in traced] == [alone(d, k) for d, k in zip(draws, keys, strict=True)]
+    assert [content(a) for a in traced] == [alone(d, k) for d, k in zip(draws, keys, strict=True)]
 
 
 class Counting(init.BaseInitializer):
@@ -204,20 +200,19 @@ def test_progress_is_told_leaf_by_leaf():
 # Placement.
 
 
-def mesh_of(devices, kind) -> jax.sharding.Mesh:
-    return jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(kind,) * 2)
-
-
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@BOTH_AXIS_TYPES
 # A PartitionSpec alone means nothing without a mesh.
 @pytest.mark.parametrize(
     ("named", "in_context"),
-    [(True, True), (True, False), (False, True)],
-    ids=["named-set_mesh", "named", "spec-set_mesh"],
+    [
+        pytest.param(True, False, id="named"),
+        pytest.param(False, True, id="spec-set_mesh"),
+        pytest.param(True, True, id="named-set_mesh", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("traced", [True, False], ids=["jit", "eager"])
 def test_sharded_is_whole(devices, kind, named, in_context, traced):
-    mesh = mesh_of(devices, kind)
+    mesh = make_mesh(kind)
     spec = P("b", "a")
 
     def draws(sharding):
@@ -227,7 +222,7 @@ def test_sharded_is_whole(devices, kind, named, in_context, traced):
         return once * 2 + [Draw(init.ones, (4, 4), FLOAT32, sharding)]
 
     keys = jax.random.split(jax.random.key(0), 5)
-    expected = [bits(array) for array in draw(draws(None), keys)]
+    expected = [content(array) for array in draw(draws(None), keys)]
     wanted = draws(NamedSharding(mesh, spec) if named else spec)
     function = jax.jit(lambda k: draw(wanted, k)) if traced else lambda k: draw(wanted, k)
     if in_context:
@@ -235,14 +230,14 @@ def test_sharded_is_whole(devices, kind, named, in_context, traced):
             arrays = function(keys)
     else:
         arrays = function(keys)
-    assert [bits(array) for array in arrays] == expected
+    assert [content(array) for array in arrays] == expected
     for array in arrays:
         assert array.sharding.is_equivalent_to(NamedSharding(mesh, spec), array.ndim)
         assert {shard.data.size for shard in array.addressable_shards} == {array.size // 8}
 
 
 def test_other_shardings(devices):
-    mesh = mesh_of(devices, AxisType.Auto)
+    mesh = make_mesh()
     replicated, single = NamedSharding(mesh, P()), SingleDeviceSharding(devices[3])
     draws = [Draw(init.normal(), (4, 4), FLOAT32, s) for s in (None, replicated, single)]
     keys = jax.random.split(jax.random.key(0), 3)
@@ -250,11 +245,11 @@ def test_other_shardings(devices):
     assert arrays[1].sharding == replicated
     assert arrays[2].devices() == {devices[3]}
     traced = jax.jit(lambda k: draw(draws[:2], k))(keys[:2])
-    assert [bits(a) for a in traced] == [bits(a) for a in arrays[:2]]
+    assert [content(a) for a in traced] == [content(a) for a in arrays[:2]]
 
 
 def test_a_committed_key_says_where_and_a_sharding_wins(devices):
-    mesh = mesh_of(devices, AxisType.Auto)
+    mesh = make_mesh()
     keys = jax.random.split(jax.random.key(0), 2)
     committed = jax.device_put(keys, devices[5])
     wish = NamedSharding(mesh, P("a"))
@@ -262,22 +257,21 @@ def test_a_committed_key_says_where_and_a_sharding_wins(devices):
     arrays = draw(draws, committed)
     assert arrays[0].devices() == {devices[5]}
     assert arrays[1].sharding == wish
-    assert [bits(a) for a in arrays] == [bits(a) for a in draw(draws, keys)]
+    assert [content(a) for a in arrays] == [content(a) for a in draw(draws, keys)]
 
 
 def test_a_sharded_ensemble(devices):
-    mesh = mesh_of(devices, AxisType.Auto)
+    mesh = make_mesh()
     draws = [Draw(init.normal(), (4, 6), FLOAT32, NamedSharding(mesh, P("a", "b")))] * 2
     keys = jnp.stack([jax.random.split(jax.random.key(seed), 2) for seed in range(3)])
     together = jax.vmap(lambda k: draw(draws, k))(keys)
     assert together[1].sharding.spec == P(None, "a", "b")
-    assert bits(together[1][2]) == bits(draw(draws, keys[2])[1])
+    assert content(together[1][2]) == content(draw(draws, keys[2])[1])
 
 
 def test_sharded_draws_need_no_communication(devices):
-    wish = NamedSharding(mesh_of(devices, AxisType.Auto), P("a", "b"))
+    wish = NamedSharding(make_mesh(), P("a", "b"))
     draws = [Draw(init.he_normal(), (8, 12), FLOAT32, wish)] * 3
     keys = jax.random.split(jax.random.key(0), 3)
     text = jax.jit(lambda k: draw(draws, k)).lower(keys).compile().as_text()
-    collectives = ("all-gather", "all-reduce", "collective-permute", "all-to-all")
-    assert not [name for name in collectives if name in text]
+    assert not [name for name in COLLECTIVES if name in text]

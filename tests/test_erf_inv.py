@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
+from helpers import make_mesh, slow
 from jaxinit.engine import _erf_inv as module
 from jaxinit.engine._erf_inv import erf_inv, pays_off
 from jaxinit.engine._threefry import fast_compiler_options
 from jaxinit.initializers import he_normal, normal, truncated_normal
 from jaxinit.jaxpr._equations import inner_jaxprs
+
+pytestmark = pytest.mark.cpu_code
 
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 BETWEEN = {
@@ -116,9 +119,9 @@ def test_large_leaves_of_init_functions(written_out, monkeypatch):
     assert calls == [LARGE]
 
 
-@pytest.mark.parametrize("spec", [("x", None), (None, "x"), ("x",)])
+@pytest.mark.parametrize("spec", [("x", None), *slow((None, "x"), ("x",))])
 def test_large_leaves_in_shards(spec, written_out, devices):
-    mesh = jax.make_mesh((len(devices),), ("x",))
+    mesh = make_mesh(AxisType.Explicit, (len(devices),), names=("x",))
     place = NamedSharding(mesh, PartitionSpec(*spec))
     shape = (2048, 1024) if len(spec) == 2 else (2**21,)
 

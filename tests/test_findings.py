@@ -12,6 +12,8 @@ from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
 from jaxinit.advice._findings import CHECKS
 
+pytestmark = pytest.mark.unoptimized
+
 
 def planned(reading, *rules):
     """A plan of the parameters of a reading."""

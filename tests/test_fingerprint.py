@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from helpers import BOTH_AXIS_TYPES, make_mesh
 from jaxinit import fingerprint, plan
 
 P = PartitionSpec
@@ -75,9 +76,9 @@ def test_64_bits_are_read_on_the_host_too(dtype):
     assert leaf(array) == leaf(array.astype(array.dtype.newbyteorder(">")))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@BOTH_AXIS_TYPES
 def test_sharded_is_whole(devices, kind):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(kind,) * 2)
+    mesh = make_mesh(kind)
     for dtype in ("float32", "bfloat16"):
         array = some(dtype, (8, 16, 3))
         whole = leaf(array)
@@ -167,7 +168,7 @@ def test_a_plan_has_one_fingerprint_on_any_mesh(devices):
     wanted = plan(tree, [("w", "he_normal"), ("b", "ones")])
     whole = fingerprint(wanted.init(jax.random.key(0)))
     for sizes in ((8, 1), (2, 4)):
-        mesh = jax.make_mesh(sizes, ("a", "b"), devices=devices, axis_types=(AxisType.Auto,) * 2)
+        mesh = make_mesh(sizes=sizes)
         sharded = wanted.init(jax.random.key(0), out_shardings=NamedSharding(mesh, P("a")))
         assert fingerprint(sharded) == whole
 

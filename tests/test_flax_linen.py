@@ -17,14 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxinit
 from catalogue import QUICK
+from helpers import make_mesh
 from jaxinit import ParamSpec
 from jaxinit import initializers as init
 from jaxinit.flax import linen_tree, own_initializers
 from jaxinit.initializers import Axes
+
+pytestmark = pytest.mark.unoptimized
 
 KEY = jax.random.key(0)
 Partitioned = nn.meta.Partitioned
@@ -643,7 +646,7 @@ def test_values_of_a_plan_go_into_apply():
 
 
 def test_shardings_of_the_metadata_can_be_asked_for(devices):
-    mesh = jax.make_mesh((len(devices),), ("model",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(len(devices),), names=("model",))
     kernel_init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
     dense = nn.Dense(16, kernel_init=kernel_init)
     tree = linen_tree(dense, floats(2, 4))

@@ -13,13 +13,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxinit
+from helpers import make_mesh
 from jaxinit import ParamSpec
 from jaxinit import initializers as init
 from jaxinit.flax import linen_tree, nnx_model, nnx_tree
 from jaxinit.initializers import Axes
+
+pytestmark = pytest.mark.unoptimized
 
 KEY = jax.random.key(0)
 
@@ -302,7 +305,7 @@ def test_a_stacked_model_runs():
 
 
 def test_shardings_of_the_metadata_are_kept(devices):
-    mesh = jax.make_mesh((len(devices),), ("model",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(len(devices),), names=("model",))
     wanted = NamedSharding(mesh, PartitionSpec(None, "model"))
 
     def factory():

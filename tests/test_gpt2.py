@@ -15,6 +15,8 @@ from jaxinit import initializers as init
 from jaxinit.flax import linen_tree, own_initializers
 from jaxinit.report.gpt2 import EXAMPLE_INPUTS, RULES, GPT2Config, gpt2, gpt2_124m, gpt2_rules
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 SMALL = GPT2Config(layers=2, width=16, heads=2, vocabulary=40, positions=12)
 

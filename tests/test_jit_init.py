@@ -21,31 +21,13 @@ from jax.nn import initializers as standard
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit.initializers
+from helpers import BOTH_AXIS_TYPES, assert_same, facts, make_mesh, slow
 from jaxinit.engine import _verify as verify
 from jaxinit.engine import jit_init
 
 P = PartitionSpec
 KEY = jax.random.key(0)
-IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
-
-
-def facts(leaf) -> tuple:
-    """Everything about a leaf that a program could notice."""
-    if not isinstance(leaf, jax.Array):
-        return (type(leaf), leaf)
-    array = leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(leaf)
-    weak = getattr(leaf, "weak_type", None)
-    content = np.asarray(array).tobytes()
-    return (leaf.shape, leaf.dtype, weak, leaf.sharding, leaf.committed, content)
-
-
-def assert_same(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    pairs = zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)
-    for (path, mine), other in pairs:
-        assert facts(mine) == facts(other), jax.tree_util.keystr(path)
+IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
 
 
 def check(init, *args, leaves=None, compiled=None, fallback=None, **options):
@@ -611,11 +593,6 @@ def test_of_a_jitted_function():
 # Devices.
 
 
-@pytest.fixture
-def mesh(devices):
-    return jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(AxisType.Auto,) * 2)
-
-
 def sharded_init(key):
     return {
         "layers": layers(key, 3, (64, 128)),
@@ -657,9 +634,9 @@ def test_values_do_not_depend_on_shards(mesh):
     assert "all-reduce" not in compiled
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@BOTH_AXIS_TYPES
 def test_a_mesh_in_the_context(devices, kind):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(kind,) * 2)
+    mesh = make_mesh(kind)
     with jax.set_mesh(mesh):
         check(sharded_init, KEY)
         # A key that is made here is committed to the mesh.
@@ -669,7 +646,7 @@ def test_a_mesh_in_the_context(devices, kind):
 
 
 def test_explicit_axes_inside(devices):
-    mesh = jax.make_mesh((8,), ("a",), devices=devices, axis_types=(AxisType.Explicit,))
+    mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
 
     def init(key):
         keys = jax.random.split(key, 3)
@@ -783,6 +760,7 @@ def build(steps):
     return init
 
 
+@pytest.mark.slow
 # Each example compiles everything twice, so eight are all there is time for. They are the same in
 # each run and hold what holds now; `--hypothesis-profile=thorough` looks for more with 416.
 @hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 12)

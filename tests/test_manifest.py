@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from helpers import make_mesh, struct
 from jaxinit import Plan, like_kernel, plan
 from jaxinit import initializers as init
 
 P = PartitionSpec
-
-
-def struct(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def tree() -> dict:
@@ -59,7 +56,7 @@ GOLDEN = """\
 
 
 def golden_plan(devices):
-    mesh = jax.make_mesh((2,), ("data",), devices=devices[:2], axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(2,), names=("data",))
     leaves = {"kernel": struct(4, 3, dtype="bfloat16"), "bias": struct(3)}
     wish = NamedSharding(mesh, P("data", None))
     rules = [("**/k*", "he_normal"), ("*", init.normal(0.02))]
@@ -173,7 +170,7 @@ def test_partitions_survive_and_devices_do_not(devices):
     assert again["bias"].sharding is None
     assert again.to_json() == made.to_json()
     assert not made.diff(again)
-    mesh = jax.make_mesh((4,), ("data",), devices=devices[:4], axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(4,), names=("data",))
     with pytest.raises(ValueError, match=r"plan.init needs a mesh to place 'kernel'"):
         again.init(jax.random.key(0))
     with jax.set_mesh(mesh):
@@ -183,7 +180,7 @@ def test_partitions_survive_and_devices_do_not(devices):
 
 
 def test_a_tree_with_shardings_goes_before_the_text(devices):
-    mesh = jax.make_mesh((2,), ("x",), devices=devices[:2], axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(2,), names=("x",))
     wish = NamedSharding(mesh, P(None, "x"))
     like = {"kernel": struct(4, 3, dtype="bfloat16"), "bias": struct(3)}
     like["kernel"] = struct(4, 2, dtype="bfloat16").update(sharding=wish)
@@ -193,7 +190,7 @@ def test_a_tree_with_shardings_goes_before_the_text(devices):
 
 
 def test_shardings_of_several_axes_per_dimension(devices):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(AxisType.Auto,) * 2)
+    mesh = make_mesh()
     wish = NamedSharding(mesh, P(("a", "b"), None))
     made = plan({"w": struct(16, 3)}, [("w", "normal")], out_shardings=wish)
     assert json.loads(made.to_json())["leaves"][0]["sharding"][0] == ["a", "b"]

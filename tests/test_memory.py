@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from helpers import assert_same_bits, struct
 from jaxinit import jit_init, plan
 from jaxinit.engine import _compile as engine
 from jaxinit.planning import _given as given
@@ -20,10 +21,6 @@ from jaxinit.planning import _given as given
 P = PartitionSpec
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
 LAWS = {"kernel": "he_normal", "q": "orthogonal", "bias": "zeros"}
-
-
-def struct(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def tree(*, kernel=(24, 16), bias=(16,)) -> dict:
@@ -41,18 +38,6 @@ def addresses(values) -> list:
         [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]
         for leaf in jax.tree.leaves(values)
     ]
-
-
-def same(one, other) -> bool:
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
-        np.asarray(a).tobytes() == np.asarray(b).tobytes() and a.dtype == b.dtype
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    )
-
-
-@pytest.fixture
-def mesh(devices):
-    return jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(AxisType.Auto,) * 2)
 
 
 @pytest.fixture
@@ -106,7 +91,7 @@ def test_an_estimate_knows_what_shards_take(mesh):
         # Here the host makes no constants: zeros are one program more.
         inside = made.estimate(out_shardings={"a": P("a"), "b": P("a")})
     assert inside == dataclasses.replace(found, compiled=found.compiled + 1)
-    here = jax.device_put(KEY, jax.devices()[3])
+    here = jax.device_put(KEY, mesh.devices.flat[3])
     assert made.estimate(here).device_nbytes == found.nbytes
 
 
@@ -123,7 +108,7 @@ def test_an_estimate_follows_the_bound():
 
 def test_a_bound_changes_no_bit():
     made = planned(tree())
-    assert same(made.init(KEY, max_live_bytes=0), made.init(KEY))
+    assert_same_bits(made.init(KEY, max_live_bytes=0), made.init(KEY))
     with pytest.raises(ValueError, match=r"^plan\.init needs max_live_bytes >= 0, got -8\. Leave"):
         made.init(KEY, max_live_bytes=-8)
 
@@ -144,7 +129,7 @@ def test_kinds_beyond_what_is_kept_are_compiled_once(compilations, monkeypatch):
     made = planned({f"l{n}": {"kernel": struct(2, n + 1)} for n in range(5)})
     first = made.init(KEY)
     assert len(compilations) == 5
-    assert same(made.init(KEY), first)
+    assert_same_bits(made.init(KEY), first)
     assert len(compilations) == 5
 
 
@@ -170,7 +155,7 @@ def test_a_tree_is_drawn_over(implementation):
     places = addresses(old)
     new = made.init(key, donate=old)
     assert addresses(new) == places
-    assert same(new, made.init(key))
+    assert_same_bits(new, made.init(key))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
 
 
@@ -178,14 +163,14 @@ def test_other_laws_are_drawn_over():
     kernel = {"kernel": struct(3, 4, 4)}
     laws = ["he_normal", "glorot_uniform", "orthogonal", "dirac"]
     made = plan({law: kernel for law in laws}, [(f"{law}/kernel", law) for law in laws])
-    assert same(made.init(KEY, donate=made.init(OTHER)), made.init(KEY))
+    assert_same_bits(made.init(KEY, donate=made.init(OTHER)), made.init(KEY))
 
 
 def test_small_constants_are_made_anew():
     made = planned(tree())
     old = made.init(OTHER)
     new = made.init(KEY, donate=old)
-    assert same(new, made.init(KEY))
+    assert_same_bits(new, made.init(KEY))
     assert old["a"]["bias"].is_deleted() and not new["a"]["bias"].is_deleted()
 
 
@@ -195,7 +180,7 @@ def test_what_is_not_drawn_comes_back_untouched():
     new = made.init(KEY, only="**/head/*", donate=old)
     assert new["a"]["kernel"] is old["a"]["kernel"]
     assert old["head"]["kernel"].is_deleted()
-    assert same(new["head"], made.init(KEY)["head"])
+    assert_same_bits(new["head"], made.init(KEY)["head"])
     loaded = jnp.full((24, 16), 3.0)
     kept = made.init(KEY, keep={"a": {"kernel": loaded}}, donate=new)
     assert kept["a"]["kernel"] is loaded
@@ -214,7 +199,7 @@ def test_a_view_of_the_old_memory_keeps_its_values():
     new = made.init(KEY, donate=old)
     assert old["a"]["kernel"].is_deleted()
     assert (view == before).all()
-    assert same(new, made.init(KEY))
+    assert_same_bits(new, made.init(KEY))
 
 
 def test_donated_shards_stay_where_they_are(mesh):
@@ -234,7 +219,7 @@ def test_donated_shards_stay_where_they_are(mesh):
         again = made.init(KEY, donate=moved, out_shardings=P(None, "b"))
     assert addresses(again) == places
     whole = made.init(KEY)
-    assert same(again, whole)
+    assert_same_bits(again, whole)
 
 
 def test_a_committed_array_stays_on_its_device(devices):
@@ -248,7 +233,7 @@ def test_a_committed_array_stays_on_its_device(devices):
     # An uncommitted one follows a committed key, as every leaf does.
     moved = made.init(jax.device_put(KEY, devices[2]), donate=made.init(OTHER))
     assert moved["a"]["kernel"].devices() == {devices[2]}
-    assert same(moved, made.init(KEY))
+    assert_same_bits(moved, made.init(KEY))
 
 
 def deleted(array):
@@ -320,7 +305,9 @@ BAD_DONATIONS = {
     ),
     "put on the same device": (
         lambda values: values["b"].update(
-            kernel=jax.device_put(values["a"]["kernel"], jax.devices()[0])
+            kernel=jax.device_put(
+                values["a"]["kernel"], next(iter(values["a"]["kernel"].devices()))
+            )
         ),
         ValueError,
         r"got one for 'a/kernel' and 'b/kernel'",
@@ -361,7 +348,7 @@ def test_nothing_is_drawn_over_inside_a_trace():
             run()
     # What the message says to do instead.
     outer = jax.jit(lambda key, old: made.init(key), donate_argnums=1, keep_unused=True)
-    assert same(outer(KEY, old), jax.jit(made.init)(KEY))
+    assert_same_bits(outer(KEY, old), jax.jit(made.init)(KEY))
     assert old["a"]["kernel"].is_deleted()
 
 
@@ -408,11 +395,11 @@ def assert_nothing_is_left(interrupted, error, good):
     with pytest.raises(error) as caught:
         interrupted()
     # The exception still holds the frames it went through.
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     del caught
     gc.collect()
     assert len(jax.live_arrays()) == arrays
-    assert same(good(), expected)
+    assert_same_bits(good(), expected)
 
 
 def wide() -> dict:
@@ -473,4 +460,4 @@ def test_a_half_drawn_tree_is_gone_and_can_be_drawn_again():
     with pytest.raises(Stop):
         made.init(KEY, donate=old, progress=progress)
     assert any(leaf.is_deleted() for leaf in jax.tree.leaves(old))
-    assert same(made.init(KEY), jax.jit(made.init)(KEY))
+    assert_same_bits(made.init(KEY), jax.jit(made.init)(KEY))

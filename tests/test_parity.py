@@ -20,6 +20,7 @@ from flax.linen import initializers as flax_initializers
 from jax.nn import initializers as theirs
 
 from catalogue import QUICK, evaluate, wide
+from helpers import make_mesh
 from jaxinit import initializers as ours
 
 KEY = jax.random.key(11)
@@ -269,8 +270,9 @@ def test_jax_has_no_narrow_orthogonal():
                 jax_call(call)(KEY, shape, dtype)
 
 
+@pytest.mark.usefixtures("devices")
 def test_jax_refuses_to_shard_orthogonal_and_ignores_it_for_complex():
-    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    mesh = make_mesh(jax.sharding.AxisType.Explicit, (2,), names=("x",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     with jax.set_mesh(mesh):
         with pytest.raises(NotImplementedError):
@@ -358,18 +360,17 @@ def test_from_jax_takes_parameters_that_are_arrays():
 @pytest.mark.parametrize(
     "function",
     [
-        jnp.zeros,
-        np.zeros,
-        jax.random.normal,
-        theirs.he_normal,
-        len,
-        [].append,
-        functools.partial(theirs.zeros),
-        lambda key, shape, dtype=None: jnp.zeros(shape, dtype),
-        nn.with_partitioning(theirs.he_normal(), ("x",)),
-        nn.Dense,
+        pytest.param(jnp.zeros, id="jnp.zeros"),
+        pytest.param(np.zeros, id="np.zeros"),
+        pytest.param(jax.random.normal, id="jax.random.normal"),
+        pytest.param(theirs.he_normal, id="a factory not called"),
+        pytest.param(len, id="len"),
+        pytest.param([].append, id="a bound method"),
+        pytest.param(functools.partial(theirs.zeros), id="a partial"),
+        pytest.param(lambda key, shape, dtype=None: jnp.zeros(shape, dtype), id="a lambda"),
+        pytest.param(nn.with_partitioning(theirs.he_normal(), ("x",)), id="with_partitioning"),
+        pytest.param(nn.Dense, id="a module"),
     ],
-    ids=repr,
 )
 def test_from_jax_refuses_other_functions(function):
     """Also `jnp.zeros`, whose module begins with jax and whose name is zeros."""

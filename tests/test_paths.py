@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from helpers import make_mesh
 from jaxinit import ParamSpec, plan
 from jaxinit.initializers import Axes
 from jaxinit.planning import flatten, spec_of
@@ -167,7 +168,7 @@ def test_a_struct_keeps_what_it_says(x64):
 
 
 def test_where_a_leaf_wants_to_live(devices):
-    mesh = jax.make_mesh((2,), ("x",), devices=devices[:2], axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(2,), names=("x",))
     wish = NamedSharding(mesh, PartitionSpec("x"))
     assert spec_of("test", "a", jax.ShapeDtypeStruct((4,), "float32")).sharding is None
     assert (
@@ -175,7 +176,7 @@ def test_where_a_leaf_wants_to_live(devices):
     )
     assert spec_of("test", "a", jnp.zeros(4)).sharding is None
     assert spec_of("test", "a", jax.device_put(jnp.zeros(4), wish)).sharding == wish
-    explicit = jax.make_mesh((2,), ("x",), devices=devices[:2], axis_types=(AxisType.Explicit,))
+    explicit = make_mesh(AxisType.Explicit, (2,), names=("x",))
     with jax.set_mesh(explicit):
         shapes = jax.eval_shape(lambda: jnp.zeros(4))
         assert spec_of("test", "a", shapes).sharding is None

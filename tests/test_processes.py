@@ -20,12 +20,15 @@ import pytest
 
 import jaxinit
 import process_worker as worker
+from helpers import COLLECTIVES, cpu_devices, slow
 from jaxinit.engine import _compile as engine
 from jaxinit.engine._jit_init import JitInit
 
+# All devices here are CPUs, so what one process draws beside them must be drawn on one too.
+pytestmark = pytest.mark.cpu_code
+
 WORKER = pathlib.Path(worker.__file__)
 DEADLINE_SECONDS = 120  # of a hang; far beyond what a slow machine needs
-COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def findings(process: subprocess.Popen[str], told: str | None = None) -> list:
 @pytest.fixture(scope="module")
 def alone():
     """What one process with all eight devices draws."""
-    mesh = worker.mesh_of(jax.devices())
+    mesh = worker.mesh_of(cpu_devices(8))
     trees = worker.draw(mesh) | worker.draw_where_the_key_is(mesh)
     return worker.own_shards(trees), dict(jaxinit.fingerprint(trees).leaves)
 
@@ -85,7 +88,7 @@ def test_one_process_draws_what_one_device_draws(alone):
     assert leaves == {path: alone[1][path] for path in leaves}
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, *slow(4)])
 def test_many_processes_draw_what_one_draws(launch, alone, count):
     address = an_address()
     arguments = [("together", address, count, number) for number in range(count)]
@@ -111,13 +114,13 @@ def test_survivors_finish_their_own_shards(launch):
     victim.communicate(timeout=DEADLINE_SECONDS)
     assert victim.returncode == -signal.SIGKILL
     (own,) = findings(survivor, "it is dead\n")
-    whole = worker.own_shards(worker.elementwise(worker.mesh_of(jax.devices())))
+    whole = worker.own_shards(worker.elementwise(worker.mesh_of(cpu_devices(8))))
     for path, found in own.items():
         assert len(found) == 4
         assert found.items() <= whole[path].items()
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, *slow(1)])
 def test_who_needs_the_dead_gets_an_error(launch, number):
     address = an_address()
     modes = {number: "dies", 1 - number: "joins"}
@@ -180,7 +183,7 @@ def test_kinds_hold_no_collectives(monkeypatch):
 
     monkeypatch.setattr(engine, "_compile", keep_text)
     engine.forget_executables()
-    mesh = worker.mesh_of(jax.devices())
+    mesh = worker.mesh_of(cpu_devices(8))
     where = worker.shardings(mesh)
     worker.elementwise(mesh)
     assert len(texts) == 2

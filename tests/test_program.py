@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from helpers import make_mesh
 from jaxinit.engine import _compile as engine
 from jaxinit.engine import _host as host
 from jaxinit.engine._evaluate import run_jaxpr
@@ -566,7 +567,7 @@ def test_a_compilation_that_fails_is_raised():
 
 
 def test_placement(devices):
-    mesh = jax.make_mesh((8,), ("a",), devices=devices, axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(8,), names=("a",))
     everywhere = NamedSharding(mesh, P())
     split, third = NamedSharding(mesh, P("a")), SingleDeviceSharding(devices[3])
     key, here = KEY, jax.device_put(KEY, devices[3])
@@ -580,7 +581,7 @@ def test_placement(devices):
     assert not decide([here], [split], []).is_known
     assert not decide([key], [split, third], []).is_known
     assert not decide([here, jax.device_put(KEY, devices[2])], [None], []).is_known
-    other = jax.make_mesh((2,), ("a",), devices=devices[:2], axis_types=(AxisType.Auto,))
+    other = make_mesh(sizes=(2,), names=("a",))
     assert not decide([key], [split, NamedSharding(other, P())], []).is_known
     with jax.set_mesh(mesh):
         assert decide([key], [P("a")], []) == (None, None, True)

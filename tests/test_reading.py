@@ -19,6 +19,8 @@ from jax import lax
 import jaxinit
 from jaxinit.flax import nnx_apply, own_initializers
 
+pytestmark = pytest.mark.unoptimized
+
 S = jax.ShapeDtypeStruct
 
 

@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 
 import jaxinit
+from helpers import struct as shape
 from jaxinit.jaxpr._graph import straighten, trace
 from jaxinit.reading._families import Families, features_after, scope_of
 from jaxinit.reading._flow import follow
 from jaxinit.report.gpt2 import GPT2, GPT2Config, gpt2_124m
 
+pytestmark = pytest.mark.unoptimized
+
 VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "slice", "enter", "take"}
-
-
-def shape(*sizes, dtype="float32"):
-    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def layers_of(graph, names):

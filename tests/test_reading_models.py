@@ -11,33 +11,37 @@ import pytest
 
 import jaxinit
 from zoo import (
-    beyond,
-    edges,
+    convolutional,
+    dense,
+    derived,
+    encoders,
+    flax_linen,
+    flax_nnx,
     frameworks,
-    in_nnx,
+    indexed,
     language,
-    layers,
-    more_linen,
-    people,
     plain,
+    recurrent,
+    repeated,
+    transformer,
     vision,
-    wider,
 )
 
-# The models of these enter themselves into the table of `plain`.
-assert people and beyond and wider and edges
+pytestmark = pytest.mark.unoptimized
+
+# The models of these families enter themselves into the table of `plain`.
+assert dense and encoders and repeated and convolutional
+assert transformer and recurrent and derived and indexed
 ROOMS = {
-    "linen layers": layers,
+    "linen layers": flax_linen,
     "images": vision,
     "sequences": language,
-    "more of linen": more_linen,
-    "nnx": in_nnx,
+    "nnx": flax_nnx,
     "others": frameworks,
+    "plain": plain,
 }
 CASES = {
-    f"{room}: {name}": case
-    for room, module in {**ROOMS, "plain": plain}.items()
-    for name, case in module.CASES.items()
+    f"{room}: {name}": case for room, module in ROOMS.items() for name, case in module.CASES.items()
 }
 
 

@@ -17,8 +17,10 @@ from jaxinit.pictures import figure_of
 from jaxinit.pictures._cells import LABEL_LETTERS, wrapped
 from jaxinit.pictures._diagram import diagram_of
 from jaxinit.pictures._layout import WIDEST, lay_out
-from zoo import layers, vision
+from zoo import flax_linen, vision
 from zoo.expect import array, ids
+
+pytestmark = pytest.mark.unoptimized
 
 # Figures are made without pyplot, so that none stays open; this is for what saves them.
 matplotlib.use("Agg")
@@ -225,7 +227,7 @@ def test_large_models_are_refused_and_those_at_the_limit_are_not():
 
 
 def test_models_without_a_layer_are_refused():
-    reading = read_case(layers.CASES["layer norm, alone"]())
+    reading = read_case(flax_linen.CASES["layer norm, alone"]())
     with pytest.raises(
         ValueError, match=r"at least one layer, got \d parameters and none.* Use print\(reading\)"
     ):

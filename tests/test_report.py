@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 import jaxinit
+from helpers import codes, group_of
 from jaxinit import initializers as init
 from jaxinit._naming import patterns
 from jaxinit.report import Request, Unusable, collect
-from report_helpers import codes, group_of
+
+pytestmark = pytest.mark.unoptimized
 
 MODELS = """
 print("chatter of the target")
@@ -499,6 +501,7 @@ def test_without_flax_the_report_says_what_to_install(refused, monkeypatch):
     assert line.endswith('needs Flax, which is not installed: pip install "jaxinit[flax]"')
 
 
+@pytest.mark.slow
 def test_the_specimen_keeps_its_laws(run):
     status, out, err = run("--no-compare", "--json", "report.json", "--strict")
     assert (status, err) == (0, "")

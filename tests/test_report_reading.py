@@ -8,10 +8,12 @@ from typing import get_args
 
 import pytest
 
+from helpers import codes, group_of
 from jaxinit.reading._records import Role
 from jaxinit.report import Request, collect
 from jaxinit.report._report import _ROLES
-from report_helpers import codes, group_of
+
+pytestmark = pytest.mark.unoptimized
 
 MODELS = """
 import flax.linen as nn

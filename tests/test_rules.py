@@ -10,14 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import struct
 from jaxinit import ParamSpec, like_kernel, plan
 from jaxinit import initializers as init
 from jaxinit.planning import compile_glob
-
-
-def struct(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
 
 TREE = {
     "params": {

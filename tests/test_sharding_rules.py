@@ -15,10 +15,10 @@ from jax.experimental import io_callback
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
+from helpers import BOTH_AXIS_TYPES, COLLECTIVES, assert_same, make_mesh
 
 P = PartitionSpec
 KEY = jax.random.key(0)
-COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 RULES = [("**/kernel", P("a", "b")), ("**/bias", P("b")), ("seed", None), ("**", P())]
 
 # Rows of a shard are to be longer than a vector: see `jaxinit.engine._run`.
@@ -27,7 +27,7 @@ WIDE = 256
 
 @pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def mesh(devices, request):
-    return jax.make_mesh((4, 2), ("a", "b"), devices=devices, axis_types=(request.param,) * 2)
+    return make_mesh(request.param)
 
 
 def init(key):
@@ -41,20 +41,6 @@ def init(key):
 
 def abstract():
     return jax.eval_shape(init, KEY)
-
-
-def facts(leaf) -> tuple:
-    array = leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(leaf)
-    return leaf.shape, leaf.dtype, leaf.sharding, leaf.committed, np.asarray(array).tobytes()
-
-
-def assert_same(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    pairs = zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)
-    for (path, mine), other in pairs:
-        assert facts(mine) == facts(other), jax.tree_util.keystr(path)
 
 
 def assert_own_shards(tree):
@@ -134,7 +120,7 @@ def test_rules_on_an_abstract_mesh_travel():
     ],
 )
 def test_malformed_rules(devices, rules, error, message):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), devices=devices)
+    mesh = make_mesh(AxisType.Explicit)
     with pytest.raises(error, match=message):
         jaxinit.sharding_rules(mesh, rules)
 
@@ -158,7 +144,7 @@ def test_no_mesh():
     ],
 )
 def test_rules_that_do_not_fit_the_tree(devices, rules, error, message):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), devices=devices)
+    mesh = make_mesh(AxisType.Explicit)
     placed = jaxinit.sharding_rules(mesh, rules)
     with pytest.raises(error, match=message):
         placed(abstract())
@@ -167,7 +153,7 @@ def test_rules_that_do_not_fit_the_tree(devices, rules, error, message):
 
 
 def test_leaves_that_cannot_be_placed(devices):
-    mesh = jax.make_mesh((8,), ("a",), devices=devices)
+    mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
     with pytest.raises(ValueError, match=r"rule 0 'w', needs a sharding that divides 'w' of shape"):
         jaxinit.sharding_rules(mesh, [("w", P("a"))])({"w": np.zeros(12)})
     with pytest.raises(TypeError, match=r"^sharding_rules needs leaves with a shape.*at 'w'"):
@@ -224,7 +210,7 @@ def test_a_prefix_partial_wishes_and_specs_in_context(mesh):
 
 
 def test_every_path_of_a_call_honours_it(devices):
-    mesh = jax.make_mesh((8,), ("a",), devices=devices)
+    mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
     rows = NamedSharding(mesh, P("a"))
     calls = []
 
@@ -253,7 +239,7 @@ def test_every_path_of_a_call_honours_it(devices):
 
 
 def test_a_tree_that_can_be_called_is_a_tree(devices):
-    rows = NamedSharding(jax.make_mesh((8,), ("a",), devices=devices), P("a"))
+    rows = NamedSharding(make_mesh(AxisType.Explicit, (8,), names=("a",)), P("a"))
 
     def draw(key):
         return eqx.filter(eqx.nn.Linear(8, 8, key=key), eqx.is_array)
@@ -309,7 +295,7 @@ def test_plans_take_the_same_function(mesh):
 # What it is for.
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@BOTH_AXIS_TYPES
 def test_values_do_not_depend_on_the_mesh(devices, kind):
     fast = jaxinit.jit_init(init)
     made = jaxinit.plan(planned_tree(), PLAN)
@@ -318,7 +304,7 @@ def test_values_do_not_depend_on_the_mesh(devices, kind):
         {jaxinit.fingerprint(made.init(KEY)).tree},
     )
     for count in (1, 2, 4, 8):
-        mesh = jax.make_mesh((count,), ("a",), devices=devices[:count], axis_types=(kind,))
+        mesh = make_mesh(kind, (count,), names=("a",))
         rules = jaxinit.sharding_rules(mesh, [("**/kernel", P("a")), ("**", P())])
         tree = jaxinit.jit_init(lambda key: init(key)["layers"], out_shardings=rules)(KEY)
         planned = made.init(KEY, out_shardings=rules)

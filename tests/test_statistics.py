@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import special, stats
 
 from catalogue import QUICK, evaluate, sample, wide
+from helpers import BOTH_AXIS_TYPES, make_mesh
 from jaxinit.checks import Measured, measure
 from jaxinit.checks._allowances import allowance
 from jaxinit.checks._measuring import _moments, measure_boxes
 from jaxinit.initializers import Law, Slab, normal
+
+pytestmark = pytest.mark.unoptimized
 
 SEED = 11
 KEY = jax.random.key(SEED)
@@ -116,12 +119,10 @@ def test_boxes_are_measured_within_their_array():
     assert empty.n == 0
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@BOTH_AXIS_TYPES
 @pytest.mark.parametrize("spec", [P("a", "b"), P(None, "b"), P(("a", "b"))])
 def test_shards_are_measured_in_place(devices, kind, spec):
-    if len(devices) < 8:
-        pytest.skip("needs 8 devices; tests/conftest.py asks for them")
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
+    mesh = make_mesh(kind)
     x = jnp.asarray(normals(64, 48))
     sharded = jax.device_put(x, NamedSharding(mesh, spec))
     cut = [((1, 5, 18),), ()]
@@ -138,9 +139,7 @@ def test_shards_are_measured_in_place(devices, kind, spec):
 
 
 def test_shards_are_never_gathered(devices):
-    if len(devices) < 8:
-        pytest.skip("needs 8 devices; tests/conftest.py asks for them")
-    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(sizes=(8,), names=("a",))
     x = jax.device_put(jnp.ones((1024, 512)), NamedSharding(mesh, P("a")))
     with jax.enable_x64(True):
         compiled = _moments.lower(x, ((),)).compile()

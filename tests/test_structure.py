@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from catalogue import QUICK, assert_same_bits, draw_all, evaluate, sample, wide
+from catalogue import QUICK, draw_all, evaluate, sample, wide
+from helpers import assert_same_bits
 from jaxinit import initializers
 from jaxinit.initializers import Axes, Fans, compute_fans, einsum_axes
+
+pytestmark = pytest.mark.unoptimized
 
 SEED = 5
 KEY = jax.random.key(SEED)

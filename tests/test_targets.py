@@ -32,6 +32,8 @@ from jaxinit.report._parsing import (
 )
 from jaxinit.report._targets import loaded, opened_model
 
+pytestmark = pytest.mark.unoptimized
+
 MODELS = """
 import helper_beside
 import flax.linen as nn

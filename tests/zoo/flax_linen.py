@@ -1,4 +1,4 @@
-"""Flax's own layers, each alone and between two maps of a model.
+"""The layers of Flax Linen, each alone and between two maps of a model.
 
 Alone, the last map of a layer is the head. Inside, a map and a ReLU come before and a tanh and a
 map of three outputs behind, so the same map is a plain kernel that meets a tanh.
@@ -22,6 +22,7 @@ from zoo.expect import (
     Leaf,
     array,
     embedding,
+    head,
     ids,
     kernel,
     linen,
@@ -265,8 +266,97 @@ def _embed() -> Case:
     return linen(nn.Embed(11, 4), ids(2, 7), table={"**/embedding": embedding()})
 
 
+class Sharded(nn.Module):
+    """Kernels in boxes that say how they are sharded."""
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), ("data", "model"))
+        x = nn.relu(nn.Dense(5, kernel_init=init, name="first")(x))
+        x = nn.with_logical_constraint(x, ("batch", "embed"))
+        return nn.Dense(3, kernel_init=init, name="head")(x)
+
+
+def sharded() -> Case:
+    return linen(
+        Sharded(),
+        array(2, 4),
+        table={
+            "**/first/kernel": kernel(4, 5, activation="relu"),
+            "**/head/kernel": head(5, 3),
+            "**/bias": BIAS,
+        },
+    )
+
+
+class Normalised(nn.Module):
+    """Kernels divided by their norm, by its largest singular value, or by nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.WeightNorm(nn.Dense(5, name="weight"), name="norm")(x))
+        x = nn.SpectralNorm(nn.Dense(6, name="spectral"), name="bound")(x, update_stats=True)
+        return nn.Dense(3, name="head")(jnp.tanh(x))
+
+
+def normalised() -> Case:
+    return linen(
+        Normalised(),
+        array(2, 4),
+        table={
+            "**/weight/kernel": kernel(4, 5, activation="relu"),
+            "**/spectral/kernel": kernel(5, 6, activation="tanh"),
+            "**/head/kernel": head(6, 3),
+            "batch_stats/**": STATE,
+            "**/scale": SCALE,
+            "**/bias": BIAS,
+        },
+        mutable=["batch_stats"],
+    )
+
+
+class Ones(nn.Module):
+    """One head, one group, one channel, one token, one output."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.DenseGeneral((1, 4), axis=-1, name="split")(x)
+        x = nn.DenseGeneral(3, axis=(-2, -1), name="join")(nn.relu(x))
+        x = nn.LayerNorm(name="norm")(x)
+        x = x + nn.MultiHeadDotProductAttention(1, qkv_features=4, name="attention")(x)
+        x = nn.Conv(1, (1,), name="mix")(x)
+        x = nn.Dense(1, name="gain")(jnp.tanh(x))
+        x = nn.Dense(5, name="widen")(nn.silu(x))
+        return nn.Dense(1, name="last")(nn.relu(x))
+
+
+def ones(batch: int, length: int) -> Case:
+    return linen(
+        Ones(),
+        array(batch, length, 2),
+        table={
+            "**/split/kernel": kernel(2, 4, activation="relu"),
+            "**/join/kernel": kernel(4, 3, norm="layer"),
+            "**/attention/{query,key}/kernel": kernel(3, 4, softmax=True),
+            "**/attention/value/kernel": kernel(3, 4),
+            "**/attention/out/kernel": kernel(4, 3, last=True),
+            "**/mix/kernel": kernel(3, 1, activation="tanh"),
+            "**/gain/kernel": kernel(1, 1, activation="silu"),
+            "**/widen/kernel": kernel(1, 5, activation="relu"),
+            "**/last/kernel": head(5, 1),
+            "**/norm/scale": SCALE,
+            "**/bias": BIAS,
+        },
+    )
+
+
 CASES: dict[str, Callable[[], Case]] = {
     **{f"{name}, alone": layer.alone for name, layer in LAYERS.items()},
     **{f"{name}, inside": layer.inside for name, layer in LAYERS.items()},
     "embed, alone": _embed,
+    "sharded": sharded,
+    "normalised kernels": normalised,
+    "sizes of one": lambda: ones(1, 1),
+    "sizes of one, long": lambda: ones(1, 6),
+    "sizes of one, many": lambda: ones(7, 1),
 }

@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 RULES = [("**/kernel", P("a", "b")), ("**/bias", P("b")), ("seed", None), ("**", P())]
 
-# Rows of a shard are to be longer than a vector: see `jaxinit.engine._run`.
+# Rows of a shard are to be longer than a vector: see `jaxinit.engine._draws`.
 WIDE = 256
 
 

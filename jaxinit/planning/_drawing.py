@@ -8,14 +8,14 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from jaxinit.engine import Draw, Estimate, Progress, draw, estimate
+from jaxinit.engine import Estimate, LeafSpec, Progress, draw, estimate
 from jaxinit.planning._donation import drawn_over, refuse_trace
 from jaxinit.planning._keys import keys_for_paths
 from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._shardings import check_mesh
 
 
-def as_draws(caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any]) -> list[Draw]:
+def as_draws(caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any]) -> list[LeafSpec]:
     """What the engine draws; equal leaves share one object.
 
     Args:
@@ -27,7 +27,7 @@ def as_draws(caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any
         ValueError: when a leaf needs a mesh or 64-bit types that are not there.
     """
     # By identity, because the law and the place of a leaf take longer to hash than to draw.
-    known: dict[tuple[Any, ...], Draw] = {}
+    known: dict[tuple[Any, ...], LeafSpec] = {}
     draws = []
     for leaf, sharding in zip(leaves, shardings, strict=True):
         key = (id(leaf.initializer), leaf.shape, leaf.dtype, id(sharding))
@@ -35,7 +35,7 @@ def as_draws(caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any
         if made is None:
             check_mesh(caller, leaf, sharding)
             _check_width(caller, leaf)
-            made = known[key] = Draw(leaf.initializer, leaf.shape, leaf.dtype, sharding)
+            made = known[key] = LeafSpec(leaf.initializer, leaf.shape, leaf.dtype, sharding)
         draws.append(made)
     return draws
 
@@ -83,7 +83,7 @@ def draw_leaves(
 
 
 def estimate_leaves(
-    root: jax.Array | None, draws: Sequence[Draw], max_live_bytes: int | None
+    root: jax.Array | None, draws: Sequence[LeafSpec], max_live_bytes: int | None
 ) -> Estimate:
     """Says what memory draws take.
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxinit.engine import Draw
+from jaxinit.engine import LeafSpec
 from jaxinit.initializers import Fans, Initializer, Law
 
 
@@ -43,9 +43,9 @@ class PlannedLeaf:
     law: Law = dataclasses.field(compare=False)
     group: int = dataclasses.field(compare=False)
 
-    def as_draw(self) -> Draw:
+    def as_draw(self) -> LeafSpec:
         """What the engine needs to know."""
-        return Draw(self.initializer, self.shape, self.dtype, self.sharding)
+        return LeafSpec(self.initializer, self.shape, self.dtype, self.sharding)
 
     def as_struct(self, sharding: Any) -> jax.ShapeDtypeStruct:
         """The leaf as an array that is not there."""
@@ -87,7 +87,7 @@ class Group:
 
 def number_groups(leaves: Sequence[PlannedLeaf]) -> tuple[PlannedLeaf, ...]:
     """The leaves with their groups numbered in the order of first appearance."""
-    numbers: dict[Draw, int] = {}
+    numbers: dict[LeafSpec, int] = {}
     return tuple(
         dataclasses.replace(leaf, group=numbers.setdefault(leaf.as_draw(), len(numbers)))
         for leaf in leaves

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 
 from jaxinit._table import render_table
-from jaxinit.engine import Estimate, Progress
-from jaxinit.engine._compile import check_bound
+from jaxinit.engine import Estimate, Progress, check_bound
 from jaxinit.initializers._arguments import as_key
 from jaxinit.planning._diff import PlanDiff, compare
 from jaxinit.planning._donation import committed_places, donated_values

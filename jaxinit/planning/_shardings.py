@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from jaxinit.engine._placement import is_sharding_function, shardings_of
+from jaxinit.engine import is_sharding_function, shardings_of
 from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import flatten

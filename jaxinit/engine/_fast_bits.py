@@ -1,28 +1,48 @@
-"""The inverse error function of XLA:CPU, written out so that it runs on 512-bit vectors.
+"""Running a traced program again with fast bits, and with an inverse error function to match.
 
-Every normal and truncated normal number goes through it, and it costs more than the random bits.
-XLA evaluates one formula everywhere (Giles's two polynomials in -log(1 - x**2)), but its logarithm
-is a library function of at most eight lanes: jaxlib 0.10 halves its vectors for it, and every
-version spends instructions on arguments that a logarithm of 1 - x**2 never has. The same operations
-in the same order, in primitives that XLA fuses like any others, take 1.0 ns of a core where the
-library takes 3.3 (0.10) or 1.5 (0.12), and 20 ms longer to trace and compile.
+`FastBits` is the engine's domain of the interpreter. Two equations are replaced: ``random_bits``
+gets a key of another type that draws the same words (:mod:`jaxinit.engine._threefry`), and
+``erf_inv`` of large arrays becomes its formula, written out here. All other equations are bound
+again as they were traced.
 
-Bits are those of ``lax.erf_inv`` for every float32 there is. LLVM turns a product and a sum into
-one fused operation, which rounds once, so which of two products a sum absorbs is part of the
-result: terms stand here in the order and with the signs that it fuses as in the library. The tests
-go through all 2**23 numbers that a normal law can draw; all 2**32 were gone through by hand.
+Every normal and truncated normal number goes through ``erf_inv``, which costs more than the random
+bits. XLA evaluates one formula everywhere (Giles's two polynomials in -log(1 - x**2)), but its
+logarithm is a library function of at most eight lanes: jaxlib 0.10 halves its vectors for it, and
+every version spends instructions on arguments that a logarithm of 1 - x**2 never has. The same
+operations in the same order, in primitives that XLA fuses like any others, take 1.0 ns of a core
+where the library takes 3.3 (0.10) or 1.5 (0.12), and 20 ms longer to trace and compile.
+
+The bits of `erf_inv` are those of ``lax.erf_inv`` for every float32. LLVM turns a product and a sum
+into one fused operation, which rounds once, so the result depends on which of two products a sum
+absorbs: terms stand here in the order and with the signs that LLVM fuses as in the library. The
+tests go through all 2**23 numbers that a normal law can draw; all 2**32 were gone through by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
+import jax
+import jax.extend.core as jex
 import numpy as np
 from jax import Array, lax
 from jax.lax import add, mul, sub
 
 from jaxinit.engine._threefry import fast_compiler_options
+from jaxinit.jaxpr import (
+    Graph,
+    Node,
+    OnArrays,
+    Trimmed,
+    called,
+    draws_bits,
+    graph_of,
+    inner_jaxprs,
+)
+
+# From a threefry key to a key that draws the same bits.
+FastKey: TypeAlias = Callable[[Array], Array]
 
 # Coefficients, highest power first. Giles, *Approximating the erfinv function*, 2010, table 5, in
 # w - 2.5 below w = 5 and in sqrt(w) - 3 from there on.
@@ -79,6 +99,61 @@ _float = np.float32
 _NAN = np.array(0x7FFFFFFF, np.uint32).view(np.float32)[()]
 # Smaller arrays are left to the library: what is compiled for them costs more than is saved.
 _MIN_SIZE = 2**20
+
+
+class FastBits(OnArrays):
+    """Binds equations again under a new trace, with fast bits.
+
+    Calls and loops that draw bits are run as graphs of their own, so that the replacement reaches
+    the equations inside. So are trimmed scans, which only `graph_of` understands.
+
+    Args:
+        fast_key: applied to every threefry key that bits are drawn from; None draws JAX's own.
+    """
+
+    def __init__(self, fast_key: FastKey | None = None) -> None:
+        self._fast_key = fast_key
+
+    def equation(self, node: Node, operands: list[Any]) -> Sequence[Any]:
+        """Binds an equation, or what takes its place."""
+        equation, fast_key = node.equation, self._fast_key
+        with equation.ctx.manager:
+            if self._looks_inside(equation):
+                pairs = zip(equation.invars, operands, strict=True)
+                return self.run(
+                    _inside(equation), [x for atom, x in pairs if not _is_literal(atom)]
+                )
+            if fast_key is not None and node.primitive == "random_bits":
+                if jax.random.key_impl(operands[0]) == "threefry2x32":
+                    operands = [fast_key(operands[0])]
+            elif fast_key is not None and node.primitive == "erf_inv" and pays_off(operands[0]):
+                return [erf_inv(operands[0])]
+        return super().equation(node, operands)
+
+    def _looks_inside(self, equation: Any) -> bool:
+        """Whether equations inside an equation are bound one by one."""
+        name, params = equation.primitive.name, equation.params
+        if isinstance(params.get("jaxpr"), Trimmed):
+            return True
+        if self._fast_key is None or not any(map(draws_bits, inner_jaxprs(equation))):
+            return False
+        # The compiler chooses between platforms by parameters that `jax.lax.switch` does not have.
+        is_choice = name == "cond" and not params.get("branches_platforms")
+        return is_choice or name in ("scan", "while") or called(equation) is not None
+
+
+def _is_literal(atom: Any) -> bool:
+    return isinstance(atom, jex.Literal)
+
+
+def _inside(equation: Any) -> Graph:
+    """One equation as a graph, in which a call is opened and a loop has bodies."""
+    inputs = [atom for atom in equation.invars if not _is_literal(atom)]
+    return graph_of(
+        Trimmed(inputs, equation.outvars, [equation], [], []),
+        opens=lambda inner: called(inner) if inner is equation else None,
+        has_bodies=lambda inner: inner is equation,
+    )
 
 
 def pays_off(x: Array) -> bool:

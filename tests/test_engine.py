@@ -183,7 +183,7 @@ def test_nothing_to_draw():
 
 
 def test_a_key_too_few():
-    with pytest.raises(ValueError, match=r"one key for each of its 2 draws, got keys of shape \(3"):
+    with pytest.raises(ValueError, match=r"one key for each of its 2 leaves, got keys of shape \(3"):
         draw([LeafSpec(init.zeros, (4,), FLOAT32)] * 2, jax.random.split(jax.random.key(0), 3))
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,16 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._table import render_table, spell_bytes
-from jaxinit.engine._compile import (
-    Call,
-    Executable,
-    Group,
-    Program,
-    allowance,
-    carry_out,
-    compiled,
-    in_use_beside,
-)
+from jaxinit.engine._compile import Call, Filled, Group, Program, Work
 from jaxinit.engine._placement import (
     commitment,
     constraints_in,
@@ -119,9 +111,9 @@ class Assembly:
     Attributes:
         traced: the traced function.
         groups: all leaves but those that are returned as they came.
+        work: the same groups, compiled and called.
         leftover: why leaves stay with plain ``jax.jit``.
-        executables: compiled programs, by the index of their group.
-        seconds: time spent, by phase.
+        run_seconds: time of the last call; None before the first.
 
     Args:
         traced: the traced function.
@@ -133,9 +125,9 @@ class Assembly:
         self.traced = traced
         self.groups: list[Group] = []
         self.leftover = dict(traced.leftover)
-        self.executables: dict[int, Executable] = {}
-        self.seconds: dict[str, float] = {}
+        self.run_seconds: float | None = None
         self._avals = [traced.graph.aval(atom) for atom in traced.graph.outputs]
+        self.work = Work(self.groups, [nbytes_of(aval) for aval in self._avals])
         self._firsts: dict[int, Slice] = {}
         self._asked = asked
         live = [flat[position] for position in traced.live_inputs]
@@ -240,20 +232,6 @@ class Assembly:
         fill = self.placement.fill if self.placement.rows is None else None
         return _or_none([fill if self._asked[n] is None else self._asked[n] for n in leaves])
 
-    def ready(self) -> Generator[tuple[int, Executable]]:
-        """Every group that has a program, by index, with its executable."""
-        yield from list(self.executables.items())
-        programs = {i: group.program for i, group in enumerate(self.groups) if group.program}
-        # Those with most to fill come first: they fill it while the others compile.
-        missing = sorted(programs.keys() - self.executables.keys())
-        missing.sort(key=lambda index: -self._nbytes_of(self.groups[index]))
-        start = time.perf_counter()
-        with contextlib.closing(compiled([programs[index] for index in missing])) as made:
-            for position, executable in made:
-                self.executables[missing[position]] = executable
-                self.seconds["compile"] = time.perf_counter() - start
-                yield missing[position], executable
-
     def fill(self, flat: Sequence[Any], max_live_bytes: int | None = None) -> list[Any]:
         """Fills every leaf.
 
@@ -265,32 +243,24 @@ class Assembly:
         Returns:
             The leaves, in order.
         """
+        start = time.perf_counter()
         values = self.traced.values(flat)
         values.update((_input_name(position), array) for position, array in enumerate(flat))
         leaves: list[Any] = [None] * len(self._avals)
-
-        def take(positions: Sequence[int], arrays: Sequence[Any]) -> None:
-            for leaf, array in zip(positions, arrays, strict=True):
-                leaves[leaf] = array
-
-        # Closed at once when anything raises: a generator that waits keeps threads.
-        with contextlib.closing(self.ready()) as ready:
-            for positions, arrays in carry_out(
-                ready,
-                lambda index: self._calls(self.groups[index], values),
-                allowance(max_live_bytes, map(nbytes_of, self._avals)),
-            ):
-                take(positions, arrays)
-        for group in self.groups:
-            if group.program is None:
-                copies = self._copies(group, values)
-                take([leaf for call in group.calls for leaf in call.leaves], copies)
+        calls = functools.partial(self._calls, values)
+        copies = functools.partial(self._copies, values)
+        with contextlib.closing(self.work.fill(calls, copies, max_live_bytes)) as filled:
+            for positions, arrays in filled:
+                for leaf, array in zip(positions, arrays, strict=True):
+                    leaves[leaf] = array
         if self.traced.forwarded:
             arrays = self._forward(*[flat[position] for position in self._forwarded_from])
-            take(self.traced.forwarded, arrays)
+            for leaf, array in zip(self.traced.forwarded, arrays, strict=True):
+                leaves[leaf] = array
+        self.run_seconds = time.perf_counter() - start
         return leaves
 
-    def _calls(self, group: Group, values: Mapping[Any, Any]) -> Iterator[Call]:
+    def _calls(self, values: Mapping[Any, Any], group: Group) -> Iterator[Call]:
         rows = self.placement.rows
         for call in group.calls:
             arguments = [values[name] for name in call.arguments]
@@ -301,17 +271,15 @@ class Assembly:
                 ]
             yield Call(call.leaves, arguments)
 
-    def _copies(self, group: Group, values: Mapping[Any, Any]) -> list[jax.Array]:
+    def _copies(self, values: Mapping[Any, Any], group: Group) -> Iterator[Filled]:
         if group.constant is not None:
             shape = self._avals[group.calls[0].leaves[0]].shape
             made = [np.full(shape, group.constant) for _ in group.calls]
         else:
             # Copies, because a row of a larger array would keep all of it alive.
             made = [np.array(values[name]) for call in group.calls for name in call.arguments]
-        return put(made, group.place)
-
-    def _nbytes_of(self, group: Group) -> int:
-        return sum(nbytes_of(self._avals[leaf]) for call in group.calls for leaf in call.leaves)
+        for call, array in zip(group.calls, put(made, group.place), strict=True):
+            yield call.leaves, [array]
 
     def explain(
         self, out_tree: Any, max_live_bytes: int | None, seconds: Mapping[str, float]
@@ -323,22 +291,24 @@ class Assembly:
             max_live_bytes: as in `fill`.
             seconds: time of phases before this one.
         """
-        executables = dict(self.ready())
-        nbytes = sum(map(nbytes_of, self._avals))
+        for _ in self.work.ready():
+            pass
         paths = [
             jax.tree_util.keystr(path, simple=True, separator="/") or "(the result)"
             for path in _paths(out_tree)
         ]
-        needs = [(e.scratch, len(self.groups[index].calls)) for index, e in executables.items()]
-        allowed = allowance(max_live_bytes, map(nbytes_of, self._avals))
+        nbytes = sum(self.work.sizes)
+        seconds = {**seconds, "compile": self.work.compile_seconds}
+        if self.run_seconds is not None:
+            seconds["run"] = self.run_seconds
         why = {**self.leftover, **dict.fromkeys(self.traced.forwarded, _FORWARDED)}
         return Explanation(
             programs=tuple(self._note(index, paths) for index in self._firsts),
             fallback={paths[leaf]: reason for leaf, reason in sorted(why.items())},
             leaves=len(self._avals),
             nbytes=nbytes,
-            peak=nbytes + in_use_beside(needs, allowed),
-            seconds={**seconds, **self.seconds},
+            peak=nbytes + self.work.most_beside(max_live_bytes),
+            seconds=seconds,
         )
 
     def _note(self, index: int, paths: Sequence[str]) -> ProgramNote:
@@ -348,7 +318,7 @@ class Assembly:
         return ProgramNote(
             leaves=sum(len(call.leaves) for call in group.calls),
             types=", ".join(self._avals[leaf].str_short() for leaf in leaves),
-            nbytes=self._nbytes_of(group),
+            nbytes=self.work.nbytes_of(group),
             made_by="host" if group.program is None else "compiled",
             operations=", ".join(dict.fromkeys(names)) or "as the host computes it",
             first=paths[leaves[0]],

@@ -13,8 +13,9 @@ import contextlib
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,10 @@ class Group(NamedTuple):
     place: Any = None
 
 
+# Positions of leaves, and their arrays.
+Filled: TypeAlias = tuple[tuple[int, ...], Sequence[jax.Array]]
+
+
 class Kept(Generic[V]):
     """The most recently used values, by key.
 
@@ -136,6 +141,70 @@ class Kept(Generic[V]):
         with self._lock:
             self._size = self._first_size
             self._entries.clear()
+
+
+class Work:
+    """Groups of leaves to be filled.
+
+    Attributes:
+        groups: the groups.
+        sizes: bytes of every leaf.
+        executables: compiled programs, by the index of their group.
+        compile_seconds: time from the first compilation to the last.
+    """
+
+    def __init__(self, groups: Sequence[Group], sizes: Sequence[int]) -> None:
+        self.groups, self.sizes = groups, sizes
+        self.executables: dict[int, Executable] = {}
+        self.compile_seconds = 0.0
+
+    def nbytes_of(self, group: Group) -> int:
+        """Bytes of the leaves of a group."""
+        return sum(self.sizes[leaf] for call in group.calls for leaf in call.leaves)
+
+    def ready(self) -> Generator[tuple[int, Executable]]:
+        """Every group that has a program, by index, with its executable."""
+        yield from list(self.executables.items())
+        programs = {i: group.program for i, group in enumerate(self.groups) if group.program}
+        missing = sorted(programs.keys() - self.executables.keys())
+        # Those with most to fill come first: they fill it while the others compile.
+        missing.sort(key=lambda index: -self.nbytes_of(self.groups[index]))
+        start = time.perf_counter()
+        with contextlib.closing(compiled([programs[index] for index in missing])) as made:
+            for position, executable in made:
+                self.executables[missing[position]] = executable
+                self.compile_seconds = time.perf_counter() - start
+                yield missing[position], executable
+
+    def fill(
+        self,
+        calls: Callable[[Group], Iterable[Call]],
+        copies: Callable[[Group], Iterable[Filled]],
+        max_live_bytes: int | None,
+    ) -> Generator[Filled]:
+        """Fills every leaf.
+
+        Args:
+            calls: the calls of a group that has a program, with arrays as arguments.
+            copies: the leaves of a group that the host fills.
+            max_live_bytes: bytes that may be in use beside the leaves, as in `allowance`.
+
+        Yields:
+            Positions of leaves, and their arrays.
+        """
+        allowed = allowance(max_live_bytes, self.sizes)
+        # Closed at once when anything raises: a generator that waits keeps threads.
+        with contextlib.closing(self.ready()) as ready:
+            yield from carry_out(ready, lambda index: calls(self.groups[index]), allowed)
+        for group in self.groups:
+            if group.program is None:
+                yield from copies(group)
+
+    def most_beside(self, max_live_bytes: int | None) -> int:
+        """Bytes that `fill` has in use at most beside the leaves, when all is compiled."""
+        made = self.executables.items()
+        needs = [(found.scratch, len(self.groups[index].calls)) for index, found in made]
+        return in_use_beside(needs, allowance(max_live_bytes, self.sizes))
 
 
 _kept: Kept[Executable] = Kept()
@@ -292,7 +361,7 @@ def carry_out(
     ready: Iterable[tuple[int, Executable]],
     calls: Callable[[int], Iterable[Call]],
     max_scratch: int,
-) -> Iterator[tuple[tuple[int, ...], Sequence[jax.Array]]]:
+) -> Iterator[Filled]:
     """Calls programs as they become ready, and waits where too much would be alive at once.
 
     Calls return before their arrays are filled. Without a bound a thousand calls would hold the

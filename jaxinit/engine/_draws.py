@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,18 +28,7 @@ from jax.custom_batching import sequential_vmap
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit._table import render_table, spell_bytes
-from jaxinit.engine._compile import (
-    Call,
-    Group,
-    Kept,
-    Program,
-    allowance,
-    carry_out,
-    compiled,
-    in_use_beside,
-    setting,
-    settings,
-)
+from jaxinit.engine._compile import Call, Filled, Group, Kept, Program, Work, setting, settings
 from jaxinit.engine._fast_bits import FastBits
 from jaxinit.engine._placement import may_copy, on_mesh, put, shards_are_wide
 from jaxinit.engine._slices import cut, graph_of_init, may_use_fast_bits
@@ -162,12 +151,12 @@ def draw(
     if isinstance(data, Tracer):
         return _draw_in_trace(specs, data, implementation)
     place = data[0].sharding if specs and data.committed else None
-    drawing = _Drawing(specs, implementation, place, into)
     arrays: list[Any] = [None] * len(specs)
     done_leaves, done_bytes, total_bytes = 0, 0, sum(spec.nbytes for spec in specs)
+    drawing = _Drawing(specs, implementation, place, into)
     # Closed at once when anything raises: a generator that waits for the next step keeps threads.
     with contextlib.closing(drawing.arrays(np.asarray(data), max_live_bytes)) as drawn:
-        for index, array in drawn:
+        for (index,), (array,) in drawn:
             arrays[index] = array
             if progress is not None:
                 array.block_until_ready()
@@ -194,26 +183,22 @@ def estimate(
     if implementation is None:
         implementation = setting("jax_default_prng_impl")
     drawing = _Drawing(specs, implementation, place)
-    needs = [
-        (executable.scratch, len(drawing.compiled[index].calls))
-        for index, executable in compiled(drawing.programs)
-    ]
+    executables = dict(drawing.work.ready())
     load: collections.Counter[Any] = collections.Counter()
-    for group in drawing.groups:
-        spec = drawing.spec(group)
+    for group in drawing.work.groups:
+        spec = specs[group.calls[0].leaves[0]]
         devices, shard = _spread(spec, group.place)
         nbytes = math.prod(shard) * spec.dtype.itemsize * len(group.calls)
         load.update(dict.fromkeys(devices, nbytes))
     device_nbytes = max(load.values(), default=0)
-    allowed = allowance(max_live_bytes, (spec.nbytes for spec in specs))
     return Estimate(
         leaves=len(specs),
-        programs=len(drawing.groups),
-        compiled=len(drawing.compiled),
-        nbytes=sum(spec.nbytes for spec in specs),
+        programs=len(drawing.work.groups),
+        compiled=len(executables),
+        nbytes=sum(drawing.work.sizes),
         device_nbytes=device_nbytes,
-        scratch=max((scratch for scratch, _ in needs), default=0),
-        peak=device_nbytes + in_use_beside(needs, allowed),
+        scratch=max((found.scratch for found in executables.values()), default=0),
+        peak=device_nbytes + drawing.work.most_beside(max_live_bytes),
     )
 
 
@@ -229,11 +214,7 @@ def _spread(spec: LeafSpec, place: Any) -> tuple[Any, tuple[int, ...]]:
 
 
 class _Drawing:
-    """A list of leaves in groups, each with its program.
-
-    Attributes:
-        groups: leaves that differ in their key alone, in the order of their first members.
-        compiled: the groups that have a program; the host fills the others.
+    """A list of leaves in groups that differ in their key alone, in order of their first members.
 
     Args:
         specs: what to draw.
@@ -249,9 +230,7 @@ class _Drawing:
         place: Sharding | None,
         into: Sequence[jax.Array] | None = None,
     ) -> None:
-        self._specs, self._into = specs, into
-        self._key_place = place
-        context = settings()
+        self._specs, self._place, self._into = specs, place, into
         members: dict[tuple[LeafSpec, bool], list[Call]] = {}
         # A plan hands over the same object for equal leaves: hashing it once saves a third of the
         # time that a small leaf takes.
@@ -261,33 +240,15 @@ class _Drawing:
             calls = known.get((id(spec), reuses))
             if calls is None:
                 calls = known[id(spec), reuses] = members.setdefault((spec, reuses), [])
-            calls.append(Call((index,), (index,)))
+            calls.append(Call((index,), ()))
         _programs.make_room(len(members))
-        self.groups = [
-            _group(
-                spec,
-                implementation,
-                place if spec.sharding is None else None,
-                reuses,
-                calls,
-                context,
-            )
+        groups = [
+            _group(spec, implementation, place if spec.sharding is None else None, reuses, calls)
             for (spec, reuses), calls in members.items()
         ]
-        self.compiled = [group for group in self.groups if group.program is not None]
+        self.work = Work(groups, [spec.nbytes for spec in specs])
 
-    @property
-    def programs(self) -> list[Program]:
-        """What is compiled, in the order of `compiled`."""
-        return [group.program for group in self.compiled if group.program is not None]
-
-    def spec(self, group: Group) -> LeafSpec:
-        """What the members of a group have in common."""
-        return self._specs[group.calls[0].leaves[0]]
-
-    def arrays(
-        self, rows: np.ndarray, max_live_bytes: int | None
-    ) -> Generator[tuple[int, jax.Array]]:
+    def arrays(self, rows: np.ndarray, max_live_bytes: int | None) -> Generator[Filled]:
         """Every array with its position, as soon as its program is called.
 
         Args:
@@ -296,24 +257,14 @@ class _Drawing:
         """
         # Measured on CPU: 12 microseconds per call of a compiled program, against 15 milliseconds
         # of compile time for each slice of a program that draws a whole group and cuts it up.
-        allowed = allowance(max_live_bytes, (spec.nbytes for spec in self._specs))
-        with contextlib.closing(compiled(self.programs)) as ready:
-            calls = functools.partial(self._calls, rows)
-            for (index,), (array,) in carry_out(ready, calls, allowed):
-                yield index, array
-        for group in self.groups:
-            if group.program is None:
-                spec = self.spec(group)
-                for call in group.calls:
-                    (index,) = call.leaves
-                    self._delete(index)
-                    yield index, put(np.full(spec.shape, group.constant, spec.dtype), group.place)
+        calls = functools.partial(self._calls, rows)
+        return self.work.fill(calls, self._copies, max_live_bytes)
 
-    def _calls(self, rows: np.ndarray, number: int) -> Iterator[Call]:
-        group = self.compiled[number]
-        place = self._key_place if self.spec(group).sharding is None else None
+    def _calls(self, rows: np.ndarray, group: Group) -> Iterator[Call]:
+        place = self._place if self._specs[group.calls[0].leaves[0]].sharding is None else None
         is_here = place is None or place.is_fully_addressable
-        for leaves, (index,) in group.calls:
+        for leaves, _ in group.calls:
+            (index,) = leaves
             row = rows[index] if is_here else put(rows[index], place)
             if self._into is not None and group.program is not None and group.program.donates:
                 yield Call(leaves, (self._into[index], row))
@@ -323,6 +274,13 @@ class _Drawing:
             else:
                 self._delete(index)
                 yield Call(leaves, (row,))
+
+    def _copies(self, group: Group) -> Iterator[Filled]:
+        for leaves, _ in group.calls:
+            (index,) = leaves
+            self._delete(index)
+            spec = self._specs[index]
+            yield leaves, [put(np.full(spec.shape, group.constant, spec.dtype), group.place)]
 
     def _delete(self, index: int) -> None:
         if self._into is not None and not self._into[index].is_deleted():
@@ -350,9 +308,8 @@ def _group(
     place: Sharding | None,
     reuses: bool,
     calls: Sequence[Call],
-    context: Hashable,
 ) -> Group:
-    key = (spec, implementation, place, context)
+    key = (spec, implementation, place, settings())
     kept = _programs.get(key)
     if kept is None:
         kept = _program(spec, implementation, place)

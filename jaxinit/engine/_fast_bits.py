@@ -44,47 +44,28 @@ from jaxinit.jaxpr import (
 # From a threefry key to a key that draws the same bits.
 FastKey: TypeAlias = Callable[[Array], Array]
 
-# Coefficients, highest power first. Giles, *Approximating the erfinv function*, 2010, table 5, in
-# w - 2.5 below w = 5 and in sqrt(w) - 3 from there on.
-_CENTRE = (
-    2.81022636e-08,
-    3.43273939e-07,
-    -3.5233877e-06,
-    -4.39150654e-06,
-    0.00021858087,
-    -0.00125372503,
-    -0.00417768164,
-    0.246640727,
-    1.50140941,
+# Coefficients, highest power first. Giles, *Approximating the erfinv function*, 2010, table 5:
+# those of w - 2.5 below w = 5, and those of sqrt(w) - 3 from there on.
+_CENTRE_AND_TAIL = (
+    (2.81022636e-08, -0.000200214257),
+    (3.43273939e-07, 0.000100950558),
+    (-3.5233877e-06, 0.00134934322),
+    (-4.39150654e-06, -0.00367342844),
+    (0.00021858087, 0.00573950773),
+    (-0.00125372503, -0.0076224613),
+    (-0.00417768164, 0.00943887047),
+    (0.246640727, 1.00167406),
+    (1.50140941, 2.83297682),
 )
-_TAIL = (
-    -0.000200214257,
-    0.000100950558,
-    0.00134934322,
-    -0.00367342844,
-    0.00573950773,
-    -0.0076224613,
-    0.00943887047,
-    1.00167406,
-    2.83297682,
-)
-# Moshier, *Cephes*, log1p and logf.
-_NUMERATOR = (
-    4.5270000862e-5,
-    4.9854102823e-1,
-    6.5787325942,
-    2.9911919328e1,
-    6.0949667981e1,
-    5.7112963591e1,
-    2.0039553499e1,
-)
-_DENOMINATOR = (
-    1.5062909083e1,
-    8.3047565968e1,
-    2.2176239824e2,
-    3.0909872225e2,
-    2.1642788614e2,
-    6.0118660498e1,
+# Moshier, *Cephes*, log1p (numerator and denominator) and logf.
+_RATIO = (
+    (4.5270000862e-5, 1.0),
+    (4.9854102823e-1, 1.5062909083e1),
+    (6.5787325942, 8.3047565968e1),
+    (2.9911919328e1, 2.2176239824e2),
+    (6.0949667981e1, 3.0909872225e2),
+    (5.7112963591e1, 2.1642788614e2),
+    (2.0039553499e1, 6.0118660498e1),
 )
 _LOG = (
     (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1),
@@ -176,7 +157,7 @@ def erf_inv(x: Array) -> Array:
     z = lax.select(is_central, sub(w, _float(2.5)), sub(lax.sqrt(w), _float(3)))
     coefficients = [
         lax.select(is_central, lax.full_like(x, centre), lax.full_like(x, tail))
-        for centre, tail in zip(_CENTRE, _TAIL, strict=True)
+        for centre, tail in _CENTRE_AND_TAIL
     ]
     ratio = _horner(coefficients, z)
     at_one = lax.eq(square, _float(1))
@@ -185,7 +166,7 @@ def erf_inv(x: Array) -> Array:
 
 
 def _minus_log_of_one_minus(s: Array) -> Array:
-    numerator, denominator = _alternating(_NUMERATOR, s), _alternating((1.0, *_DENOMINATOR), s)
+    numerator, denominator = (_alternating(part, s) for part in zip(*_RATIO, strict=True))
     s2 = mul(s, s)
     rest = mul(mul(s, s2), lax.div(numerator, denominator))
     series = add(s, add(mul(s2, _float(0.5)), rest))

@@ -202,10 +202,8 @@ class JitInit(Generic[P, R]):
         if signature.traced.has_effects:
             return signature.whole(*args, **kwargs)
         assembly = self._assembly(signature, flat)
-        start = time.perf_counter()
-        is_first_call = "run" not in assembly.seconds
+        is_first_call = assembly.run_seconds is None
         leaves = assembly.fill(flat, self._max_live_bytes)
-        assembly.seconds["run"] = time.perf_counter() - start
         if self._verify and is_first_call:
             assembly.verify(flat, leaves, signature.out_tree)
         return jax.tree.unflatten(signature.out_tree, leaves)

@@ -97,7 +97,10 @@ def test_every_array_has_the_bits_of_one_drawn_alone():
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_every_key_implementation(implementation):
-    draws = [LeafSpec(init.normal(), (5, 3), FLOAT32), LeafSpec(init.orthogonal(), (4, 4), FLOAT32)] * 3
+    draws = [
+        LeafSpec(init.normal(), (5, 3), FLOAT32),
+        LeafSpec(init.orthogonal(), (4, 4), FLOAT32),
+    ] * 3
     keys = jax.random.split(jax.random.key(2, impl=implementation), len(draws))
     expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
     assert len(set(expected)) == len(draws)
@@ -130,7 +133,9 @@ def test_an_ensemble_is_its_members(implementation, wrap):
 
 def test_long_groups_are_drawn_in_pieces(monkeypatch):
     monkeypatch.setattr(engine, "_LOOP_BYTES", 4 * 6 * 4)
-    draws = [LeafSpec(init.normal(), (2, 3), FLOAT32)] * 10 + [LeafSpec(init.normal(), (64, 3), FLOAT32)]
+    draws = [LeafSpec(init.normal(), (2, 3), FLOAT32)] * 10 + [
+        LeafSpec(init.normal(), (64, 3), FLOAT32)
+    ]
     keys = jax.random.split(jax.random.key(0), len(draws))
     traced = jax.jit(lambda k: draw(draws, k))(keys)
     assert [bits(a) for a in traced] == [alone(d, k) for d, k in zip(draws, keys, strict=True)]
@@ -183,7 +188,9 @@ def test_nothing_to_draw():
 
 
 def test_a_key_too_few():
-    with pytest.raises(ValueError, match=r"one key for each of its 2 leaves, got keys of shape \(3"):
+    with pytest.raises(
+        ValueError, match=r"one key for each of its 2 leaves, got keys of shape \(3"
+    ):
         draw([LeafSpec(init.zeros, (4,), FLOAT32)] * 2, jax.random.split(jax.random.key(0), 3))
 
 
@@ -221,7 +228,9 @@ def test_sharded_is_whole(devices, kind, named, in_context, traced):
     def draws(sharding):
         # Shards of (8, 16). In rows of a few entries XLA:CPU computes a logarithm by scalar code,
         # which since jax 0.12 is an ulp away from its vector code.
-        once = [LeafSpec(i, (16, 64), FLOAT32, sharding) for i in (init.normal(), init.orthogonal())]
+        once = [
+            LeafSpec(i, (16, 64), FLOAT32, sharding) for i in (init.normal(), init.orthogonal())
+        ]
         return once * 2 + [LeafSpec(init.ones, (4, 4), FLOAT32, sharding)]
 
     keys = jax.random.split(jax.random.key(0), 5)
@@ -256,7 +265,10 @@ def test_a_committed_key_says_where_and_a_sharding_wins(devices):
     keys = jax.random.split(jax.random.key(0), 2)
     committed = jax.device_put(keys, devices[5])
     wish = NamedSharding(mesh, P("a"))
-    draws = [LeafSpec(init.normal(), (4, 4), FLOAT32), LeafSpec(init.normal(), (4, 4), FLOAT32, wish)]
+    draws = [
+        LeafSpec(init.normal(), (4, 4), FLOAT32),
+        LeafSpec(init.normal(), (4, 4), FLOAT32, wish),
+    ]
     arrays = draw(draws, committed)
     assert arrays[0].devices() == {devices[5]}
     assert arrays[1].sharding == wish

@@ -566,7 +566,9 @@ def test_a_compilation_that_fails_is_raised():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(engine.compiled([engine.Program("bad", bad, (jax.ShapeDtypeStruct((), jnp.float32),))]))
+        list(
+            engine.compiled([engine.Program("bad", bad, (jax.ShapeDtypeStruct((), jnp.float32),))])
+        )
 
 
 # Placement.

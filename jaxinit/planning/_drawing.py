@@ -15,7 +15,9 @@ from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._shardings import check_mesh
 
 
-def as_draws(caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any]) -> list[LeafSpec]:
+def as_draws(
+    caller: str, leaves: Sequence[PlannedLeaf], shardings: Sequence[Any]
+) -> list[LeafSpec]:
     """What the engine draws; equal leaves share one object.
 
     Args:

@@ -128,7 +128,7 @@ class Advice:
             **options: those of `jaxinit.predict`; ``measure=True`` draws the model as well.
 
         Example:
-            >>> import jax.numpy as jnp, jaxinit
+            >>> import jax, jax.numpy as jnp, jaxinit
             >>> shapes = {"w": jax.ShapeDtypeStruct((64, 64), "float32")}
             >>> x = jax.ShapeDtypeStruct((8, 64), "float32")
             >>> reading = jaxinit.read(lambda p, x: jnp.tanh(x @ p["w"]), shapes, x)
@@ -215,7 +215,7 @@ def advise(reading: Reading, goal: Goal = "train", *, init: Any = None) -> Advic
         ValueError: when the goal is unknown, or ``init`` is of other parameters.
 
     Example:
-        >>> import jax.numpy as jnp, jaxinit
+        >>> import jax, jax.numpy as jnp, jaxinit
         >>> def net(params, x):
         ...     for kernel in params["hidden"]:
         ...         x = jax.nn.relu(x @ kernel)
@@ -378,7 +378,7 @@ def audit(reading: Reading, params: Any, *, goal: Goal = "train") -> Audit:
         ValueError: when the goal is unknown, or ``params`` are other parameters.
 
     Example:
-        >>> import jax.numpy as jnp, jaxinit
+        >>> import jax, jax.numpy as jnp, jaxinit
         >>> params = {"w": jnp.zeros((32, 16)), "v": jnp.zeros((16, 8))}
         >>> def net(params, x):
         ...     return jnp.tanh(x @ params["w"]) @ params["v"]

@@ -28,7 +28,7 @@ from jaxinit import initializers as init
 P = PartitionSpec
 MARK = "found: "  # Gloo writes to stdout as well
 # Rows of a shard are wide enough for values that do not depend on the mesh in any jaxlib: see
-# jaxinit.engine._run.
+# jaxinit.engine._draws.
 SHAPE = (16, 64)
 RULES = [
     ("{normal,again}", init.normal(0.02)),

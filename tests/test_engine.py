@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from helpers import BOTH_AXIS_TYPES, COLLECTIVES, content, make_mesh, slow
 from jaxinit import initializers as init
-from jaxinit.engine import Draw, draw
-from jaxinit.engine import _run as engine
+from jaxinit.engine import LeafSpec, draw
+from jaxinit.engine import _draws as engine
 
 P = PartitionSpec
 IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
@@ -52,10 +52,10 @@ OTHER_DTYPES = {
 }
 
 
-def all_draws(count: int = 2) -> list[Draw]:
+def all_draws(count: int = 2) -> list[LeafSpec]:
     """Every case, some in several dtypes, each several times with unequal neighbours."""
     draws = [
-        Draw(*CASES[name], np.dtype(jnp.dtype(dtype)))
+        LeafSpec(*CASES[name], np.dtype(jnp.dtype(dtype)))
         for name in CASES
         for dtype in ["float32", *OTHER_DTYPES.get(name, ())]
     ]
@@ -63,11 +63,11 @@ def all_draws(count: int = 2) -> list[Draw]:
 
 
 @functools.cache
-def jitted(d: Draw):
+def jitted(d: LeafSpec):
     return jax.jit(lambda key: d.initializer(key, d.shape, d.dtype))
 
 
-def alone(d: Draw, key) -> tuple:
+def alone(d: LeafSpec, key) -> tuple:
     """The bits of one leaf, drawn as the documentation defines them."""
     return content(jitted(d)(key))
 
@@ -95,7 +95,10 @@ def test_every_array_has_the_bits_of_one_drawn_alone():
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_every_key_implementation(implementation):
-    draws = [Draw(init.normal(), (5, 3), FLOAT32), Draw(init.orthogonal(), (4, 4), FLOAT32)] * 3
+    draws = [
+        LeafSpec(init.normal(), (5, 3), FLOAT32),
+        LeafSpec(init.orthogonal(), (4, 4), FLOAT32),
+    ] * 3
     keys = jax.random.split(jax.random.key(2, impl=implementation), len(draws))
     expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
     assert len(set(expected)) == len(draws)
@@ -108,10 +111,10 @@ def test_under_every_key_implementation(implementation):
 def test_an_ensemble_is_its_members(implementation, wrap):
     """QR under vmap, and rbg keys under vmap, have other bits; the loop of the engine has not."""
     draws = [
-        Draw(init.normal(), (5, 3), FLOAT32),
-        Draw(init.orthogonal(), (6, 4), FLOAT32),
-        Draw(init.zeros, (2,), FLOAT32),
-        Draw(init.normal(), (5, 3), FLOAT32),
+        LeafSpec(init.normal(), (5, 3), FLOAT32),
+        LeafSpec(init.orthogonal(), (6, 4), FLOAT32),
+        LeafSpec(init.zeros, (2,), FLOAT32),
+        LeafSpec(init.normal(), (5, 3), FLOAT32),
     ]
     roots = jax.random.split(jax.random.key(4, impl=implementation), 3)
 
@@ -128,7 +131,9 @@ def test_an_ensemble_is_its_members(implementation, wrap):
 
 def test_long_groups_are_drawn_in_pieces(monkeypatch):
     monkeypatch.setattr(engine, "_LOOP_BYTES", 4 * 6 * 4)
-    draws = [Draw(init.normal(), (2, 3), FLOAT32)] * 10 + [Draw(init.normal(), (64, 3), FLOAT32)]
+    draws = [LeafSpec(init.normal(), (2, 3), FLOAT32)] * 10 + [
+        LeafSpec(init.normal(), (64, 3), FLOAT32)
+    ]
     keys = jax.random.split(jax.random.key(0), len(draws))
     traced = jax.jit(lambda k: draw(draws, k))(keys)
     assert [content(a) for a in traced] == [alone(d, k) for d, k in zip(draws, keys, strict=True)]
@@ -148,7 +153,7 @@ class Counting(init.BaseInitializer):
 
 
 def test_equal_draws_are_traced_once():
-    draws = [Draw(Counting(), (3, 5), FLOAT32)] * 20
+    draws = [LeafSpec(Counting(), (3, 5), FLOAT32)] * 20
     keys = jax.random.split(jax.random.key(0), 20)
     Counting.traces = 0
     draw(draws, keys)
@@ -161,14 +166,14 @@ def test_equal_draws_are_traced_once():
 
 def test_every_array_is_a_buffer_of_its_own():
     """A training step that donates its state must not donate one buffer twice."""
-    draws = [Draw(init.zeros, (4,), FLOAT32)] * 5
+    draws = [LeafSpec(init.zeros, (4,), FLOAT32)] * 5
     keys = jax.random.split(jax.random.key(0), 5)
     for arrays in (draw(draws, keys), jax.jit(lambda k: draw(draws, k))(keys)):
         assert len({array.unsafe_buffer_pointer() for array in arrays}) == 5
 
 
 def test_without_jit():
-    draws = [Draw(init.normal(), (2, 20), FLOAT32), Draw(init.zeros, (5,), FLOAT32)]
+    draws = [LeafSpec(init.normal(), (2, 20), FLOAT32), LeafSpec(init.zeros, (5,), FLOAT32)]
     keys = jax.random.split(jax.random.key(0), 2)
     with jax.disable_jit():
         kernel, bias = draw(draws, keys)
@@ -181,12 +186,14 @@ def test_nothing_to_draw():
 
 
 def test_a_key_too_few():
-    with pytest.raises(ValueError, match=r"one key for each of its 2 draws, got keys of shape \(3"):
-        draw([Draw(init.zeros, (4,), FLOAT32)] * 2, jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(
+        ValueError, match=r"one key for each of its 2 leaves, got keys of shape \(3"
+    ):
+        draw([LeafSpec(init.zeros, (4,), FLOAT32)] * 2, jax.random.split(jax.random.key(0), 3))
 
 
 def test_progress_is_told_leaf_by_leaf():
-    draws = [Draw(init.normal(), (2, 3), FLOAT32), Draw(init.zeros, (5,), BFLOAT16)]
+    draws = [LeafSpec(init.normal(), (2, 3), FLOAT32), LeafSpec(init.zeros, (5,), BFLOAT16)]
     keys = jax.random.split(jax.random.key(0), 2)
     told = []
     draw(draws, keys, progress=lambda *numbers: told.append(numbers))
@@ -218,8 +225,10 @@ def test_sharded_is_whole(devices, kind, named, in_context, traced):
     def draws(sharding):
         # Shards of (8, 16). In rows of a few entries XLA:CPU computes a logarithm by scalar code,
         # which since jax 0.12 is an ulp away from its vector code.
-        once = [Draw(i, (16, 64), FLOAT32, sharding) for i in (init.normal(), init.orthogonal())]
-        return once * 2 + [Draw(init.ones, (4, 4), FLOAT32, sharding)]
+        once = [
+            LeafSpec(i, (16, 64), FLOAT32, sharding) for i in (init.normal(), init.orthogonal())
+        ]
+        return once * 2 + [LeafSpec(init.ones, (4, 4), FLOAT32, sharding)]
 
     keys = jax.random.split(jax.random.key(0), 5)
     expected = [content(array) for array in draw(draws(None), keys)]
@@ -239,7 +248,7 @@ def test_sharded_is_whole(devices, kind, named, in_context, traced):
 def test_other_shardings(devices):
     mesh = make_mesh()
     replicated, single = NamedSharding(mesh, P()), SingleDeviceSharding(devices[3])
-    draws = [Draw(init.normal(), (4, 4), FLOAT32, s) for s in (None, replicated, single)]
+    draws = [LeafSpec(init.normal(), (4, 4), FLOAT32, s) for s in (None, replicated, single)]
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = draw(draws, keys)
     assert arrays[1].sharding == replicated
@@ -253,7 +262,10 @@ def test_a_committed_key_says_where_and_a_sharding_wins(devices):
     keys = jax.random.split(jax.random.key(0), 2)
     committed = jax.device_put(keys, devices[5])
     wish = NamedSharding(mesh, P("a"))
-    draws = [Draw(init.normal(), (4, 4), FLOAT32), Draw(init.normal(), (4, 4), FLOAT32, wish)]
+    draws = [
+        LeafSpec(init.normal(), (4, 4), FLOAT32),
+        LeafSpec(init.normal(), (4, 4), FLOAT32, wish),
+    ]
     arrays = draw(draws, committed)
     assert arrays[0].devices() == {devices[5]}
     assert arrays[1].sharding == wish
@@ -262,7 +274,7 @@ def test_a_committed_key_says_where_and_a_sharding_wins(devices):
 
 def test_a_sharded_ensemble(devices):
     mesh = make_mesh()
-    draws = [Draw(init.normal(), (4, 6), FLOAT32, NamedSharding(mesh, P("a", "b")))] * 2
+    draws = [LeafSpec(init.normal(), (4, 6), FLOAT32, NamedSharding(mesh, P("a", "b")))] * 2
     keys = jnp.stack([jax.random.split(jax.random.key(seed), 2) for seed in range(3)])
     together = jax.vmap(lambda k: draw(draws, k))(keys)
     assert together[1].sharding.spec == P(None, "a", "b")
@@ -271,7 +283,7 @@ def test_a_sharded_ensemble(devices):
 
 def test_sharded_draws_need_no_communication(devices):
     wish = NamedSharding(make_mesh(), P("a", "b"))
-    draws = [Draw(init.he_normal(), (8, 12), FLOAT32, wish)] * 3
+    draws = [LeafSpec(init.he_normal(), (8, 12), FLOAT32, wish)] * 3
     keys = jax.random.split(jax.random.key(0), 3)
     text = jax.jit(lambda k: draw(draws, k)).lower(keys).compile().as_text()
     assert not [name for name in COLLECTIVES if name in text]

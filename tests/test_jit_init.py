@@ -22,7 +22,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit.initializers
 from helpers import BOTH_AXIS_TYPES, assert_same, facts, make_mesh, slow
-from jaxinit.engine import _verify as verify
+from jaxinit.engine import _assembly as assembly
 from jaxinit.engine import jit_init
 
 P = PartitionSpec
@@ -42,7 +42,7 @@ def check(init, *args, leaves=None, compiled=None, fallback=None, **options):
     if leaves is not None:
         assert told.leaves == leaves
     if compiled is not None:
-        assert sum(kind.made_by == "compiled" for kind in told.kinds) == compiled, told
+        assert sum(program.made_by == "compiled" for program in told.programs) == compiled, told
     if fallback is not None:
         assert set(told.fallback.values()) == set(fallback), told
     return told
@@ -102,7 +102,7 @@ TOKENS = np.zeros((1, 8), np.int32)
 
 def test_linen_transformer():
     told = check(Transformer().init, KEY, TOKENS, leaves=35, compiled=6, fallback=())
-    by_count = {kind.leaves for kind in told.kinds if kind.made_by == "compiled"}
+    by_count = {program.leaves for program in told.programs if program.made_by == "compiled"}
     assert by_count == {1, 2, 6}
     assert told.nbytes == 4 * sum(
         leaf.size for leaf in jax.tree.leaves(jax.eval_shape(Transformer().init, KEY, TOKENS))
@@ -198,7 +198,7 @@ def test_optimizer_behind():
         return params, optax.chain(optax.clip(1.0), optax.adamw(1e-3)).init(params)
 
     told = check(init, KEY, np.ones((1, 16), np.float32), leaves=25, compiled=1, fallback=())
-    assert {kind.made_by for kind in told.kinds} == {"compiled", "host"}
+    assert {program.made_by for program in told.programs} == {"compiled", "host"}
 
 
 def test_master_copies_in_half_precision():
@@ -209,7 +209,7 @@ def test_master_copies_in_half_precision():
         return params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
 
     told = check(init, KEY, leaves=6, compiled=1, fallback=())
-    assert [kind.leaves for kind in told.kinds] == [6]
+    assert [program.leaves for program in told.programs] == [6]
 
 
 # What an init may return.
@@ -518,7 +518,7 @@ def test_explanation():
     assert told.fallback == {"sum": "reduce_sum"}
     assert told.nbytes == 3 * 24 * 20 * 4 + 12 + 4 + 4
     assert told.nbytes <= told.peak
-    assert [(k.leaves, k.types, k.made_by) for k in told.kinds] == [
+    assert [(k.leaves, k.types, k.made_by) for k in told.programs] == [
         (1, "float32[3]", "host"),
         (1, "int32[]", "compiled"),
         (3, "float32[24,20]", "compiled"),
@@ -538,7 +538,7 @@ def test_a_memory_bound_changes_no_bit():
 def test_verify(monkeypatch):
     fast = jit_init(layers, verify=True)
     assert_same(fast(KEY), jax.jit(layers)(KEY))
-    monkeypatch.setattr(verify, "_bytes", lambda array, aval: id(array))
+    monkeypatch.setattr(assembly, "_bytes", lambda array, aval: id(array))
     with pytest.raises(RuntimeError, match=r"needs the bits of jax\.jit, and \[0\] differs"):
         jit_init(layers, verify=True)(KEY)
 
@@ -606,7 +606,7 @@ def test_leaves_are_born_in_their_shards(mesh):
     split, spread = NamedSharding(mesh, P("a", "b")), NamedSharding(mesh, P())
     shardings = {"layers": [split, None, split], "bias": None, "count": spread, "key": None}
     told = check(sharded_init, KEY, out_shardings=shardings)
-    assert max(kind.leaves for kind in told.kinds) == 2
+    assert max(program.leaves for program in told.programs) == 2
     tree = jit_init(sharded_init, out_shardings=shardings)(KEY)
     assert {shard.data.shape for shard in tree["layers"][0].addressable_shards} == {(16, 64)}
     check(sharded_init, KEY, out_shardings=spread)

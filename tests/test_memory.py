@@ -42,7 +42,7 @@ def addresses(values) -> list:
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """Kinds that were compiled, counted from here on."""
+    """Programs that were compiled, counted from here on."""
     seen = []
     compile_ = engine._compile
     monkeypatch.setattr(engine, "_compile", lambda *a: seen.append(a) or compile_(*a))
@@ -52,14 +52,14 @@ def compilations(monkeypatch):
 # Estimates.
 
 
-def test_an_estimate_counts_leaves_kinds_and_bytes():
+def test_an_estimate_counts_leaves_programs_and_bytes():
     made = planned(tree())
     found = made.estimate()
-    assert (found.leaves, found.kinds, found.compiled) == (5, 3, 2)
+    assert (found.leaves, found.programs, found.compiled) == (5, 3, 2)
     assert found.nbytes == found.device_nbytes == made.nbytes == 2 * (24 + 1) * 16 * 4 + 8 * 24 * 2
     assert found.nbytes <= found.peak <= found.nbytes + max(found.scratch, 2**20)
     text = str(found)
-    assert text.startswith("5 leaves, 3 kinds, 2 compiled")
+    assert text.startswith("5 leaves, 3 programs, 2 compiled")
     assert f"{found.peak:,}" in text and max(map(len, text.splitlines())) <= 80
 
 

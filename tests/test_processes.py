@@ -149,13 +149,13 @@ def test_several_processes_launch_in_one_order(monkeypatch, count):
         return engine.Executable(print, 0)
 
     monkeypatch.setattr(engine, "_compile", compile_out_of_order)
-    monkeypatch.setattr(engine, "_lower", lambda kind: kind.identity)
+    monkeypatch.setattr(engine, "_lower", lambda program: program.identity)
     monkeypatch.setattr(engine, "_processors", lambda: 2)
     monkeypatch.setattr(jax, "process_count", lambda: count)
 
     def order(*names):
         indices = []
-        for index, _ in engine.compiled([engine.Kind(name, print, ()) for name in names]):
+        for index, _ in engine.compiled([engine.Program(name, print, ()) for name in names]):
             indices.append(index)
             if names[index] == "second":
                 second_is_there.set()

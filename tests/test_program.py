@@ -1,4 +1,4 @@
-"""How an init function is taken apart: live steps, host values, slices, families, placements."""
+"""How an init function is taken apart: live nodes, host values, slices, groups, placements."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from helpers import make_mesh
 from jaxinit.engine import _compile as engine
 from jaxinit.engine import _host as host
-from jaxinit.engine._evaluate import run_jaxpr
-from jaxinit.engine._kinds import families, may_hasten
+from jaxinit.engine._fast_bits import FastBits
 from jaxinit.engine._placement import decide, may_copy
-from jaxinit.engine._program import flatten
-from jaxinit.engine._recipe import Recipe
-from jaxinit.engine._slices import cut
+from jaxinit.engine._slices import cut, graph_of_init, may_use_fast_bits
 from jaxinit.engine._threefry import fast_key
+from jaxinit.engine._traced_init import TracedInit
+from jaxinit.jaxpr import graph_of
 
 P = PartitionSpec
 KEY = jax.random.key(0)
@@ -30,23 +29,22 @@ def traced(function, *args):
     return jax.jit(function).trace(*args).jaxpr
 
 
-def program_of(function, *args):
-    return flatten(traced(function, *args))
+def graph_for(function, *args):
+    return graph_of_init(traced(function, *args))
 
 
-def names(program) -> list[str]:
-    return [step.equation.primitive.name for step in program.steps]
+def names(graph) -> list[str]:
+    return [node.primitive for node in graph.nodes]
 
 
-def family_sizes(function, *args) -> list[int]:
-    """Members of each family, in order of appearance; every leaf must be in one."""
-    program = program_of(function, *args)
-    slicing = cut(program)
-    assert not slicing.leftover
-    return [len(family.members) for family in families(program, slicing.slices)]
+def group_sizes(function, *args) -> list[int]:
+    """Members of each group, in order of appearance; every leaf must be in one."""
+    slicing = cut(graph_for(function, *args))
+    assert not slicing.leftover and not slicing.forwarded
+    return [len(members) for members in slicing.groups().values()]
 
 
-# Programs.
+# Graphs.
 
 
 def test_dead_code_is_dropped():
@@ -55,7 +53,7 @@ def test_dead_code_is_dropped():
         jnp.tanh(x @ kernel)
         return kernel
 
-    assert names(program_of(init, KEY, jnp.ones((2, 4)))) == ["jit"]
+    assert names(graph_for(init, KEY, jnp.ones((2, 4)))) == ["jit"]
 
 
 def test_calls_that_hide_several_leaves_or_keys_are_opened():
@@ -65,21 +63,21 @@ def test_calls_that_hide_several_leaves_or_keys_are_opened():
         return jax.random.normal(one, (3,)), jax.random.normal(other, (3,))
 
     # `normal` is a call as well, of one leaf, and stays closed.
-    calls = [name for name in names(program_of(lambda key: layer(key), KEY)) if name == "jit"]
+    calls = [name for name in names(graph_for(lambda key: layer(key), KEY)) if name == "jit"]
     assert len(calls) == 2
 
     @jax.jit
     def indexed(key, index):
         return jax.random.normal(jax.random.fold_in(key, index), (3,))
 
-    assert "random_fold_in" in names(program_of(lambda key: indexed(key, 3), KEY))
+    assert "random_fold_in" in names(graph_for(lambda key: indexed(key, 3), KEY))
 
 
 def test_remat_is_opened():
     def init(key):
         return jax.checkpoint(lambda k: (jax.random.normal(k, (3,)), jnp.zeros(2)))(key)
 
-    assert names(program_of(init, KEY)) == ["jit", "broadcast_in_dim"]
+    assert names(graph_for(init, KEY)) == ["jit", "broadcast_in_dim"]
 
 
 def test_a_scan_keeps_only_what_is_read():
@@ -90,11 +88,11 @@ def test_a_scan_keeps_only_what_is_read():
 
         return jax.lax.scan(layer, jnp.ones((2, 4)), jax.random.split(key, 3))[1][0]
 
-    program = program_of(init, KEY)
-    (scan,) = [step.equation for step in program.steps if step.equation.primitive.name == "scan"]
+    graph = graph_for(init, KEY)
+    (scan,) = [node for node in graph.nodes if node.primitive == "scan"]
     assert [equation.primitive.name for equation in scan.params["jaxpr"].eqns] == ["jit"]
-    assert not cut(program).leftover
-    (kernel,) = Recipe(traced(init, KEY)).whole_function([0])[0](KEY)
+    assert not cut(graph).leftover
+    (kernel,) = TracedInit(traced(init, KEY)).whole_function([0])[0](KEY)
     assert (kernel == jax.jit(init)(KEY)).all()
 
 
@@ -107,11 +105,11 @@ def test_a_carry_that_a_result_needs_is_kept():
         start = (1.0, 2.0, 3.0)
         return jax.lax.scan(layer, start, jax.random.split(key, 5))[1]
 
-    (ours,) = Recipe(traced(init, KEY)).whole_function([0])[0](KEY)
+    (ours,) = TracedInit(traced(init, KEY)).whole_function([0])[0](KEY)
     np.testing.assert_array_equal(ours, init(KEY))
 
 
-def test_faster_bits_reach_into_calls_and_loops():
+def test_fast_bits_reach_into_calls_and_loops():
     def body(key):
         def step(count, k):
             return count + 1, jax.random.bits(k, (32,))
@@ -133,12 +131,12 @@ def test_faster_bits_reach_into_calls_and_loops():
 
     seen = []
 
-    def hasten(key):
+    def recorded(key):
         seen.append(key.shape)
         return fast_key(key)
 
-    jaxpr = traced(body, KEY)
-    ours = jax.jit(lambda key: run_jaxpr(jaxpr, [key], hasten))(KEY)
+    graph = graph_of(traced(body, KEY), has_bodies=lambda equation: False)
+    ours = jax.jit(lambda key: FastBits(recorded).run(graph, [key]))(KEY)
     for mine, theirs in zip(ours, jax.jit(body)(KEY), strict=True):
         assert (mine == theirs).all()
     assert len(seen) >= 5
@@ -169,12 +167,12 @@ def test_split_on_the_host(first, second, shape):
 
 def host_values(function, *args):
     """What the host makes of a function of keys and integers, and that it made all of it."""
-    recipe = Recipe(traced(function, *args))
-    members = [piece for family in recipe.families for piece in family.members]
-    assert not [step.equation for piece in members for step in piece.steps]
-    values = recipe.values(args)
-    made = {piece.leaves[0]: values[piece.arguments[0]] for piece in members}
-    return [made[leaf] for leaf in range(len(recipe.program.outputs))]
+    made_from = TracedInit(traced(function, *args))
+    pieces = [piece for members in made_from.groups.values() for piece in members]
+    assert not [node for piece in pieces for node in piece.nodes]
+    values = made_from.values(args)
+    made = {piece.leaves[0]: values[piece.arguments[0]] for piece in pieces}
+    return [made[leaf] for leaf in range(len(made_from.graph.outputs))]
 
 
 def assert_on_host(function, *args):
@@ -246,8 +244,7 @@ def test_equal_derivations_are_hashed_at_once():
     def init(key):
         return [jax.random.fold_in(key, n) for n in range(50)]
 
-    recipe = Recipe(traced(init, KEY))
-    assert len(recipe.schedule._tasks) == 1
+    assert len(TracedInit(traced(init, KEY)).schedule.steps) == 1
     assert_on_host(init, KEY)
 
 
@@ -255,7 +252,7 @@ def test_equal_derivations_are_hashed_at_once():
 
 
 def slices_of(function, *args):
-    slicing = cut(program_of(function, *args))
+    slicing = cut(graph_for(function, *args))
     return [piece.leaves for piece in slicing.slices], slicing.leftover
 
 
@@ -315,8 +312,18 @@ def test_a_leaf_goes_with_what_it_shares():
     assert leftover == {0: "reduce_sum", 1: "reduce_sum"}
 
 
-def test_integers_are_summed_apart():
-    assert slices_of(lambda key: jnp.sum(jax.random.randint(key, (9,), 0, 5)), KEY) == ([(0,)], {})
+@pytest.mark.parametrize(
+    "make",
+    [
+        jnp.sum,
+        lambda x: jnp.zeros(5, int).at[x].add(x),
+        lambda x: jnp.zeros(5, int).at[x].max(x),
+        lambda x: jnp.zeros(5, int).at[x].min(x),
+        lambda x: jnp.ones(5, int).at[x].mul(x),
+    ],
+)
+def test_integers_are_combined_apart(make):
+    assert slices_of(lambda key: make(jax.random.randint(key, (9,), 0, 5)), KEY) == ([(0,)], {})
 
 
 def test_what_comes_in_goes_out():
@@ -325,9 +332,9 @@ def test_what_comes_in_goes_out():
     def init(key, x):
         return key, x, closed_over, 3, x + 1
 
-    pieces, leftover = slices_of(init, KEY, jnp.ones(2))
-    assert pieces == [(3,), (4,)]
-    assert set(leftover.values()) == {"returned as it came"}
+    slicing = cut(graph_for(init, KEY, jnp.ones(2)))
+    assert [piece.leaves for piece in slicing.slices] == [(3,), (4,)]
+    assert slicing.forwarded == (0, 1, 2) and not slicing.leftover
 
 
 def test_a_chain_that_the_host_cannot_follow_is_left_whole():
@@ -340,12 +347,12 @@ def test_a_chain_that_the_host_cannot_follow_is_left_whole():
             leaves.append(words.astype(jnp.float32) * 2)
         return leaves
 
-    recipe = Recipe(traced(init, KEY))
-    assert len(recipe.families) < 30
-    assert any("shares" in why for why in recipe.leftover.values())
+    made = TracedInit(traced(init, KEY))
+    assert len(made.groups) < 30
+    assert any("shares" in why for why in made.leftover.values())
 
 
-# Families.
+# Groups.
 
 
 def layers(key, count=6):
@@ -375,17 +382,17 @@ def by_path(key):
 
 @pytest.mark.parametrize("init", [layers, by_chain, by_counter, by_path])
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
-def test_layers_that_differ_in_their_key_are_one_family(init, implementation):
-    assert family_sizes(init, jax.random.key(0, impl=implementation)) == [6]
+def test_layers_that_differ_in_their_key_are_one_group(init, implementation):
+    assert group_sizes(init, jax.random.key(0, impl=implementation)) == [6]
 
 
-def test_raw_keys_are_one_family_too():
-    assert family_sizes(layers, jax.random.PRNGKey(0)) == [6]
-    assert family_sizes(by_chain, jax.random.PRNGKey(0)) == [6]
+def test_raw_keys_are_one_group_too():
+    assert group_sizes(layers, jax.random.PRNGKey(0)) == [6]
+    assert group_sizes(by_chain, jax.random.PRNGKey(0)) == [6]
 
 
-def test_keys_made_inside_are_one_family():
-    assert family_sizes(lambda: by_counter(jax.random.key(7))) == [6]
+def test_keys_made_inside_are_one_group():
+    assert group_sizes(lambda: by_counter(jax.random.key(7))) == [6]
 
 
 @pytest.mark.parametrize(
@@ -404,7 +411,7 @@ def test_what_differs_otherwise_is_not(make):
         one, other = jax.random.split(key)
         return [make(one, 0), make(other, 0), make(one, 1)]
 
-    assert family_sizes(init, KEY) == [2, 1]
+    assert group_sizes(init, KEY) == [2, 1]
 
 
 def test_nested_functions_are_compared_by_what_they_do():
@@ -417,7 +424,7 @@ def test_nested_functions_are_compared_by_what_they_do():
         slopes = (0.1, 0.1, 0.2)
         return [make(s)(jax.random.normal(k, (4,))) for k, s in zip(keys, slopes, strict=True)]
 
-    assert family_sizes(init, KEY) == [2, 1]
+    assert group_sizes(init, KEY) == [2, 1]
 
 
 def test_closed_over_arrays_are_part_of_a_program():
@@ -428,7 +435,7 @@ def test_closed_over_arrays_are_part_of_a_program():
         masks = (mask, mask, other)
         return [jax.random.normal(k, (4,)) * m for k, m in zip(keys, masks, strict=True)]
 
-    assert family_sizes(init, KEY) == [2, 1]
+    assert group_sizes(init, KEY) == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -442,8 +449,8 @@ def test_closed_over_arrays_are_part_of_a_program():
         (lambda k: jnp.zeros((4, 32)), False),
     ],
 )
-def test_only_established_programs_draw_faster_bits(make, expected):
-    assert may_hasten(traced(make, KEY).eqns) is expected
+def test_only_established_programs_draw_fast_bits(make, expected):
+    assert may_use_fast_bits(traced(make, KEY).eqns) is expected
 
 
 # Compiling and calling.
@@ -472,7 +479,7 @@ def carried_out(scratch, max_scratch, count=4):
     log = []
     ready = [(0, engine.Executable(Slow(log), scratch))]
     calls = [engine.Call((n,), [n]) for n in range(count)]
-    leaves = [leaves for leaves, _ in engine.carry_out(ready, lambda kind: calls, max_scratch)]
+    leaves = [leaves for leaves, _ in engine.carry_out(ready, lambda index: calls, max_scratch)]
     assert leaves == [(n,) for n in range(count)]
     return log
 
@@ -509,7 +516,7 @@ def test_two_thousand_leaves_never_take_more_than_is_allowed():
     scratches = [7, 30, 0, 50, 11]
     ready = list(enumerate(map(executable, scratches)))
     calls = [engine.Call((0,), ())] * 400
-    assert len(list(engine.carry_out(ready, lambda kind: calls, 120))) == 2_000
+    assert len(list(engine.carry_out(ready, lambda index: calls, 120))) == 2_000
     assert 120 - max(scratches) < most <= 120
     needs = [(scratch, 400) for scratch in scratches]
     assert most <= engine.in_use_beside(needs, 120) == 120
@@ -542,16 +549,16 @@ def test_as_many_programs_are_kept_as_the_largest_list_needs(monkeypatch):
     assert [kept.get(n) for n in range(3)] == [None, "1", "2"]
 
 
-def test_kinds_are_kept_by_identity_and_settings():
+def test_executables_are_kept_by_identity_and_settings():
     engine.forget_executables()
     row = jax.ShapeDtypeStruct((3,), jnp.float32)
-    kinds = [engine.Kind(name, lambda x: [x + 1], (row,)) for name in ("one", "other", "one")]
-    first = dict(engine.compiled(kinds[:2]))
-    again = dict(engine.compiled(kinds))
+    programs = [engine.Program(name, lambda x: [x + 1], (row,)) for name in ("one", "other", "one")]
+    first = dict(engine.compiled(programs[:2]))
+    again = dict(engine.compiled(programs))
     assert again[0] is again[2] is first[0]
     with jax.enable_x64(True):
-        assert dict(engine.compiled(kinds[:1]))[0] is not first[0]
-    nobody = engine.Kind(None, lambda x: [x], (row,))
+        assert dict(engine.compiled(programs[:1]))[0] is not first[0]
+    nobody = engine.Program(None, lambda x: [x], (row,))
     assert dict(engine.compiled([nobody]))[0] is not dict(engine.compiled([nobody]))[0]
 
 
@@ -560,7 +567,9 @@ def test_a_compilation_that_fails_is_raised():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(engine.compiled([engine.Kind("bad", bad, (jax.ShapeDtypeStruct((), jnp.float32),))]))
+        list(
+            engine.compiled([engine.Program("bad", bad, (jax.ShapeDtypeStruct((), jnp.float32),))])
+        )
 
 
 # Placement.

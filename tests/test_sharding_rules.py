@@ -21,7 +21,7 @@ P = PartitionSpec
 KEY = jax.random.key(0)
 RULES = [("**/kernel", P("a", "b")), ("**/bias", P("b")), ("seed", None), ("**", P())]
 
-# Rows of a shard are to be longer than a vector: see `jaxinit.engine._run`.
+# Rows of a shard are to be longer than a vector: see `jaxinit.engine._draws`.
 WIDE = 256
 
 

@@ -1,17 +1,25 @@
-"""A recipe on certain devices: its kinds compiled, its leaves filled one call at a time."""
+"""A traced init function on certain devices: its programs compiled, its leaves filled, and told.
+
+`Assembly` turns the groups of a `TracedInit` into programs for one placement and calls them.
+`Assembly.explain` describes it in a record that prints itself; `Assembly.verify` compares leaves
+with those of plain ``jax.jit``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.engine._compile import Call, Executable, Kind, allowance, carry_out, compiled
-from jaxinit.engine._kinds import Family, argument_types, constant_of, function_of, may_hasten
+from jaxinit._table import render_table, spell_bytes
+from jaxinit.engine._compile import Call, Filled, Group, Program, Work
 from jaxinit.engine._placement import (
     commitment,
     constraints_in,
@@ -20,172 +28,209 @@ from jaxinit.engine._placement import (
     put,
     shards_are_wide,
 )
-from jaxinit.engine._recipe import FORWARDED, Recipe, input_name, source_of
-from jaxinit.engine._slices import Slice
+from jaxinit.engine._slices import Same, Slice, may_use_fast_bits, name_of
 from jaxinit.engine._threefry import fast_compiler_options, fast_key
-from jaxinit.jaxpr._equations import is_key, nbytes_of, transposes
+from jaxinit.engine._traced_init import TracedInit
+from jaxinit.jaxpr import is_key, nbytes_of, transposes
 
 _NOT_PLACED = "lives on devices that only the whole function tells"
+_FORWARDED = "returned as it came"
+_MAX_ROWS = 40
 
 
-class Line(NamedTuple):
-    """Leaves that are made alike.
+@dataclasses.dataclass(frozen=True)
+class ProgramNote:
+    """A program and the leaves that it fills.
 
     Attributes:
-        members: leaves of each slice.
-        sources: names of what each slice starts from.
-        kind: index of what is compiled for them; None where the host makes them.
-        constant: the number that fills them, where the host does so.
-        placed: where the host puts them.
-        family: the slices that they are; None for leaves that stay with plain ``jax.jit``.
+        leaves: how many leaves there are.
+        types: dtype and shape of what one call makes.
+        nbytes: bytes of all of them.
+        made_by: ``compiled``, or ``host`` for constants that are copied.
+        operations: what the program does.
+        first: path of the first leaf.
     """
 
-    members: list[tuple[int, ...]]
-    sources: list[tuple[Any, ...]]
-    kind: int | None = None
-    constant: np.generic | None = None
-    placed: Any = None
-    family: Family | None = None
+    leaves: int
+    types: str
+    nbytes: int
+    made_by: str
+    operations: str
+    first: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """How an init function is carried out.
+
+    Attributes:
+        programs: what makes the leaves.
+        fallback: path of every leaf that stays with plain ``jax.jit``, and why.
+        leaves: number of leaves.
+        nbytes: bytes of the finished tree.
+        peak: bytes that are alive at most: the tree, and memory that programs use beside it.
+        seconds: time by phase: ``trace``, ``slice``, ``compile``, and, when there was a call,
+            ``run``: the last call from its first program to its return. JAX fills arrays after a
+            call returns.
+    """
+
+    programs: tuple[ProgramNote, ...]
+    fallback: Mapping[str, str]
+    leaves: int
+    nbytes: int
+    peak: int
+    seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        shown = sorted(self.programs, key=lambda note: -note.nbytes)
+        rows = [
+            (n.leaves, n.types, spell_bytes(n.nbytes), n.made_by, n.operations, n.first)
+            for n in shown[:_MAX_ROWS]
+        ]
+        columns = ("leaves", "each", "bytes", "made by", "operations", "first leaf")
+        count = sum(note.made_by == "compiled" for note in self.programs)
+        parts = [
+            f"{self.leaves} leaves, {len(self.programs)} programs, {count} compiled; "
+            f"{spell_bytes(self.nbytes)}, predicted peak {spell_bytes(self.peak)}",
+            render_table(columns, rows),
+        ]
+        if len(shown) > _MAX_ROWS:
+            parts.append(f"... and {len(shown) - _MAX_ROWS} programs more")
+        if self.fallback:
+            rows = list(self.fallback.items())
+            parts.append(render_table(("left to jax.jit", "because of"), rows[:_MAX_ROWS]))
+            if len(rows) > _MAX_ROWS:
+                parts.append(f"... and {len(rows) - _MAX_ROWS} leaves more")
+        phases = ", ".join(f"{phase} {time:.3f}" for phase, time in self.seconds.items())
+        return "\n\n".join([*parts, f"seconds: {phases}"])
 
 
 class Assembly:
-    """A recipe for one placement.
+    """A traced init function for one placement.
 
     Attributes:
-        recipe: what is assembled.
-        lines: all leaves, by how they are made.
-        kinds: what is compiled.
+        traced: the traced function.
+        groups: all leaves but those that are returned as they came.
+        work: the same groups, compiled and called.
         leftover: why leaves stay with plain ``jax.jit``.
-        executables: compiled kinds, by index.
-        seconds: time spent, by phase.
+        run_seconds: time of the last call; None before the first.
+
+    Args:
+        traced: the traced function.
+        flat: arguments of a call, arrays or their types.
+        asked: sharding that the caller asks for, leaf by leaf; None where nothing is asked.
     """
 
-    def __init__(self, recipe: Recipe, flat: Sequence[Any], asked: Sequence[Any]) -> None:
-        self.recipe = recipe
-        self.leftover = dict(recipe.leftover)
-        self.lines: list[Line] = []
-        self.kinds: list[Kind] = []
-        self.executables: dict[int, Executable] = {}
-        self.seconds: dict[str, float] = {}
+    def __init__(self, traced: TracedInit, flat: Sequence[Any], asked: Sequence[Any]) -> None:
+        self.traced = traced
+        self.groups: list[Group] = []
+        self.leftover = dict(traced.leftover)
+        self.run_seconds: float | None = None
+        self._avals = [traced.graph.aval(atom) for atom in traced.graph.outputs]
+        self.work = Work(self.groups, [nbytes_of(aval) for aval in self._avals])
+        self._firsts: dict[int, Slice] = {}
         self._asked = asked
-        live = [flat[position] for position in recipe.live_inputs]
-        constraints = constraints_in(step.equation for step in recipe.program.steps)
+        live = [flat[position] for position in traced.live_inputs]
+        constraints = constraints_in(node.equation for node in traced.graph.nodes)
         self.placement = decide(live, asked, constraints)
-        for family in recipe.families:
+        for content, members in traced.groups.items():
             if self.placement.is_known:
-                self._add(family, flat)
+                self._add(content, members, flat)
             else:
-                leaves = [leaf for piece in family.members for leaf in piece.leaves]
+                leaves = [leaf for piece in members for leaf in piece.leaves]
                 self.leftover.update(dict.fromkeys(leaves, _NOT_PLACED))
         self._add_leftover(flat)
-        self._add_forwarded()
-
-    def _add(self, family: Family, flat: Sequence[Any]) -> None:
-        """Adds a line for each way in which leaves of a family are placed: mostly one."""
-        first = family.members[0]
-        is_free = not constraints_in(step.equation for step in first.steps)
-        # A program without arguments follows none of them: it must be told, unless a mesh in the
-        # context tells it, and tells it better: of explicit axes it knows the rank too.
-        told = first.arguments or not jax.sharding.get_mesh().empty
-        alone = None if told else self.placement.rows
-        fill = (self.placement.fill or alone) if is_free else None
-        groups: dict[tuple[Any, ...], list[Slice]] = {}
-        for piece in family.members:
-            asked = [self._asked[leaf] for leaf in piece.leaves]
-            groups.setdefault(tuple(fill if s is None else s for s in asked), []).append(piece)
-        for placed, members in groups.items():
-            line = Line(
-                [piece.leaves for piece in members],
-                [tuple(map(source_of, piece.arguments)) for piece in members],
-                family=family,
-            )
-            if self._is_for_host(first, placed, len(members)):
-                constant = constant_of(self.recipe.program, first)
-                line = line._replace(constant=constant, placed=placed[0] or self.placement.rows)
-            else:
-                line = line._replace(kind=len(self.kinds))
-                self.kinds.append(self._kind(family, flat, placed))
-            self.lines.append(line)
-
-    def _is_for_host(self, piece: Slice, placed: tuple[Any, ...], count: int) -> bool:
-        """Whether the host makes leaves and copies bring them where they belong."""
-        recipe = self.recipe
-        aval = recipe.program.out_avals[piece.leaves[0]]
-        is_value = (
-            not piece.steps
-            and len(piece.leaves) == 1
-            and not is_key(aval)
-            and not aval.weak_type
-            and (not isinstance(piece.outputs[0], int) or piece.outputs[0] in recipe.on_host)
-        )
-        return (is_value or constant_of(recipe.program, piece) is not None) and may_copy(
-            nbytes_of(aval), placed[0], count
-        )
-
-    def _kind(self, family: Family, flat: Sequence[Any], placed: tuple[Any, ...]) -> Kind:
-        recipe, first = self.recipe, family.members[0]
-        types = []
-        structs = argument_types(recipe.program, first, recipe.on_host)
-        for atom, struct in zip(first.arguments, structs, strict=True):
-            place = self.placement.rows
-            if isinstance(atom, int) and atom not in recipe.on_host:
-                place = commitment(flat[recipe.program.inputs.index(atom)]) or place
-            types.append(struct.update(sharding=place))
-        hastens = may_hasten([step.equation for step in first.steps]) and all(
-            shards_are_wide(recipe.program.out_avals[leaf].shape, sharding)
-            for leaf, sharding in zip(first.leaves, placed, strict=True)
-        )
-        has_company = self._has_company(first.leaves) and any(
-            transposes(step.equation) for step in first.steps
-        )
-        places = tuple(struct.sharding for struct in types)
-        return Kind(
-            (family.description, placed, places, hastens, has_company),
-            function_of(recipe.program, first, recipe.on_host, fast_key if hastens else None),
-            tuple(types),
-            _or_none(placed),
-            tuple(sorted(fast_compiler_options().items())) if hastens else (),
-            has_company=has_company,
-        )
-
-    def _has_company(self, leaves: Sequence[int]) -> bool:
-        return len(leaves) == 1 and len(self.recipe.program.outputs) > 1
-
-    def _add_leftover(self, flat: Sequence[Any]) -> None:
-        leaves = tuple(sorted(leaf for leaf, why in self.leftover.items() if why != FORWARDED))
-        if leaves:
-            function, positions = self.recipe.whole_function(leaves)
-            arguments = tuple(flat[position] for position in positions)
-            names = tuple(map(input_name, positions))
-            self.lines.append(Line([leaves], [names], len(self.kinds)))
-            placed, has_company = self._placed(leaves), self._has_company(leaves)
-            self.kinds.append(Kind(None, function, arguments, placed, has_company=has_company))
-
-    def _add_forwarded(self) -> None:
-        self._forwarded = [leaf for leaf, why in self.leftover.items() if why == FORWARDED]
-        function, self._forwarded_from = self.recipe.whole_function(self._forwarded)
-        placed = self._placed(self._forwarded)
+        function, self._forwarded_from = traced.whole_function(traced.forwarded)
+        placed = self._placed(traced.forwarded)
         # `jax.jit` itself and not a compiled program of ours: it returns the very same buffers.
         options: dict[str, Any] = {"out_shardings": placed} if placed else {}
         self._forward = jax.jit(function, **options)
 
+    def _add(self, content: Same, members: Sequence[Slice], flat: Sequence[Any]) -> None:
+        """Adds a group for each way in which slices of one content are placed: mostly one."""
+        first = members[0]
+        is_free = not constraints_in(node.equation for node in first.nodes)
+        # A program without arguments follows none of them: it must be told its devices. A mesh in
+        # the context tells them better, since it knows the rank of explicit axes.
+        told = first.arguments or not jax.sharding.get_mesh().empty
+        alone = None if told else self.placement.rows
+        fill = (self.placement.fill or alone) if is_free else None
+        by_place: dict[tuple[Any, ...], list[Slice]] = {}
+        for piece in members:
+            asked = [self._asked[leaf] for leaf in piece.leaves]
+            by_place.setdefault(tuple(fill if s is None else s for s in asked), []).append(piece)
+        for placed, pieces in by_place.items():
+            calls = [Call(p.leaves, tuple(map(name_of, p.arguments))) for p in pieces]
+            self._firsts[len(self.groups)] = first
+            if self._is_for_host(first, placed, len(pieces)):
+                constant = self.traced.slicing.constant(first)
+                place = placed[0] or self.placement.rows
+                self.groups.append(Group(calls, None, constant, place))
+            else:
+                self.groups.append(Group(calls, self._program(content, first, flat, placed)))
+
+    def _is_for_host(self, piece: Slice, placed: tuple[Any, ...], count: int) -> bool:
+        """Whether the host makes leaves and copies them to their devices."""
+        aval, atom = self._avals[piece.leaves[0]], piece.outputs[0]
+        is_value = (
+            not piece.nodes
+            and len(piece.leaves) == 1
+            and not is_key(aval)
+            and not aval.weak_type
+            and (not isinstance(atom, int) or atom in self.traced.slicing.on_host)
+        )
+        return (is_value or self.traced.slicing.constant(piece) is not None) and may_copy(
+            nbytes_of(aval), placed[0], count
+        )
+
+    def _program(
+        self, content: Same, piece: Slice, flat: Sequence[Any], placed: tuple[Any, ...]
+    ) -> Program:
+        slicing, inputs = self.traced.slicing, self.traced.graph.inputs
+        types = []
+        for atom, struct in zip(piece.arguments, slicing.argument_types(piece), strict=True):
+            place = self.placement.rows
+            if isinstance(atom, int) and atom not in slicing.on_host:
+                place = commitment(flat[inputs.index(atom)]) or place
+            types.append(struct.update(sharding=place))
+        is_fast = may_use_fast_bits([node.equation for node in piece.nodes]) and all(
+            shards_are_wide(self._avals[leaf].shape, sharding)
+            for leaf, sharding in zip(piece.leaves, placed, strict=True)
+        )
+        is_one_of_several = self._is_one_of_several(piece.leaves) and any(
+            transposes(node.equation) for node in piece.nodes
+        )
+        places = tuple(struct.sharding for struct in types)
+        return Program(
+            (content, placed, places, is_fast, is_one_of_several),
+            slicing.function(piece, fast_key if is_fast else None),
+            tuple(types),
+            _or_none(placed),
+            tuple(sorted(fast_compiler_options().items())) if is_fast else (),
+            is_one_of_several=is_one_of_several,
+        )
+
+    def _is_one_of_several(self, leaves: Sequence[int]) -> bool:
+        return len(leaves) == 1 and len(self._avals) > 1
+
+    def _add_leftover(self, flat: Sequence[Any]) -> None:
+        """Adds one group for all leaves that stay together."""
+        leaves = tuple(sorted(self.leftover))
+        if leaves:
+            function, positions = self.traced.whole_function(leaves)
+            program = Program(
+                None,
+                function,
+                tuple(flat[position] for position in positions),
+                self._placed(leaves),
+                is_one_of_several=self._is_one_of_several(leaves),
+            )
+            call = Call(leaves, tuple(map(_input_name, positions)))
+            self.groups.append(Group([call], program))
+
     def _placed(self, leaves: Sequence[int]) -> list[Any] | None:
         fill = self.placement.fill if self.placement.rows is None else None
         return _or_none([fill if self._asked[n] is None else self._asked[n] for n in leaves])
-
-    def ready(self) -> Generator[tuple[int, Executable]]:
-        """Every kind with its executable, compiled now where it is not yet."""
-        yield from list(self.executables.items())
-        sizes = {line.kind: self.nbytes_of(line) for line in self.lines}
-        # Those with most to fill come first: they fill it while the others compile.
-        missing = [i for i in range(len(self.kinds)) if i not in self.executables]
-        missing.sort(key=lambda index: -sizes[index])
-        start = time.perf_counter()
-        with contextlib.closing(compiled([self.kinds[index] for index in missing])) as made:
-            for position, executable in made:
-                self.executables[missing[position]] = executable
-                self.seconds["compile"] = time.perf_counter() - start
-                yield missing[position], executable
 
     def fill(self, flat: Sequence[Any], max_live_bytes: int | None = None) -> list[Any]:
         """Fills every leaf.
@@ -198,64 +243,146 @@ class Assembly:
         Returns:
             The leaves, in order.
         """
-        values = self.recipe.values(flat)
-        values.update((input_name(position), array) for position, array in enumerate(flat))
-        leaves: list[Any] = [None] * len(self.recipe.program.outputs)
-
-        def put(positions: Sequence[int], arrays: Sequence[Any]) -> None:
-            for leaf, array in zip(positions, arrays, strict=True):
+        start = time.perf_counter()
+        values = self.traced.values(flat)
+        values.update((_input_name(position), array) for position, array in enumerate(flat))
+        leaves: list[Any] = [None] * len(self._avals)
+        calls = functools.partial(self._calls, values)
+        copies = functools.partial(self._copies, values)
+        with contextlib.closing(self.work.fill(calls, copies, max_live_bytes)) as filled:
+            for positions, arrays in filled:
+                for leaf, array in zip(positions, arrays, strict=True):
+                    leaves[leaf] = array
+        if self.traced.forwarded:
+            arrays = self._forward(*[flat[position] for position in self._forwarded_from])
+            for leaf, array in zip(self.traced.forwarded, arrays, strict=True):
                 leaves[leaf] = array
-
-        lines = {line.kind: line for line in self.lines}
-        allowed = self.allowance(max_live_bytes)
-        # Closed at once when anything raises: a generator that waits keeps threads.
-        with contextlib.closing(self.ready()) as ready:
-            for positions, arrays in carry_out(
-                ready, lambda index: self._calls(lines[index], values), allowed
-            ):
-                put(positions, arrays)
-        for line in self.lines:
-            if line.kind is None:
-                put(*self._copies(line, values))
-        arrays = self._forward(*[flat[i] for i in self._forwarded_from]) if self._forwarded else []
-        put(self._forwarded, arrays)
+        self.run_seconds = time.perf_counter() - start
         return leaves
 
-    def _calls(self, line: Line, values: dict[Any, Any]) -> Iterator[Call]:
+    def _calls(self, values: Mapping[Any, Any], group: Group) -> Iterator[Call]:
         rows = self.placement.rows
-        for leaves, sources in zip(line.members, line.sources, strict=True):
-            arguments = [values[source] for source in sources]
+        for call in group.calls:
+            arguments = [values[name] for name in call.arguments]
             if rows is not None:
-                # What is committed to its place stays there, and the rest comes along.
+                # A committed argument stays where it is; all others are put beside it.
                 arguments = [
                     put(value, rows) if commitment(value) is None else value for value in arguments
                 ]
-            yield Call(leaves, arguments)
+            yield Call(call.leaves, arguments)
 
-    def _copies(self, line: Line, values: dict[Any, Any]) -> tuple[list[int], list[jax.Array]]:
-        leaves = [leaf for (leaf,) in line.members]
-        if line.constant is not None:
-            shape = self.recipe.program.out_avals[leaves[0]].shape
-            made = [np.full(shape, line.constant) for _ in leaves]
+    def _copies(self, values: Mapping[Any, Any], group: Group) -> Iterator[Filled]:
+        if group.constant is not None:
+            shape = self._avals[group.calls[0].leaves[0]].shape
+            made = [np.full(shape, group.constant) for _ in group.calls]
         else:
             # Copies, because a row of a larger array would keep all of it alive.
-            made = [np.array(values[source]) for (source,) in line.sources]
-        return leaves, put(made, line.placed)
+            made = [np.array(values[name]) for call in group.calls for name in call.arguments]
+        for call, array in zip(group.calls, put(made, group.place), strict=True):
+            yield call.leaves, [array]
 
-    def nbytes_of(self, line: Line) -> int:
-        """Bytes of the leaves of a line."""
-        avals = self.recipe.program.out_avals
-        return sum(nbytes_of(avals[leaf]) for leaves in line.members for leaf in leaves)
+    def explain(
+        self, out_tree: Any, max_live_bytes: int | None, seconds: Mapping[str, float]
+    ) -> Explanation:
+        """Compiles every program and describes what was found.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all leaves."""
-        return sum(map(nbytes_of, self.recipe.program.out_avals))
+        Args:
+            out_tree: structure of the result.
+            max_live_bytes: as in `fill`.
+            seconds: time of phases before this one.
+        """
+        for _ in self.work.ready():
+            pass
+        paths = [
+            jax.tree_util.keystr(path, simple=True, separator="/") or "(the result)"
+            for path in _paths(out_tree)
+        ]
+        nbytes = sum(self.work.sizes)
+        seconds = {**seconds, "compile": self.work.compile_seconds}
+        if self.run_seconds is not None:
+            seconds["run"] = self.run_seconds
+        why = {**self.leftover, **dict.fromkeys(self.traced.forwarded, _FORWARDED)}
+        return Explanation(
+            programs=tuple(self._note(index, paths) for index in self._firsts),
+            fallback={paths[leaf]: reason for leaf, reason in sorted(why.items())},
+            leaves=len(self._avals),
+            nbytes=nbytes,
+            peak=nbytes + self.work.most_beside(max_live_bytes),
+            seconds=seconds,
+        )
 
-    def allowance(self, max_live_bytes: int | None) -> int:
-        """Bytes that may be alive beyond the finished leaves, given what the caller says."""
-        return allowance(max_live_bytes, map(nbytes_of, self.recipe.program.out_avals))
+    def _note(self, index: int, paths: Sequence[str]) -> ProgramNote:
+        group, nodes = self.groups[index], self._firsts[index].nodes
+        names = [str(node.params.get("name", node.primitive)).lstrip("_") for node in nodes]
+        leaves = group.calls[0].leaves
+        return ProgramNote(
+            leaves=sum(len(call.leaves) for call in group.calls),
+            types=", ".join(self._avals[leaf].str_short() for leaf in leaves),
+            nbytes=self.work.nbytes_of(group),
+            made_by="host" if group.program is None else "compiled",
+            operations=", ".join(dict.fromkeys(names)) or "as the host computes it",
+            first=paths[leaves[0]],
+        )
+
+    def verify(self, flat: Sequence[Any], leaves: Sequence[Any], out_tree: Any) -> None:
+        """Compares leaves of the first and the last call of every program with plain ``jax.jit``.
+
+        Args:
+            flat: the arguments of the call.
+            leaves: the leaves that it filled.
+            out_tree: structure of the result, for the message.
+
+        Raises:
+            RuntimeError: when a byte differs.
+        """
+        for group in self.groups:
+            for positions in {group.calls[0].leaves, group.calls[-1].leaves}:
+                arrays = self._alone(positions, flat, leaves)
+                for leaf, array in zip(positions, arrays, strict=True):
+                    aval = self._avals[leaf]
+                    if _bytes(leaves[leaf], aval) != _bytes(array, aval):
+                        path = jax.tree_util.keystr(_paths(out_tree)[leaf])
+                        raise RuntimeError(
+                            f"jit_init needs the bits of jax.jit, and {path} differs: "
+                            f"{_start(leaves[leaf])} here, {_start(array)} there. Use jax.jit for "
+                            "this function, and please report it with the versions of jax and "
+                            "jaxlib."
+                        )
+
+    def _alone(
+        self, positions: Sequence[int], flat: Sequence[Any], leaves: Sequence[Any]
+    ) -> Sequence[jax.Array]:
+        """Leaves as the init function itself makes them, on the devices where they are."""
+        function, needed = self.traced.whole_function(positions)
+        # One result of several, as it is in the init function: see `Program.is_one_of_several`.
+        are_some = len(leaves) > len(positions)
+        placed = [leaves[n].sharding if leaves[n].committed else None for n in positions]
+        options: dict[str, Any] = {"out_shardings": (placed, None)} if any(placed) else {}
+        arrays, _ = jax.jit(
+            lambda *a: (function(*a), jnp.zeros(0) if are_some else None), **options
+        )(*[flat[position] for position in needed])
+        return arrays
+
+
+def _input_name(position: int) -> tuple[str, int]:
+    """Name of an argument of the call itself, as it came."""
+    return ("input", position)
 
 
 def _or_none(placed: Sequence[Any]) -> list[Any] | None:
     return None if all(s is None for s in placed) else list(placed)
+
+
+def _paths(out_tree: Any) -> list[Any]:
+    tree = jax.tree.unflatten(out_tree, range(out_tree.num_leaves))
+    return [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def _bytes(array: Any, aval: Any) -> list[bytes]:
+    # Shard by shard: other processes look at theirs.
+    array = jax.random.key_data(array) if is_key(aval) else array
+    return [np.asarray(shard.data).tobytes() for shard in array.addressable_shards]
+
+
+def _start(array: Any) -> np.ndarray:
+    return np.asarray(array.addressable_shards[0].data).ravel()[:4]

@@ -1,8 +1,8 @@
-"""Compile each kind once, on a few threads; call it for every leaf; keep within a memory bound.
+"""Compiles each program once, on a few threads, and calls it for every leaf within a memory bound.
 
-What plans and traced functions have in common: both end as a list of calls of a few kinds. XLA
-compiles without Python's lock, so kinds compile side by side while the first of them already fill
-their leaves.
+Plans and traced functions both end here, as groups: leaves that one program fills. XLA compiles
+without Python's lock, so programs compile side by side, and the first of them fill their leaves
+while others compile.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import contextlib
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 V = TypeVar("V")
 
-# Programs are kept across init functions and plans: the same layer in another model is the same
-# kind. Bounded, because each holds an executable (0.7 MiB in a list of 1,500, measured on CPU): by
-# the lower number, or by as many as the largest list of kinds so far had, so that a second init
-# does not compile, up to the upper number.
+# Executables are kept across init functions and plans: the same layer in another model has the same
+# program. An executable takes 0.7 MiB (in a list of 1,500, measured on CPU), so their number is
+# bounded: by the lower number, or by the largest number of programs that one init has had, so that
+# its second call does not compile, up to the upper number.
 _MIN_KEPT = 1024
 _MAX_KEPT = 4096
 _MAX_THREADS = 16
@@ -33,20 +35,20 @@ _SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_default_device
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Kind:
-    """A pure function that fills one leaf, or the few that belong together.
+class Program:
+    """A pure function that XLA compiles once, and that fills a leaf or a few that belong together.
 
     Attributes:
-        identity: equal for kinds that compute the same; what compiled programs are kept by; None
-            is kept by nobody.
+        identity: equal for programs that compute the same; executables are kept by it. The
+            executable of a program without identity is not kept.
         function: the function, ``(*arguments) -> list of arrays``.
         arguments: types of its arguments.
         out_shardings: where the arrays go, as ``jax.jit`` takes it; None leaves it to the compiler.
         options: compiler options.
         donates: positions of arguments whose memory the results take over.
-        has_company: whether its single array is to be compiled as one result of several. XLA
-            arranges what is transposed in another way for a program with one result, and since
-            jaxlib 0.12 it may come out an ulp apart.
+        is_one_of_several: whether its single array is compiled as one result of several, beside an
+            empty array. XLA lays out transposed arrays in another way for a program with a single
+            result, and since jaxlib 0.12 the entries may then differ by an ulp.
     """
 
     identity: Hashable | None
@@ -55,14 +57,15 @@ class Kind:
     out_shardings: Any = None
     options: tuple[tuple[str, Any], ...] = ()
     donates: tuple[int, ...] = ()
-    has_company: bool = False
+    is_one_of_several: bool = False
 
 
 class Executable(NamedTuple):
-    """A compiled kind.
+    """A compiled program.
 
     Attributes:
-        call: takes arrays of the types it was compiled for, returns a list of arrays and company.
+        call: takes arrays of the types it was compiled for; returns a list of arrays, and an empty
+            array where the program is one of several, None elsewhere.
         scratch: bytes it needs beside arguments and results while it runs.
     """
 
@@ -71,15 +74,35 @@ class Executable(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a kind.
+    """One call of a program.
 
     Attributes:
-        leaves: positions that its results fill.
-        arguments: what it takes.
+        leaves: positions of the leaves that its results fill.
+        arguments: arrays; in a group that is not carried out yet, names of them.
     """
 
     leaves: tuple[int, ...]
     arguments: Sequence[Any]
+
+
+class Group(NamedTuple):
+    """Leaves that one program fills, or the host without a program.
+
+    Attributes:
+        calls: a call for each leaf, or for each few that belong together.
+        program: what is compiled for them; None where the host makes them.
+        constant: the number that fills them, where the host does so.
+        place: where they go, as far as the one who makes the group needs to know.
+    """
+
+    calls: Sequence[Call]
+    program: Program | None
+    constant: np.generic | None = None
+    place: Any = None
+
+
+# Positions of leaves, and their arrays.
+Filled: TypeAlias = tuple[tuple[int, ...], Sequence[jax.Array]]
 
 
 class Kept(Generic[V]):
@@ -120,11 +143,75 @@ class Kept(Generic[V]):
             self._entries.clear()
 
 
+class Work:
+    """Groups of leaves to be filled.
+
+    Attributes:
+        groups: the groups.
+        sizes: bytes of every leaf.
+        executables: compiled programs, by the index of their group.
+        compile_seconds: time from the first compilation to the last.
+    """
+
+    def __init__(self, groups: Sequence[Group], sizes: Sequence[int]) -> None:
+        self.groups, self.sizes = groups, sizes
+        self.executables: dict[int, Executable] = {}
+        self.compile_seconds = 0.0
+
+    def nbytes_of(self, group: Group) -> int:
+        """Bytes of the leaves of a group."""
+        return sum(self.sizes[leaf] for call in group.calls for leaf in call.leaves)
+
+    def ready(self) -> Generator[tuple[int, Executable]]:
+        """Every group that has a program, by index, with its executable."""
+        yield from list(self.executables.items())
+        programs = {i: group.program for i, group in enumerate(self.groups) if group.program}
+        missing = sorted(programs.keys() - self.executables.keys())
+        # Those with most to fill come first: they fill it while the others compile.
+        missing.sort(key=lambda index: -self.nbytes_of(self.groups[index]))
+        start = time.perf_counter()
+        with contextlib.closing(compiled([programs[index] for index in missing])) as made:
+            for position, executable in made:
+                self.executables[missing[position]] = executable
+                self.compile_seconds = time.perf_counter() - start
+                yield missing[position], executable
+
+    def fill(
+        self,
+        calls: Callable[[Group], Iterable[Call]],
+        copies: Callable[[Group], Iterable[Filled]],
+        max_live_bytes: int | None,
+    ) -> Generator[Filled]:
+        """Fills every leaf.
+
+        Args:
+            calls: the calls of a group that has a program, with arrays as arguments.
+            copies: the leaves of a group that the host fills.
+            max_live_bytes: bytes that may be in use beside the leaves, as in `allowance`.
+
+        Yields:
+            Positions of leaves, and their arrays.
+        """
+        allowed = allowance(max_live_bytes, self.sizes)
+        # Closed at once when anything raises: a generator that waits keeps threads.
+        with contextlib.closing(self.ready()) as ready:
+            yield from carry_out(ready, lambda index: calls(self.groups[index]), allowed)
+        for group in self.groups:
+            if group.program is None:
+                yield from copies(group)
+
+    def most_beside(self, max_live_bytes: int | None) -> int:
+        """Bytes that `fill` has in use at most beside the leaves, when all is compiled."""
+        made = self.executables.items()
+        needs = [(found.scratch, len(self.groups[index].calls)) for index, found in made]
+        return in_use_beside(needs, allowance(max_live_bytes, self.sizes))
+
+
 _kept: Kept[Executable] = Kept()
 
 
 def forget_executables() -> None:
-    """Drops every compiled kind; like ``jax.clear_caches``, for benchmarks of first calls."""
+    """Drops every executable; like ``jax.clear_caches``, for benchmarks of first calls."""
     _kept.clear()
 
 
@@ -138,38 +225,39 @@ def setting(name: str) -> Any:
     return getattr(jax.config, name)
 
 
-def compiled(kinds: Sequence[Kind]) -> Generator[tuple[int, Executable]]:
-    """Compiles kinds that are not kept already.
+def compiled(programs: Sequence[Program]) -> Generator[tuple[int, Executable]]:
+    """Compiles programs whose executables are not kept already.
 
-    Lowering happens on this thread, because the settings of JAX belong to threads; compiling on
-    several.
+    Programs are lowered on this thread, because the settings of JAX belong to threads, and compiled
+    on several threads.
 
     Args:
-        kinds: what to compile.
+        programs: what to compile.
 
     Yields:
-        Index and executable of each kind as soon as it is ready. Where several processes take part,
-        in the order of ``kinds``: which compiles first is chance, and a program that waits for its
-        like in other processes would wait for ever behind another that they have yet to reach.
-        Whoever stops early closes the generator, which ends its threads.
+        Index and executable of each program, in the order in which they are ready. Where several
+        processes take part, in the order of ``programs``: a program that spans processes waits
+        until all of them call it, and processes that call two programs in different orders wait
+        for each other for ever. A caller that stops early closes the generator, which ends its
+        threads.
     """
     if setting("jax_disable_jit"):
-        for index, kind in enumerate(kinds):
-            yield index, Executable(lambda *arguments, f=kind.function: (f(*arguments), None), 0)
+        for index, program in enumerate(programs):
+            yield index, Executable(lambda *arguments, f=program.function: (f(*arguments), None), 0)
         return
     context = settings()
-    _kept.make_room(len(kinds))
+    _kept.make_room(len(programs))
     known: dict[int, Executable] = {}
-    for index, kind in enumerate(kinds):
-        kept = _kept.get((kind.identity, context)) if kind.identity is not None else None
+    for index, program in enumerate(programs):
+        kept = _kept.get((program.identity, context)) if program.identity is not None else None
         if kept is not None:
             known[index] = kept
-    missing = [index for index in range(len(kinds)) if index not in known]
+    missing = [index for index in range(len(programs)) if index not in known]
     in_order = jax.process_count() > 1
-    with contextlib.closing(_compile_all(kinds, missing, context, in_order)) as made:
+    with contextlib.closing(_compile_all(programs, missing, context, in_order)) as made:
         if in_order:
-            # What one process still has, another may have lost.
-            for index in range(len(kinds)):
+            # One process may have kept an executable that another has dropped.
+            for index in range(len(programs)):
                 yield (index, known[index]) if index in known else next(made)
         else:
             yield from known.items()
@@ -177,7 +265,7 @@ def compiled(kinds: Sequence[Kind]) -> Generator[tuple[int, Executable]]:
 
 
 def _compile_all(
-    kinds: Sequence[Kind], missing: Sequence[int], context: Hashable, in_order: bool
+    programs: Sequence[Program], missing: Sequence[int], context: Hashable, in_order: bool
 ) -> Generator[tuple[int, Executable]]:
     if not missing:
         return
@@ -193,14 +281,15 @@ def _compile_all(
         for task in done:
             index = tasks.pop(task)
             executable = task.result()
-            if kinds[index].identity is not None:
-                _kept.put((kinds[index].identity, context), executable)
+            if programs[index].identity is not None:
+                _kept.put((programs[index].identity, context), executable)
             yield index, executable
 
     try:
         for index in missing:
-            tasks[pool.submit(_compile, _lower(kinds[index]), kinds[index].options)] = index
-            # What waits to be compiled is text of some size: no more of it than keeps threads busy.
+            lowered, options = _lower(programs[index]), programs[index].options
+            tasks[pool.submit(_compile, lowered, options)] = index
+            # A lowered program is text of some size: no more of them wait than keep threads busy.
             if len(tasks) > 2 * threads:
                 yield from finished()
         while tasks:
@@ -215,22 +304,23 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _lower(kind: Kind) -> Any:
+def _lower(program: Program) -> Any:
     def run(*arguments: Any) -> tuple[Any, Any]:
-        return kind.function(*arguments), jnp.zeros((0,)) if kind.has_company else None
+        beside = jnp.zeros((0,)) if program.is_one_of_several else None
+        return program.function(*arguments), beside
 
     placement: dict[str, Any] = {}
-    if kind.out_shardings is not None:
-        placement["out_shardings"] = (kind.out_shardings, None)
-    if kind.donates:
-        placement["donate_argnums"] = kind.donates
-    return jax.jit(run, keep_unused=True, **placement).lower(*kind.arguments)
+    if program.out_shardings is not None:
+        placement["out_shardings"] = (program.out_shardings, None)
+    if program.donates:
+        placement["donate_argnums"] = program.donates
+    return jax.jit(run, keep_unused=True, **placement).lower(*program.arguments)
 
 
 def _compile(lowered: Any, options: tuple[tuple[str, Any], ...]) -> Executable:
     executable = lowered.compile(compiler_options=dict(options) or None)
     analysis = executable.memory_analysis()
-    # Not every backend tells; 0 then means that nothing is held back.
+    # Not every backend reports it; 0 then means that no call waits for another.
     return Executable(executable, getattr(analysis, "temp_size_in_bytes", 0) or 0)
 
 
@@ -255,10 +345,10 @@ def allowance(max_live_bytes: int | None, sizes: Iterable[int]) -> int:
 
 
 def in_use_beside(needs: Iterable[tuple[int, int]], max_scratch: int) -> int:
-    """Bytes that are in use at most beside what calls return, as `carry_out` makes them.
+    """The largest number of bytes that `carry_out` has in use beside the arrays that it makes.
 
     Args:
-        needs: for each kind the bytes that a call takes, and how often it is called.
+        needs: for each program the bytes that a call takes, and how often it is called.
         max_scratch: as in `carry_out`.
     """
     needs = list(needs)
@@ -271,17 +361,17 @@ def carry_out(
     ready: Iterable[tuple[int, Executable]],
     calls: Callable[[int], Iterable[Call]],
     max_scratch: int,
-) -> Iterator[tuple[tuple[int, ...], Sequence[jax.Array]]]:
-    """Calls kinds as they become ready, and waits where too much would be alive at once.
+) -> Iterator[Filled]:
+    """Calls programs as they become ready, and waits where too much would be alive at once.
 
-    Calls return before their arrays are filled. Without a bound a thousand of them would hold the
-    scratch memory of a thousand leaves; with it, the oldest finishes before the next begins.
+    Calls return before their arrays are filled. Without a bound a thousand calls would hold the
+    scratch memory of a thousand leaves; with a bound the oldest finishes before the next begins.
 
     Args:
-        ready: indices of kinds with their executables, as `compiled` yields them.
-        calls: for the index of a kind, the calls of it; made when it is ready.
-        max_scratch: bytes that may be in use beside what the calls return. A kind that needs more
-            runs alone.
+        ready: indices of programs with their executables, as `compiled` yields them.
+        calls: from the index of a program to its calls; asked for when the program is ready.
+        max_scratch: bytes that may be in use beside the arrays that the calls return. A program
+            that needs more runs alone.
 
     Yields:
         The positions that a call fills, and their arrays.

@@ -1,32 +1,50 @@
-"""Key derivation on the host: the few words from which whole trees grow, without a device.
+"""Keys and counters computed on the host, so that the program of a leaf starts from finished keys.
 
 A model splits its key once per layer or folds a number into it, each time a few dozen integer
 operations. Compiled into the program of a leaf they would make every leaf a program of its own
-(another index here, another counter there); on the host they cost microseconds, and the leaf's
-program starts from a finished key. Integers do not round, so the bits are JAX's own.
+(another index here, another counter there); on the host they cost microseconds. Integers do not
+round, so the bits are JAX's own.
 
-A value is a NumPy array; an array of keys is its words, with the words on the last axis.
+`OnHost` is a domain of the interpreter whose values are NumPy arrays; the value of an array of keys
+is its words, with the words on the last axis. `Schedule` orders equations by depth and hashes equal
+derivations of one depth at once, on the host and, for `jit_init` inside another trace, in JAX.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.engine._threefry import PARITY, ROTATIONS, threefry2x32
-from jaxinit.jaxpr._equations import is_integral, is_key, size_of
+from jaxinit.jaxpr import (
+    Atom,
+    Interpreter,
+    Node,
+    OnArrays,
+    Rules,
+    is_integral,
+    is_key,
+    on_numpy,
+    size_of,
+)
 
-Rule = Callable[..., Any]
+# From an equation and its operands to its result, or to a list of several.
+Rule: TypeAlias = Callable[..., Any]
+Values: TypeAlias = dict[Any, Any]
 
-# Beyond this an array is no key and no counter, and belongs on the device.
+# A larger array is neither a key nor a counter, and belongs on the device.
 MAX_SIZE = 2**16
 
 _WORD = 0xFFFFFFFF
+_DERIVATIONS = ("random_seed", "random_fold_in", "random_split")
+_ARITHMETIC = tuple("add sub mul max min and or xor not eq ne lt le gt ge".split())
+_COPIES = ("random_wrap", "random_unwrap", "random_clone", "copy", "copy_p", "stop_gradient")
 
 
 def _threefry_of_one(first: int, second: int, x: int, y: int) -> tuple[int, int]:
@@ -51,11 +69,6 @@ def hash_pairs(keys: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarra
     return np.stack(threefry2x32((keys[..., 0], keys[..., 1]), (high, low)), axis=-1)
 
 
-def _seed(seed: np.ndarray) -> np.ndarray:
-    number = int(seed) & (2 ** (8 * seed.dtype.itemsize) - 1)
-    return np.array([number >> 32, number & _WORD], np.uint32)
-
-
 def fold_in(keys: np.ndarray, data: np.ndarray) -> np.ndarray:
     """`jax.random.fold_in` on the words of threefry keys."""
     data = data.astype(np.uint32)
@@ -70,37 +83,8 @@ def split(keys: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return hash_pairs(keys, high, low)
 
 
-def _by_jax(equation: Any, implementation: Any) -> Rule:
-    """Key derivation under an implementation that only JAX knows: a small program of its own."""
-    makes_key_from_seed = equation.primitive.name == "random_seed"
-
-    @jax.jit
-    def derive(words: jax.Array, *others: jax.Array) -> jax.Array:
-        first = words
-        if not makes_key_from_seed:
-            first = jax.random.wrap_key_data(words, impl=implementation)
-        made = equation.primitive.bind(first, *others, **equation.params)
-        return jax.random.key_data(made)
-
-    return lambda *operands: np.asarray(derive(*operands))
-
-
-def derivation(equation: Any) -> Rule:
-    """How new keys come from old ones, or from a seed."""
-    aval = equation.outvars[0].aval
-    implementation = implementation_of(aval)
-    if implementation != "threefry2x32":
-        return _by_jax(equation, implementation)
-    name, parameters = equation.primitive.name, equation.params
-    if name == "random_seed":
-        return _seed
-    if name == "random_fold_in":
-        return fold_in
-    return lambda keys: split(keys, parameters["shape"])
-
-
 def implementation_of(aval: Any) -> Any:
-    """What ``jax.random.key_impl`` says of keys of this type."""
+    """The result of ``jax.random.key_impl`` for keys of this type."""
     return _facts(aval.dtype)[0]
 
 
@@ -121,90 +105,122 @@ def _facts(dtype: Any) -> tuple[Any, tuple[int, ...]]:
     return found[0], words.shape
 
 
-# Moves. Keys keep their words behind the axes that an equation speaks of.
+# Rules. The axes that an equation names are those of keys; the words of a key lie behind them.
+_rules: Rules[Rule] = Rules("keys on the host")
 
 
-def _slice(equation: Any) -> Rule:
-    parameters = equation.params
-    starts, limits = parameters["start_indices"], parameters["limit_indices"]
-    strides = parameters["strides"] or (1,) * len(starts)
-    index = tuple(slice(*bounds) for bounds in zip(starts, limits, strides, strict=True))
-    return lambda x: x[index]
+@_rules(*_DERIVATIONS)
+def _derive(equation: Any, *operands: np.ndarray) -> np.ndarray:
+    """New keys from old ones, or from a seed."""
+    name, params = equation.primitive.name, equation.params
+    implementation = implementation_of(equation.outvars[0].aval)
+    if implementation != "threefry2x32":
+        derive = _derivation(equation.primitive, implementation, tuple(params.items()))
+        return np.asarray(derive(*operands))
+    if name == "random_seed":
+        (seed,) = operands
+        number = int(seed) & (2 ** (8 * seed.dtype.itemsize) - 1)
+        return np.array([number >> 32, number & _WORD], np.uint32)
+    return fold_in(*operands) if name == "random_fold_in" else split(*operands, params["shape"])
 
 
-def _squeeze(equation: Any) -> Rule:
+@functools.lru_cache(maxsize=64)
+def _derivation(primitive: Any, implementation: Any, params: tuple[tuple[str, Any], ...]) -> Rule:
+    """A small compiled program for an implementation of keys that only JAX knows."""
+
+    @jax.jit
+    def derive(words: jax.Array, *others: jax.Array) -> jax.Array:
+        first = words
+        if primitive.name != "random_seed":
+            first = jax.random.wrap_key_data(words, impl=implementation)
+        return jax.random.key_data(primitive.bind(first, *others, **dict(params)))
+
+    return derive
+
+
+@_rules(*_ARITHMETIC)
+def _compute(equation: Any, *operands: np.ndarray) -> Any:
+    return on_numpy(equation.primitive.name, equation.params, operands)
+
+
+@_rules("reshard", *_COPIES)
+def _copy(equation: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+    return x
+
+
+@_rules("slice")
+def _slice(equation: Any, x: np.ndarray) -> np.ndarray:
+    starts, limits = equation.params["start_indices"], equation.params["limit_indices"]
+    strides = equation.params["strides"] or (1,) * len(starts)
+    return x[tuple(map(slice, starts, limits, strides))]
+
+
+@_rules("squeeze")
+def _squeeze(equation: Any, x: np.ndarray) -> np.ndarray:
     dropped = equation.params["dimensions"]
     rank = len(equation.invars[0].aval.shape)
-    index = tuple(0 if axis in dropped else slice(None) for axis in range(rank))
-    return lambda x: x[index]
+    return x[tuple(0 if axis in dropped else slice(None) for axis in range(rank))]
 
 
-def _reshape(equation: Any) -> Rule:
+@_rules("reshape")
+def _reshape(equation: Any, x: np.ndarray) -> np.ndarray:
     rank, shape = len(equation.invars[0].aval.shape), equation.params["new_sizes"]
-    return lambda x: x.reshape((*shape, *x.shape[rank:]))
+    return x.reshape((*shape, *x.shape[rank:]))
 
 
-def _broadcast(equation: Any) -> Rule:
+@_rules("broadcast_in_dim")
+def _broadcast(equation: Any, x: np.ndarray, *_: Any) -> np.ndarray:
     shape, axes = equation.params["shape"], equation.params["broadcast_dimensions"]
     rank = len(equation.invars[0].aval.shape)
-
-    def rule(x: np.ndarray, *_: Any) -> np.ndarray:
-        words = x.shape[rank:]
-        spread = [1] * len(shape)
-        for axis, size in zip(axes, x.shape[:rank], strict=True):
-            spread[axis] = size
-        return np.broadcast_to(x.reshape((*spread, *words)), (*shape, *words))
-
-    return rule
+    spread, words = [1] * len(shape), x.shape[rank:]
+    for axis, size in zip(axes, x.shape[:rank], strict=True):
+        spread[axis] = size
+    return np.broadcast_to(x.reshape((*spread, *words)), (*shape, *words))
 
 
-def _concatenate(equation: Any) -> Rule:
-    axis = equation.params["dimension"]
-    return lambda *operands: np.concatenate(operands, axis)
+@_rules("concatenate")
+def _concatenate(equation: Any, *operands: np.ndarray) -> np.ndarray:
+    return np.concatenate(operands, equation.params["dimension"])
 
 
-def _transpose(equation: Any) -> Rule:
-    axes = tuple(equation.params["permutation"])
-    return lambda x: x.transpose(*axes, *range(len(axes), x.ndim))
+@_rules("transpose")
+def _transpose(equation: Any, x: np.ndarray) -> np.ndarray:
+    axes = equation.params["permutation"]
+    return x.transpose(*axes, *range(len(axes), x.ndim))
 
 
-def _reverse(equation: Any) -> Rule:
-    axes = equation.params["dimensions"]
-    return lambda x: np.flip(x, axes)
+@_rules("rev")
+def _reverse(equation: Any, x: np.ndarray) -> np.ndarray:
+    return np.flip(x, equation.params["dimensions"])
 
 
-def _unstack(equation: Any) -> Rule:
-    axis = equation.params["axis"]
-    count = len(equation.outvars)
-    before = (slice(None),) * axis
-    return lambda x: [x[(*before, index)] for index in range(count)]
+@_rules("stack")
+def _stack(equation: Any, *operands: np.ndarray) -> np.ndarray:
+    return np.stack(operands, equation.params["axis"])
 
 
-def _split(equation: Any) -> Rule:
-    axis, cuts = equation.params["axis"], np.cumsum(equation.params["sizes"])[:-1]
-    return lambda x: np.split(x, cuts, axis)
+@_rules("unstack")
+def _unstack(equation: Any, x: np.ndarray) -> list[np.ndarray]:
+    before = (slice(None),) * equation.params["axis"]
+    return [x[(*before, index)] for index in range(len(equation.outvars))]
 
 
-def _stack(equation: Any) -> Rule:
-    axis = equation.params["axis"]
-    return lambda *operands: np.stack(operands, axis)
+@_rules("split")
+def _split(equation: Any, x: np.ndarray) -> list[np.ndarray]:
+    return np.split(x, np.cumsum(equation.params["sizes"])[:-1], equation.params["axis"])
 
 
-def _dynamic_slice(equation: Any) -> Rule:
-    sizes = equation.params["slice_sizes"]
-    shape = equation.invars[0].aval.shape
-
-    def rule(x: np.ndarray, *starts: np.ndarray) -> np.ndarray:
-        bounds = zip(starts, sizes, shape, strict=True)
-        firsts = [min(max(int(start), 0), total - size) for start, size, total in bounds]
-        return x[tuple(slice(f, f + size) for f, size in zip(firsts, sizes, strict=True))]
-
-    return rule
+@_rules("dynamic_slice")
+def _dynamic_slice(equation: Any, x: np.ndarray, *starts: np.ndarray) -> np.ndarray:
+    sizes, shape = equation.params["slice_sizes"], equation.invars[0].aval.shape
+    bounds = zip(starts, sizes, shape, strict=True)
+    firsts = [min(max(int(start), 0), total - size) for start, size, total in bounds]
+    return x[tuple(slice(f, f + size) for f, size in zip(firsts, sizes, strict=True))]
 
 
-def _gather(equation: Any) -> Rule:
-    last = equation.invars[0].aval.shape[0] - 1
-    return lambda x, indices: x[np.clip(indices[..., 0], 0, last)]
+@_rules("gather")
+def _gather(equation: Any, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    return x[np.clip(indices[..., 0], 0, equation.invars[0].aval.shape[0] - 1)]
 
 
 def _picks_rows(equation: Any) -> bool:
@@ -220,74 +236,27 @@ def _picks_rows(equation: Any) -> bool:
     )
 
 
-def _convert(equation: Any) -> Rule:
-    dtype = np.dtype(equation.params["new_dtype"])
-    return lambda x: x.astype(dtype)
+@_rules("convert_element_type")
+def _convert(equation: Any, x: np.ndarray) -> np.ndarray:
+    return x.astype(np.dtype(equation.params["new_dtype"]))
 
 
-def _iota(equation: Any) -> Rule:
+@_rules("iota")
+def _iota(equation: Any, *_: Any) -> np.ndarray:
     aval, dimension = equation.outvars[0].aval, equation.params["dimension"]
     spread = [-1 if axis == dimension else 1 for axis in range(len(aval.shape))]
     row = np.arange(aval.shape[dimension], dtype=aval.dtype).reshape(spread)
-    return lambda *_: np.broadcast_to(row, aval.shape)
+    return np.broadcast_to(row, aval.shape)
 
 
-def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
+@_rules("select_n")
+def _select(equation: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
     words = cases[0].ndim - which.ndim if which.ndim else 0
     return np.choose(which.astype(np.int64).reshape((*which.shape, *(1,) * words)), cases)
 
 
-def _same(function: Callable[..., Any]) -> Callable[[Any], Rule]:
-    return lambda equation: function
-
-
-_RULES: dict[str, Callable[[Any], Rule]] = {
-    "random_seed": derivation,
-    "random_fold_in": derivation,
-    "random_split": derivation,
-    "slice": _slice,
-    "squeeze": _squeeze,
-    "reshape": _reshape,
-    "broadcast_in_dim": _broadcast,
-    "concatenate": _concatenate,
-    "transpose": _transpose,
-    "rev": _reverse,
-    "stack": _stack,
-    "unstack": _unstack,
-    "split": _split,
-    "dynamic_slice": _dynamic_slice,
-    "gather": _gather,
-    "convert_element_type": _convert,
-    "iota": _iota,
-    "select_n": _same(_select),
-    **dict.fromkeys(
-        ("random_wrap", "random_unwrap", "random_clone", "copy", "copy_p", "stop_gradient"),
-        _same(lambda x: x),
-    ),
-    "reshard": _same(lambda x, *_: x),
-    "add": _same(np.add),
-    "sub": _same(np.subtract),
-    "mul": _same(np.multiply),
-    "max": _same(np.maximum),
-    "min": _same(np.minimum),
-    "and": _same(np.bitwise_and),
-    "or": _same(np.bitwise_or),
-    "xor": _same(np.bitwise_xor),
-    "not": _same(np.bitwise_not),
-    "eq": _same(np.equal),
-    "ne": _same(np.not_equal),
-    "lt": _same(np.less),
-    "le": _same(np.less_equal),
-    "gt": _same(np.greater),
-    "ge": _same(np.greater_equal),
-}
-
-
-_ARITHMETIC = frozenset("add sub mul max min and or xor not eq ne lt le gt ge".split())
-
-
 def fits(aval: Any) -> bool:
-    """Whether a value is of the kind and size that the host computes."""
+    """Whether a value has a type and a size that the host computes."""
     return is_integral(aval) and size_of(aval) <= MAX_SIZE
 
 
@@ -296,7 +265,7 @@ def can_compute(equation: Any) -> bool:
     name = equation.primitive.name
     avals = [atom.aval for atom in (*equation.invars, *equation.outvars)]
     return (
-        name in _RULES
+        name in _rules
         and not equation.effects
         and all(map(fits, avals))
         and not (name in _ARITHMETIC and any(map(is_key, avals)))
@@ -304,18 +273,79 @@ def can_compute(equation: Any) -> bool:
     )
 
 
-def rule_for(equation: Any) -> Rule:
-    """How the host computes an equation: operands to its result, or to a list of several."""
-    return _RULES[equation.primitive.name](equation)
-
-
-def has_one_result(equation: Any) -> bool:
-    """Whether a rule returns its result bare."""
-    return equation.primitive.name not in ("unstack", "split")
-
-
 def fetch(array: Any, aval: Any) -> np.ndarray:
-    """An argument as the host sees it."""
+    """The value of an argument on the host."""
     if is_key(aval):
         return np.asarray(jax.random.key_data(array))
     return np.asarray(array, aval.dtype)
+
+
+class OnHost(Interpreter[Any]):
+    """Runs equations in NumPy."""
+
+    def read(self, atom: Atom, values: Values) -> Any:
+        """A value, or the number of a literal in the dtype of the literal."""
+        return values[atom] if isinstance(atom, int) else np.asarray(atom.val, atom.aval.dtype)
+
+    def equation(self, node: Node, operands: list[Any]) -> Sequence[Any]:
+        """Computes an equation for which `can_compute` is true."""
+        rule = _rules.get(node.primitive)
+        assert rule is not None
+        made = rule(node.equation, *operands)
+        return made if node.equation.primitive.multiple_results else [made]
+
+    def derive_together(self, equation: Any, columns: Sequence[Sequence[Any]]) -> Any:
+        """Results of equal derivations of threefry keys, from a column for each operand."""
+        keys, *numbers = map(np.stack, columns)
+        return fold_in(keys, *numbers) if numbers else split(keys, equation.params["shape"])
+
+
+class InTrace(OnArrays):
+    """Runs the same equations in JAX, on tracers and typed keys."""
+
+    def derive_together(self, equation: Any, columns: Sequence[Sequence[Any]]) -> Any:
+        """Results of equal derivations, from a column for each operand."""
+        with equation.ctx.manager:
+            derive = jax.vmap(lambda *row: equation.primitive.bind(*row, **equation.params))
+            return derive(*map(jnp.stack, columns))
+
+
+class Schedule:
+    """What the host computes for one call, ordered by depth.
+
+    A Linen model folds every path into one root: one call of NumPy for all layers. Inside another
+    trace, where a thousand hashes one by one would be a thousand loops to compile, it is one loop.
+
+    Args:
+        nodes: equations for the host, in an order that can be run.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        depths: dict[int, int] = {}
+        steps: dict[tuple[Any, ...], list[Node]] = {}
+        for index, node in enumerate(nodes):
+            sources = [depths.get(atom, 0) for atom in node.inputs if isinstance(atom, int)]
+            depth = 1 + max(sources, default=0)
+            depths.update(dict.fromkeys(node.outputs, depth))
+            steps.setdefault((depth, *_likeness(node.equation, index)), []).append(node)
+        self.steps = [step for _, step in sorted(steps.items(), key=lambda item: item[0][0])]
+
+    def run(self, values: Values, domain: OnHost | InTrace) -> None:
+        """Computes every node, from the values of its inputs into those of its outputs."""
+        for step in self.steps:
+            if len(step) == 1:
+                domain.run_nodes(step, values)
+                continue
+            rows = [[domain.read(atom, values) for atom in node.inputs] for node in step]
+            made = domain.derive_together(step[0].equation, list(zip(*rows, strict=True)))
+            values.update((node.outputs[0], made[index]) for index, node in enumerate(step))
+
+
+def _likeness(equation: Any, index: int) -> tuple[Any, ...]:
+    """Equal for derivations that one hash can serve; the index, and so unique, for all others."""
+    name = equation.primitive.name
+    if name in ("random_fold_in", "random_split"):
+        aval = equation.invars[0].aval
+        if not aval.shape and implementation_of(aval) == "threefry2x32":
+            return (name, equation.params.get("shape"), hash(equation.ctx))
+    return (index,)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit.engine._threefry import is_wide
-from jaxinit.jaxpr._equations import inner_jaxprs
+from jaxinit.jaxpr import inner_jaxprs
 
 # A copy of this size takes as long as compiling a program that broadcasts a number: 25 milliseconds
 # for every new shape.

@@ -30,7 +30,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
-from jaxinit.jaxpr._equations import inner_jaxprs
+from jaxinit.jaxpr import inner_jaxprs
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA

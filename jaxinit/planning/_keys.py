@@ -21,7 +21,7 @@ from jax.custom_batching import sequential_vmap
 
 from jaxinit._arguments import as_key
 from jaxinit._types import Key
-from jaxinit.engine import _host as host
+from jaxinit.engine import fold_in
 
 SCHEME = "jaxinit-keys/1"
 
@@ -98,8 +98,8 @@ def keys_for_paths(key: Key, paths: Sequence[str]) -> jax.Array:
     root = jax.random.key_data(key)
     if _is_for_host(root, implementation):
         # Two hashes for each path are milliseconds; compiling a program of them is half a second.
-        first = host.fold_in(np.asarray(root), words[:, 0])
-        rows = host.fold_in(first, words[:, 1])
+        first = fold_in(np.asarray(root), words[:, 0])
+        rows = fold_in(first, words[:, 1])
         data = jax.device_put(rows, root.sharding if root.committed else None)
     else:
         data = _fold_program(implementation)(root, words)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit._table import render_table
 from jaxinit._types import ArraySharding, Shape
-from jaxinit.engine import Draw
+from jaxinit.engine import LeafSpec
 from jaxinit.initializers import Fans, Initializer, Law
 from jaxinit.planning._paths import ParamSpec
 
@@ -67,9 +67,9 @@ class PlannedLeaf:
         """What a predicate is told of the leaf."""
         return ParamSpec(self.shape, self.dtype, self.sharding)
 
-    def as_draw(self) -> Draw:
+    def as_draw(self) -> LeafSpec:
         """What the engine needs to know."""
-        return Draw(self.initializer, self.shape, self.dtype, self.sharding)
+        return LeafSpec(self.initializer, self.shape, self.dtype, self.sharding)
 
     def as_struct(self, sharding: ArraySharding) -> jax.ShapeDtypeStruct:
         """The leaf as an array that is not there."""
@@ -111,7 +111,7 @@ class Group:
 
 def number_groups(leaves: Sequence[PlannedLeaf]) -> tuple[PlannedLeaf, ...]:
     """The leaves with their groups numbered in the order of first appearance."""
-    numbers: dict[Draw, int] = {}
+    numbers: dict[LeafSpec, int] = {}
     return tuple(
         dataclasses.replace(leaf, group=numbers.setdefault(leaf.as_draw(), len(numbers)))
         for leaf in leaves

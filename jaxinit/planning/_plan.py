@@ -16,8 +16,7 @@ from jax.core import Tracer
 from jaxinit._arguments import as_key
 from jaxinit._table import render_table
 from jaxinit._types import ArraySharding, Key, PyTree, Shardings, TreeDef
-from jaxinit.engine import Draw, Estimate, Progress, draw, estimate
-from jaxinit.engine._compile import check_bound
+from jaxinit.engine import Estimate, LeafSpec, Progress, check_bound, draw, estimate
 from jaxinit.planning._given import donated_values, drawn_over, kept_values, refuse_trace
 from jaxinit.planning._keys import keys_for_paths
 from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, number_groups
@@ -285,7 +284,7 @@ def _table(leaves: Sequence[PlannedLeaf], title: str) -> str:
 
 def _as_draws(
     caller: str, leaves: Sequence[PlannedLeaf], shardings: Mapping[str, ArraySharding]
-) -> list[Draw]:
+) -> list[LeafSpec]:
     """What the engine draws; leaves that differ in their keys alone share one object.
 
     Args:
@@ -298,7 +297,7 @@ def _as_draws(
     """
     # By identity, because hashing the initializer and the sharding of a leaf takes longer than
     # drawing it.
-    known: dict[tuple[object, ...], Draw] = {}
+    known: dict[tuple[object, ...], LeafSpec] = {}
     draws = []
     for leaf in leaves:
         sharding = shardings[leaf.path]
@@ -310,7 +309,7 @@ def _as_draws(
                     f"{caller} needs 64-bit types to draw {leaf.path!r} as {leaf.dtype}, and they "
                     "are off. Set jax.config.update('jax_enable_x64', True), or plan for 32 bits."
                 )
-            known[identity] = Draw(leaf.initializer, leaf.shape, leaf.dtype, sharding)
+            known[identity] = LeafSpec(leaf.initializer, leaf.shape, leaf.dtype, sharding)
         draws.append(known[identity])
     return draws
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit._types import ArraySharding, PyTree, Shape, Shardings, TreeDef
-from jaxinit.engine._placement import is_sharding_function, shardings_of
+from jaxinit.engine import is_sharding_function, shardings_of
 from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import flatten, spec_of

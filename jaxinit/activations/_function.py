@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxinit.activations._catalogue import NamedActivation, known_as, named
+from jaxinit.jaxpr import trace
 
 Array = np.ndarray
 Activation = str | NamedActivation | Callable[..., Any]
@@ -287,20 +287,8 @@ def _compile(caller: str, name: str, vector: Callable[..., Any], inputs: int) ->
 def _noise(vector: Callable[..., Any], inputs: int) -> float:
     """Rounding of the narrowest floats that are computed with; 0 when all is float64."""
     shapes = [jax.ShapeDtypeStruct((_SIZE,), jnp.float64)] * inputs
-    epsilons = [0.0]
-    seen = [jax.make_jaxpr(vector)(*shapes).jaxpr]
-    while seen:
-        for equation in seen.pop().eqns:
-            for variable in equation.outvars:
-                dtype = getattr(variable.aval, "dtype", None)
-                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-                    epsilons.append(float(jnp.finfo(dtype).eps))
-            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-                if _is_jaxpr(value):
-                    seen.append(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+    graph, _ = trace(vector, *shapes)
+    dtypes = {aval.dtype for aval in graph.avals if jnp.issubdtype(aval.dtype, jnp.floating)}
+    epsilons = [0.0, *(float(jnp.finfo(dtype).eps) for dtype in dtypes)]
     widest = max(epsilons)
     return widest if widest > 1e-12 else 0.0
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, ClosedJaxpr | Jaxpr)

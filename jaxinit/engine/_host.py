@@ -43,8 +43,6 @@ MAX_SIZE = 2**16
 
 _WORD = 0xFFFFFFFF
 _DERIVATIONS = ("random_seed", "random_fold_in", "random_split")
-_ARITHMETIC = tuple("add sub mul max min and or xor not eq ne lt le gt ge".split())
-_COPIES = ("random_wrap", "random_unwrap", "random_clone", "copy", "copy_p", "stop_gradient")
 
 
 def _threefry_of_one(first: int, second: int, x: int, y: int) -> tuple[int, int]:
@@ -138,12 +136,14 @@ def _derivation(primitive: Any, implementation: Any, params: tuple[tuple[str, An
     return derive
 
 
-@_rules(*_ARITHMETIC)
+@_rules("add", "sub", "mul", "max", "min", "and", "or", "xor", "not")
+@_rules("eq", "ne", "lt", "le", "gt", "ge")
 def _compute(equation: Any, *operands: np.ndarray) -> Any:
     return on_numpy(equation.primitive.name, equation.params, operands)
 
 
-@_rules("reshard", *_COPIES)
+@_rules("random_wrap", "random_unwrap", "random_clone")
+@_rules("copy", "copy_p", "reshard", "stop_gradient")
 def _copy(equation: Any, x: np.ndarray, *_: Any) -> np.ndarray:
     return x
 
@@ -268,7 +268,7 @@ def can_compute(equation: Any) -> bool:
         name in _rules
         and not equation.effects
         and all(map(fits, avals))
-        and not (name in _ARITHMETIC and any(map(is_key, avals)))
+        and not (_rules.get(name) is _compute and any(map(is_key, avals)))
         and not (name == "gather" and not _picks_rows(equation))
     )
 

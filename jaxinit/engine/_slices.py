@@ -48,12 +48,6 @@ from jaxinit.jaxpr import (
 )
 
 _DERIVES_KEYS = ("random_split", "random_fold_in", "random_seed", "random_wrap")
-# Equations that are as safe as the equations inside them.
-_HOLDS_JAXPRS = frozenset(
-    """
-    checkpoint closed_call cond custom_jvp_call custom_vjp_call jit remat2 scan while
-    """.split()
-)
 # Parameters that say how a function is differentiated or called, not what it computes.
 _IGNORED = frozenset(
     """
@@ -121,9 +115,9 @@ class Judge:
             return Verdict(Bits.UNKNOWN, f"{name} (side effect)")
         if name == "jit" and called(equation) is None:
             return Verdict(Bits.UNKNOWN, "jit with placement or compiler options of its own")
-        if name in _HOLDS_JAXPRS:
-            return self._worst(self.jaxpr(inner) for inner in inner_jaxprs(equation))
         bits = row_of(name).bits
+        if bits == Bits.INSIDE:
+            return self._worst(self.jaxpr(inner) for inner in inner_jaxprs(equation))
         if bits in (Bits.ENTRYWISE, Bits.ORDERED):
             atoms = (*equation.invars, *equation.outvars)
             if all(is_integral(atom.aval) for atom in atoms):

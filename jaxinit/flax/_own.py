@@ -32,6 +32,7 @@ from jaxinit.initializers import (
     stacked,
     zeros,
 )
+from jaxinit.jaxpr import Graph, trace
 
 # Above this many entries a function is not called to see whether it is constant.
 _MAX_CONSTANT = 2**16
@@ -205,7 +206,7 @@ def _as_constant(source: Source, shape: Shape) -> Initializer | None:
     try:
         with jax.ensure_compile_time_eval():
             keys = [jax.random.key(0)] if source.keyed else []
-            if _uses_inputs(jax.make_jaxpr(draw)(*keys).jaxpr):
+            if _depends_on_inputs(trace(draw, *keys)[0]):
                 return None
             values = np.asarray(draw(*keys))
     except Exception:  # a user's function may raise anything outside of its module
@@ -219,6 +220,6 @@ def _as_constant(source: Source, shape: Shape) -> Initializer | None:
     return constant(float(str(values.flat[0])) if values.dtype.kind == "f" else number)
 
 
-def _uses_inputs(jaxpr: Any) -> bool:
-    read = [value for equation in jaxpr.eqns for value in equation.invars] + list(jaxpr.outvars)
-    return any(value is given for given in jaxpr.invars for value in read)
+def _depends_on_inputs(graph: Graph) -> bool:
+    read = {atom for node in graph.nodes for atom in node.inputs if isinstance(atom, int)}
+    return not read.union(a for a in graph.outputs if isinstance(a, int)).isdisjoint(graph.inputs)

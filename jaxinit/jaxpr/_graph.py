@@ -85,6 +85,11 @@ class Node:
     equation: Any = None
     custom: bool = False
 
+    @property
+    def operand_avals(self) -> list[Any]:
+        """Shape and dtype of everything that the equation reads."""
+        return [atom.aval for atom in self.equation.invars]
+
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Graph, Any]:
     """Traces a function; nothing is executed and nothing is allocated.

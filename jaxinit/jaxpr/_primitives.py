@@ -48,6 +48,8 @@ class Bits(enum.StrEnum):
     """It rounds each entry alone: the same in any program that holds the same neighbours."""
     ORDERED = "ordered"
     """The order of its terms may differ from program to program; integers give one result."""
+    INSIDE = "inside"
+    """It runs other equations once or more: as safe as the least safe of them."""
     UNKNOWN = "unknown"
     """Nothing is known."""
 
@@ -117,7 +119,7 @@ def _one_minus_square(x: Any) -> Any:
 
 
 ELEMENTWISE, REARRANGES, REDUCES, CONTRACTS, INDEXES, DRAWS, CALLS, OTHER = Class
-EXACT, ENTRYWISE, ORDERED, UNKNOWN = Bits
+EXACT, ENTRYWISE, ORDERED, INSIDE, UNKNOWN = Bits
 
 _ROWS = (
     Primitive("abs", ELEMENTWISE, ENTRYWISE, np.abs, keeps_zeros=True),
@@ -281,22 +283,22 @@ _ROWS = (
     Primitive("rng_uniform", DRAWS),
     Primitive("threefry2x32", DRAWS, EXACT),
     Primitive("call", CALLS),
-    Primitive("checkpoint", CALLS),
-    Primitive("closed_call", CALLS),
-    Primitive("cond", CALLS),
-    Primitive("custom_jvp_call", CALLS),
+    Primitive("checkpoint", CALLS, INSIDE),
+    Primitive("closed_call", CALLS, INSIDE),
+    Primitive("cond", CALLS, INSIDE),
+    Primitive("custom_jvp_call", CALLS, INSIDE),
     Primitive("custom_lin", CALLS),
     Primitive("custom_linear_solve", CALLS),
-    Primitive("custom_vjp_call", CALLS),
+    Primitive("custom_vjp_call", CALLS, INSIDE),
     Primitive("debug_callback", CALLS),
     Primitive("eval_jaxpr", CALLS),
     Primitive("io_callback", CALLS),
-    Primitive("jit", CALLS),
+    Primitive("jit", CALLS, INSIDE),
     Primitive("pure_callback", CALLS),
-    Primitive("remat2", CALLS),
-    Primitive("scan", CALLS),
+    Primitive("remat2", CALLS, INSIDE),
+    Primitive("scan", CALLS, INSIDE),
     Primitive("shard_map", CALLS),
-    Primitive("while", CALLS),
+    Primitive("while", CALLS, INSIDE),
     Primitive("after_all", OTHER),
     Primitive("all_gather", OTHER),
     Primitive("all_to_all", OTHER),

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr import SUMS, Class, Node, bind
+from jaxinit.jaxpr import SUMS, Class, Node, Rules, bind, on_numpy
 from jaxinit.signal import _tables as tables
 from jaxinit.signal._rules import Aval, is_float, one_of, rules, unknown
 from jaxinit.signal._sums import centred, softmax, spread_left
@@ -60,7 +60,7 @@ def _cast(tape: Tape, node: Node, value: Value, aval: Aval) -> Value:
         return (
             tape.same(value) if is_float(aval) or aval.dtype == np.bool_ else Discrete(aval.shape)
         )
-    if is_float(aval) and node.equation.invars[0].aval.dtype == np.bool_:
+    if is_float(aval) and node.operand_avals[0].dtype == np.bool_:
         # A claim that data decide is 0 or 1, nobody knows how often.
         return tape.signal(np.array([0.0, 1.0]), (), aval.shape, [0] * len(aval.shape))
     return unknown(tape, "integers of the data", aval)
@@ -338,9 +338,9 @@ _Evaluated: TypeAlias = tuple[np.ndarray, Sequence[np.ndarray | None]]
 
 def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> _Evaluated:
     """Values of a primitive, and its slope in each operand; None where it has none."""
-    simple = _SIMPLE.get(node.primitive)
-    if simple is not None:
-        return simple(*arrays)
+    rule = _slopes.get(node.primitive)
+    if rule is not None:
+        return rule(node, *arrays)
     shape = np.broadcast_shapes(*(x.shape for x in arrays))
     full = [np.broadcast_to(x, shape) for x in arrays]
     if node.primitive == "select_n":
@@ -370,23 +370,40 @@ def _bound(node: Node, values: Sequence[jax.Array]) -> _Evaluated:
     return np.asarray(first), slopes
 
 
-def _compared(compare: Callable[..., np.ndarray]) -> Callable[..., _Evaluated]:
-    return lambda a, b: (compare(a, b).astype(float), [None, None])
+# The commonest primitives, without a compilation.
+_slopes: Rules[Callable[..., _Evaluated]] = Rules("slopes")
 
 
-# The commonest, without a compilation.
-_SIMPLE: dict[str, Callable[..., _Evaluated]] = {
-    "add": lambda a, b: (a + b, [tables.ONE, tables.ONE]),
-    "add_any": lambda a, b: (a + b, [tables.ONE, tables.ONE]),
-    "sub": lambda a, b: (a - b, [tables.ONE, -tables.ONE]),
-    "mul": lambda a, b: (a * b, [b, a]),
-    "neg": lambda a: (-a, [-tables.ONE]),
-    "square": lambda a: (a * a, [2 * a]),
-    "ge": _compared(np.greater_equal),
-    "gt": _compared(np.greater),
-    "le": _compared(np.less_equal),
-    "lt": _compared(np.less),
-}
+@_slopes("add", "add_any")
+def _slope_of_sum(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
+    return a + b, [tables.ONE, tables.ONE]
+
+
+@_slopes("sub")
+def _slope_of_difference(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
+    return a - b, [tables.ONE, -tables.ONE]
+
+
+@_slopes("mul")
+def _slope_of_product(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
+    return a * b, [b, a]
+
+
+@_slopes("neg")
+def _slope_of_negative(node: Node, a: np.ndarray) -> _Evaluated:
+    return -a, [-tables.ONE]
+
+
+@_slopes("square")
+def _slope_of_square(node: Node, a: np.ndarray) -> _Evaluated:
+    return a * a, [2 * a]
+
+
+@_slopes("ge", "gt", "le", "lt")
+def _slope_of_comparison(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
+    compared = on_numpy(node.primitive, node.params, (a, b))
+    return np.asarray(compared, float), [None, None]
+
 
 # Sums and products of values that depend on more numbers than a table has axes. ``n + z * (h - n)``
 # is a function of three independent numbers, and ``h - n`` shares one of them with ``n``. What was

@@ -50,8 +50,6 @@ def of_signal(*names: str) -> Callable[[_OfSignal], _OfSignal]:
 _MOST_CONSTANT = 2**24
 # What these make of constants is real numbers that integers or booleans of the data choose.
 _CHOOSES = ("convert_element_type", "dynamic_slice", "gather", "select_n")
-# A slice of what these rearrange is a slice of one of their operands, not of each.
-_LAYS_OUT = ("concatenate", "pad", "slice", "split", "stack", "tile", "unstack")
 
 
 def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value]:
@@ -110,7 +108,7 @@ def constant(value: Any) -> Constant | Discrete:
 
 
 def _is_complex(node: Node) -> bool:
-    avals = [x.aval for x in (*node.equation.invars, *node.equation.outvars)]
+    avals = [*node.operand_avals, *(made.aval for made in node.equation.outvars)]
     return any(not is_key(a) and jnp.issubdtype(a.dtype, np.complexfloating) for a in avals)
 
 
@@ -149,13 +147,22 @@ def broadcast(array: np.ndarray, node: Node) -> np.ndarray:
     return np.broadcast_to(array.reshape(shape), node.params["shape"])
 
 
+def _keeps_places(node: Node, signal: Signal, aval: Aval) -> bool:
+    """Whether a slice of the result is made of a slice of the operand.
+
+    It is where no entry is left out and none is put beside the others.
+    """
+    if is_of(node.primitive, Class.ELEMENTWISE) or node.primitive == "broadcast_in_dim":
+        return True
+    return is_of(node.primitive, Class.REARRANGES) and signal.size == math.prod(aval.shape)
+
+
 def _remember(
     tape: Tape, node: Node, operands: Sequence[Value], aval: Aval, results: Sequence[Value]
 ) -> None:
     """Notes how a signal was made of a stacked one, so that slices of it find the stack."""
     signals = [x for x in operands if isinstance(x, Signal)]
-    entrywise = is_of(node.primitive, Class.ELEMENTWISE, Class.REARRANGES)
-    if len(signals) != 1 or not entrywise or node.primitive in _LAYS_OUT:
+    if len(signals) != 1 or not _keeps_places(node, signals[0], aval):
         return
     if signals[0].number in tape.origins and len(results) == 1 and isinstance(results[0], Signal):
         shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)

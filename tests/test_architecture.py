@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,9 @@ LATE = {("reading/_records.py", "pictures")}
 PART_OF = {"__main__": "cli"}
 # "" is the face, jaxinit/__init__.py.
 FACE = ""
+
+MAX_LINES_OF_A_FUNCTION = 60
+MAX_FILES_OF_A_FOLDER = 12
 
 FLAX_FILES = ("flax/", "report/gpt2.py")
 # Inside functions alone: see `test_import_brings_no_optional_package`.
@@ -284,6 +288,37 @@ def test_imports_are_declared(path):
         if name.split(".")[0] not in allowed
     ]
     assert not wrong, "undeclared, or not for this file:\n" + "\n".join(wrong)
+
+
+@each_module
+def test_a_room_is_entered_by_its_face(path):
+    """A module begins with an underscore: it is for its own room, and for tests."""
+    wrong = []
+    for place, name in imports_of(path):
+        top, *rest = name.split(".")
+        if top == "jaxinit" and len(rest) > 1 and room_of_import(name) != room_of(path):
+            if rest[1].startswith("_") and not rest[1].startswith("__"):
+                wrong.append(f"{place} imports {name}")
+    assert not wrong, "import from the face of the room:\n" + "\n".join(wrong)
+
+
+@each_module
+def test_a_function_is_read_on_one_page(path):
+    """Statements only: docstrings, however long, do not count."""
+    long = []
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[bool(ast.get_docstring(node)) :]
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            if lines > MAX_LINES_OF_A_FUNCTION:
+                long.append(f"{node.name}: {lines} lines")
+    assert not long, f"{inside(path)}: does it do one thing? {long}"
+
+
+def test_a_folder_can_be_remembered():
+    counts = Counter(path.parent for path in MODULES)
+    crowded = {inside(folder): n for folder, n in counts.items() if n > MAX_FILES_OF_A_FOLDER}
+    assert not crowded
 
 
 @each_module

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 import jaxinit
+from jaxinit.jaxpr import TABLE, straighten
 from zoo import (
     convolutional,
     dense,
@@ -53,3 +54,5 @@ def test_every_leaf_is_read_as_a_person_would(name):
     assert not list(case.differences(reading))
     # Nothing is allocated but constants of the trace, whatever the size of the model.
     assert sum(one.nbytes for one in jax.live_arrays()) - before < 2**20
+    made = {node.primitive for node in straighten(reading.graph) if node.equation is not None}
+    assert made <= set(TABLE), "give these a row in jaxinit/jaxpr/_primitives.py"

@@ -11,10 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from jaxinit._naming import common, skeleton
-from jaxinit.reading import Parameter, Use
-from jaxinit.reading._activations import Activations
-from jaxinit.reading._families import Families, Member, Origin
-from jaxinit.reading._flow import Streams, Sum
+from jaxinit.reading import Activations, Families, Member, Origin, Parameter, Streams, Sum, Use
 
 if TYPE_CHECKING:
     from jaxinit.reading import Reading

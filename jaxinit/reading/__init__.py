@@ -1,7 +1,13 @@
 """What a model does with each parameter, read from the jaxpr of its forward pass."""
 
+from jaxinit.reading._activations import Activations as Activations
 from jaxinit.reading._compare import FanDifference as FanDifference
 from jaxinit.reading._compare import compare_fans as compare_fans
+from jaxinit.reading._families import Families as Families
+from jaxinit.reading._families import Member as Member
+from jaxinit.reading._families import Origin as Origin
+from jaxinit.reading._flow import Streams as Streams
+from jaxinit.reading._flow import Sum as Sum
 from jaxinit.reading._reader import read as read
 from jaxinit.reading._records import Activation as Activation
 from jaxinit.reading._records import After as After

@@ -13,9 +13,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxinit import checks
-from jaxinit.advice import SEVERITIES, Advice, Finding, Prescription
-from jaxinit.advice._advise import advise_with
-from jaxinit.advice._present import present_of_arrays, present_of_initializers
+from jaxinit.advice import (
+    SEVERITIES,
+    Advice,
+    Finding,
+    Prescription,
+    advise_with,
+    present_of_arrays,
+    present_of_initializers,
+)
 from jaxinit.checks import Measured
 from jaxinit.planning import ParamSpec, as_matcher
 from jaxinit.reading import Reading

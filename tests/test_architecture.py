@@ -456,3 +456,13 @@ def test_public_names_are_found():
     assert {"plan", "Plan", "ParamSpec", "key_for_path", "like_kernel", "fingerprint"} <= set(
         public_names(jaxinit)
     )
+
+
+@each_module
+def test_the_page_on_architecture_has_the_first_line_of_every_module(path):
+    if path.name in ("__init__.py", "__main__.py") and path.parent == PACKAGE:
+        pytest.skip("the package itself, not a part of a room")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
+    first = (ast.get_docstring(parse(path)) or "").splitlines()[0]
+    line = first if path.name == "__init__.py" else f"- `{path.name}`: {first}"
+    assert line in page, f"docs/architecture.md lacks: {line}"

@@ -1,4 +1,4 @@
-"""Reading jaxprs: the few facts about equations that the rest of the engine asks for.
+"""Facts about jaxprs and their equations that the graph and the engine ask for.
 
 Everything here goes through ``jax``, ``jax.core`` and ``jax.extend``; where JAX versions store the
 same fact in different places, this is the file that knows.

@@ -1,4 +1,4 @@
-"""Two runs of a model, round by round: one on laws, and one on drawn arrays beside it.
+"""Two runs of a model, round by round: one on laws, one on drawn arrays.
 
 Both are domains of the interpreter of traced programs. `Walk` predicts; `measure` draws, and tells
 the second moments of values and of gradients at the same occurrences.

@@ -322,7 +322,7 @@ def test_factors_say_where_every_entry_of_a_reshape_comes_from(shapes):
     try:
         found = factors(old, new)
     except MixedAxesError:
-        hypothesis.reject()  # no axis of the result walks along a whole factor: nothing to say
+        hypothesis.reject()  # axes that mix have no factors
     assert len(found) == len(new)
     assert all(
         math.prod(f.size for f in held) == size for held, size in zip(found, new, strict=True)

@@ -119,7 +119,11 @@ def _derive(equation: Any, *operands: np.ndarray) -> np.ndarray:
         (seed,) = operands
         number = int(seed) & (2 ** (8 * seed.dtype.itemsize) - 1)
         return np.array([number >> 32, number & _WORD], np.uint32)
-    return fold_in(*operands) if name == "random_fold_in" else split(*operands, params["shape"])
+    if name == "random_fold_in":
+        keys, numbers = operands
+        return fold_in(keys, numbers)
+    (keys,) = operands
+    return split(keys, params["shape"])
 
 
 @functools.lru_cache(maxsize=64)

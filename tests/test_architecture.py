@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -466,3 +467,10 @@ def test_the_page_on_architecture_has_the_first_line_of_every_module(path):
     first = (ast.get_docstring(parse(path)) or "").splitlines()[0]
     line = first if path.name == "__init__.py" else f"- `{path.name}`: {first}"
     assert line in page, f"docs/architecture.md lacks: {line}"
+
+
+def test_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    known = {path.name for folder in ("jaxinit", "tests") for path in (ROOT / folder).rglob("*.py")}
+    named = set(re.findall(r"\b_?[a-z_]+\.py\b", text))
+    assert named <= known, f"CONTRIBUTING.md names {sorted(named - known)}"

@@ -71,7 +71,9 @@ def test_the_reader_sees_tables():
 def test_there_is_one_table_of_primitives(path):
     found = list(tables_of_primitives(ast.parse(path.read_text(encoding="utf-8"))))
     allowed = int(path.relative_to(PACKAGE).as_posix() in MEASURED)
-    assert len(found) == allowed, f"{path.name}: ask the table in jaxinit/jaxpr/_primitives.py: {found}"
+    assert len(found) == allowed, (
+        f"{path.name}: ask the table in jaxinit/jaxpr/_primitives.py: {found}"
+    )
 
 
 @each_outside

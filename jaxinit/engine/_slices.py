@@ -1,4 +1,4 @@
-"""A traced init function in slices: for each leaf the equations behind it, from finished keys on.
+"""A traced init function in slices, one for each leaf, and which of the slices are the same.
 
 `graph_of_init` makes the graph, `Judge` says which equations give the same bits wherever they are
 compiled, `cut` makes the slices and `Slicing.groups` finds those that one program can compute.

@@ -1,4 +1,4 @@
-"""Laws that know no fans: zeros, ones, constants, uniform, normal and truncated normal.
+"""Initializers that know no fans: zeros, ones, constants, uniform, normal and truncated normal.
 
 They are the classical starting points. A constant kernel leaves all units of a layer twins, and
 a fixed standard deviation fits one width only: use them for biases, scales, embeddings and

@@ -1,4 +1,4 @@
-"""Which axes of a kernel are contracted, produced and batched, and the fans that follow.
+"""Axes of a kernel that an initializer is told, and the fans that follow from them and a shape.
 
 ``fan_in`` is the number of products that one output sums over, ``fan_out`` the number of outputs
 that one input feeds. Axes that are named by neither argument are the receptive field of a

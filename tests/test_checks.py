@@ -142,6 +142,7 @@ def test_infinite_values_are_counted_by_leaf():
 # Laws: what is right passes.
 
 
+@pytest.mark.slow
 @each(*KINDS)
 def test_right_draws_of_the_whole_catalogue_pass(case):
     """Of all laws, in three widths; and all but the fixed ones break symmetry."""

@@ -520,6 +520,7 @@ def test_a_draw_onto_a_mesh(call, kind):
     assert_sharded(init(KEY, shape, None, sharding), init(KEY, shape), sharding)
 
 
+@pytest.mark.slow
 @BOTH_AXIS_TYPES
 @pytest.mark.parametrize("call", KINDS_OF_DRAW)
 @pytest.mark.usefixtures("devices")

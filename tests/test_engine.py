@@ -89,8 +89,14 @@ def test_every_array_has_the_bits_of_one_drawn_alone():
     keys = jax.random.split(jax.random.key(1), len(draws))
     expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
     assert [content(array) for array in draw(draws, keys)] == expected
+
+
+@pytest.mark.slow
+def test_every_array_has_these_bits_inside_jit_too():
+    draws = all_draws()
+    keys = jax.random.split(jax.random.key(1), len(draws))
     traced = jax.jit(lambda k: draw(draws, k))(keys)
-    assert [content(array) for array in traced] == expected
+    assert [content(array) for array in traced] == [content(array) for array in draw(draws, keys)]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -77,7 +77,7 @@ def test_numbers_of_every_exponent_and_what_is_none():
     )
 
 
-@pytest.mark.parametrize("shape", [(16,), (17,), (33, 19), (5, 3, 3, 64), LARGE])
+@pytest.mark.parametrize("shape", [(17,), (33, 19), *slow((16,), (5, 3, 3, 64), LARGE)])
 def test_bits_do_not_depend_on_the_loop(shape):
     assert_same(
         lambda inverse, key: inverse(jax.random.uniform(key, shape, minval=-1)),

@@ -320,6 +320,7 @@ def test_out_shardings(devices, kind):
     )
 
 
+@pytest.mark.slow
 @BOTH_AXIS_TYPES
 def test_values_do_not_depend_on_the_mesh(devices, kind):
     def make(rngs):

@@ -159,6 +159,7 @@ def test_a_tree_is_drawn_over(implementation):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
 
 
+@pytest.mark.slow
 def test_other_laws_are_drawn_over():
     kernel = {"kernel": struct(3, 4, 4)}
     laws = ["he_normal", "glorot_uniform", "orthogonal", "dirac"]

@@ -184,6 +184,7 @@ def test_the_same_numbers(dtype):
             raise AssertionError(f"{call} in shape {shape}") from error
 
 
+@pytest.mark.slow
 def test_the_same_numbers_in_64_bits(x64):
     for dtype in ("float64", "complex128"):
         for call, shape, mine, jax_one in drawn(dtype):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from helpers import assert_same_bits, content, make_mesh, struct
+from helpers import assert_same_bits, content, make_mesh, slow, struct
 from jaxinit import ParamSpec, Plan, key_for_path, plan
 from jaxinit import initializers as init
 
@@ -75,7 +75,7 @@ def test_raw_keys_are_the_same_keys():
     assert_same_bits(made.init(np.asarray(jax.random.key_data(jax.random.key(3)))), expected)
 
 
-@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("implementation", ["rbg", *slow("unsafe_rbg")])
 def test_other_key_implementations(implementation):
     made = plan(small_tree(), RULES)
     keys = jax.random.split(jax.random.key(3, impl=implementation), 2)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import jaxinit
+from helpers import slow
 from jaxinit import initializers as init
 from jaxinit import predict
 from jaxinit.report.gpt2 import GPT2Config, gpt2, gpt2_rules
@@ -294,6 +295,7 @@ def test_gradients_that_queries_share_add_up_in_keys(pooled):
         assert key.backward[0] / 1.5 < key.measured_backward < 1.5 * key.backward[1]
 
 
+@pytest.mark.slow
 def test_units_that_a_layer_gave_a_part_in_common():
     """Tokens are units of one layer of a mixer and positions of the next: their mean is between."""
 
@@ -348,7 +350,7 @@ class Recurrent(nn.Module):
         return nn.Dense(48)(h[:, -1] if self.only_last else h)
 
 
-@pytest.mark.parametrize("cell", [nn.SimpleCell, nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("cell", [nn.GRUCell, *slow(nn.SimpleCell, nn.LSTMCell)])
 def test_gradients_of_the_last_round_go_there_and_back_through_time(cell):
     found, _ = _predict(Recurrent(cell, True), array(8, 4, 64), measure=True, draws=4)
     # Where all rounds are used, all get about the same.
@@ -402,6 +404,7 @@ def test_a_gate_between_a_state_and_what_is_new_is_exact():
     check(measured, stray(3, 64, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [gru, gru_multiplied_out])
 def test_gates_of_the_same_weights_may_stay_open(cell):
     """Between independent rounds and one gate in all: both sides of what is measured."""

@@ -25,7 +25,8 @@ from jaxinit.engine import _compile as engine
 from jaxinit.engine._jit_init import JitInit
 
 # All devices here are CPUs, so what one process draws beside them must be drawn on one too.
-pytestmark = pytest.mark.cpu_code
+# Each starts interpreters of its own.
+pytestmark = [pytest.mark.cpu_code, pytest.mark.slow]
 
 WORKER = pathlib.Path(worker.__file__)
 DEADLINE_SECONDS = 120  # of a hang; far beyond what a slow machine needs

@@ -295,6 +295,7 @@ def test_plans_take_the_same_function(mesh):
 # What it is for.
 
 
+@pytest.mark.slow
 @BOTH_AXIS_TYPES
 def test_values_do_not_depend_on_the_mesh(devices, kind):
     fast = jaxinit.jit_init(init)

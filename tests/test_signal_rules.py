@@ -22,9 +22,12 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 import jaxinit
+from helpers import struct
 from jaxinit import initializers as init
 from jaxinit.jaxpr import TABLE, Class, straighten
 from jaxinit.signal._rules import rules
+
+pytestmark = pytest.mark.unoptimized
 
 WIDTH, DRAWS = 128, 10
 FACTOR = math.exp(5 * math.sqrt(5 * 2 / (WIDTH * DRAWS)))
@@ -53,10 +56,6 @@ class Case:
 def of(rule, *hits, spread=1.0, **more):
     """A rule about the output of the first layer alone."""
     return Case(lambda p, h, ids: rule(h), hits, spread, more)
-
-
-def struct(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def read_of(case: Case):

@@ -355,6 +355,7 @@ def drawn(call: str, shape: tuple[int, ...], dtype: str):
     return wide(draw(keys)).reshape(LEAVES, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
 @pytest.mark.parametrize("call", FREE)
 def test_right_leaves_fail_no_more_often_than_they_may(call, dtype):
@@ -366,6 +367,7 @@ def test_right_leaves_fail_no_more_often_than_they_may(call, dtype):
             assert failure_fraction(leaves, law, dtype, n, rate) <= rate, (n, rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "shape"), SHAPED)
 def test_right_kernels_fail_no_more_often_than_they_may(call, shape):
     law, leaves = evaluate(call).law(shape), drawn(call, shape, "float32")

@@ -125,6 +125,7 @@ def test_reflections_of_vectors_of_zeros(monkeypatch, dtype):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_reflections_under_vmap_are_those_of_a_loop(dtype):
     """Up to rounding: the bits are the same on jax 0.10, and were not for all shapes on 0.12."""

@@ -7,7 +7,7 @@ initializer fits it (`advise`, `audit`). The bridge to Flax is `jaxinit.flax`; F
 it is first used.
 """
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from jaxinit import activations as activations
 from jaxinit import checks as checks
@@ -32,13 +32,13 @@ from jaxinit.reading import read as read
 from jaxinit.signal import Prediction as Prediction
 from jaxinit.signal import predict as predict
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from jaxinit import flax as flax
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports `jaxinit.flax` when it is first asked for."""
     if name != "flax":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -124,8 +124,8 @@ def as_number(caller: str, name: str, value: Any) -> float:
     """A finite real number as a Python float, so that it stays weakly typed."""
     if isinstance(value, Tracer):
         raise TypeError(
-            f"{caller} needs {name} as a concrete number, got a traced value. Build the "
-            "initializer outside of jit, or multiply its result by the traced value."
+            f"{caller} needs {name} as a concrete number, got a traced value. Call it "
+            "outside of jit, or multiply its result by the traced value."
         )
     try:
         if isinstance(value, bool | str | bytes | complex) or _is_no_number(value):

@@ -387,9 +387,13 @@ def test_heavy_tails_that_still_have_moments():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: moments("relu", variance=0), ValueError, r"finite variance > 0, got 0.0"),
-        (lambda: moments("relu", variance=math.inf), ValueError, r"finite variance > 0, got inf"),
-        (lambda: moments("relu", variance="1"), TypeError, r"variance as a concrete number"),
+        (lambda: moments("relu", variance=0), ValueError, r"needs variance > 0, got 0.0"),
+        (
+            lambda: moments("relu", variance=math.inf),
+            ValueError,
+            r"a finite variance, got inf",
+        ),
+        (lambda: moments("relu", variance="1"), TypeError, r"variance as a real number"),
         (lambda: moments(jnp.tanh, inputs=3), ValueError, r"inputs to be 1 or 2, got 3"),
         (lambda: gain("relu", "sideways"), ValueError, r"activations.gain needs mode to be"),
         (lambda: gain(lambda z: 0 * z), ValueError, r"passes something on.*finds 0.0"),
@@ -413,7 +417,7 @@ def test_heavy_tails_that_still_have_moments():
         (
             lambda: act.correlation_map("relu", "x", weight_variance=2),
             TypeError,
-            r"needs correlation as a concrete number",
+            r"needs correlation as a real number",
         ),
         (
             lambda: act.critical("tanh", weight_variance=1, bias_variance=1),

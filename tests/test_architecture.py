@@ -126,7 +126,7 @@ def lines_run_late(tree: ast.AST) -> set[int]:
         node
         for node in ast.walk(tree)
         if (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
-        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        or (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"))
     ]
     return {line for node in late for line in range(node.lineno, (node.end_lineno or 0) + 1)}
 
@@ -391,6 +391,10 @@ for ask in ("jaxinit.flax", "exec('from jaxinit import flax')"):
 def test_the_face_has_no_other_late_name():
     with pytest.raises(AttributeError, match=r"module 'jaxinit' has no attribute 'linen'"):
         _ = jaxinit.linen
+
+
+def test_the_face_shows_nothing_of_typing():
+    assert {"Any", "TYPE_CHECKING", "typing"}.isdisjoint(dir(jaxinit))
 
 
 def test_import_starts_no_backend():

@@ -127,7 +127,7 @@ def test_roles_and_fans_are_those_of_the_model(report):
     made = report("deep")
     assert made.no_reading is None
     assert made.findings == ()
-    roles = {read.path: (read.role, read.fan_in, read.fan_out) for read in made.reading}
+    roles = {r["path"]: (r["role"], r["fan_in"], r["fan_out"]) for r in made.reading}
     assert roles["params/Dense_0/kernel"] == ("kernel", 96, 96)
     assert roles["params/Dense_8/kernel"] == ("head", 96, 4)
     assert roles["params/Dense_3/bias"] == ("bias", None, None)

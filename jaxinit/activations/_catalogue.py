@@ -51,10 +51,6 @@ def _gate(function: Callable[[Any], Any], value: Any, gate: Any) -> Any:
     return value * function(gate)
 
 
-def _gated(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    return functools.partial(_gate, function)
-
-
 _CATALOGUE = (
     NamedActivation("identity", _identity, "z"),
     NamedActivation("relu", jax.nn.relu, "max(z, 0)"),
@@ -85,11 +81,11 @@ _CATALOGUE = (
     NamedActivation("cos", jnp.cos, "cos(z)"),
     NamedActivation("exp", jnp.exp, "e^z"),
     NamedActivation("sign", jnp.sign, "-1, 0 or 1"),
-    NamedActivation("swiglu", _gated(jax.nn.silu), "x silu(g)", 2),
-    NamedActivation("geglu", _gated(jax.nn.gelu), "x gelu(g)", 2),
-    NamedActivation("reglu", _gated(jax.nn.relu), "x relu(g)", 2),
-    NamedActivation("glu", _gated(jax.nn.sigmoid), "x sigmoid(g)", 2),
-    NamedActivation("bilinear", _gated(_identity), "x g", 2),
+    NamedActivation("swiglu", functools.partial(_gate, jax.nn.silu), "x silu(g)", 2),
+    NamedActivation("geglu", functools.partial(_gate, jax.nn.gelu), "x gelu(g)", 2),
+    NamedActivation("reglu", functools.partial(_gate, jax.nn.relu), "x relu(g)", 2),
+    NamedActivation("glu", functools.partial(_gate, jax.nn.sigmoid), "x sigmoid(g)", 2),
+    NamedActivation("bilinear", functools.partial(_gate, _identity), "x g", 2),
 )
 _BY_NAME = {known.name: known for known in _CATALOGUE}
 _ALIASES = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arguments import as_number
 from jaxinit.activations._catalogue import NamedActivation, known_as, named
 from jaxinit.jaxpr import trace
 
@@ -167,15 +167,9 @@ def as_function(caller: str, fn: Any, inputs: int | None = None) -> Function:
 
 def as_positive(caller: str, name: str, value: Any, *, zero: bool = False) -> float:
     """A finite positive number as a Python float."""
-    try:
-        if isinstance(value, bool | str | bytes):
-            raise TypeError
-        number = float(value)
-    except Exception:
-        raise TypeError(f"{caller} needs {name} as a concrete number, got {value!r}.") from None
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        sign = ">= 0" if zero else "> 0"
-        raise ValueError(f"{caller} needs a finite {name} {sign}, got {number}.")
+    number = as_number(caller, name, value)
+    if number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{caller} needs {name} {'>=' if zero else '>'} 0, got {number}.")
     return number
 
 

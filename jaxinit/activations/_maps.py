@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxinit._arguments import as_number
 from jaxinit._table import render_table
 from jaxinit.activations._function import Activation, Function, as_function, as_positive
 from jaxinit.activations._moments import moments_of, quantity_table
@@ -319,7 +320,6 @@ def _two_inputs(function: Function, q: float, apart: float) -> Array:
     alpha, beta = scale * math.sqrt(1 - apart / 2), scale * math.sqrt(apart / 2)
 
     def at(b: Array, row: Array) -> Array:
-        del row
         return _common(function, alpha, beta * b) * (2 * density(b))
 
     near = 0.5 ** np.arange(1, 8)
@@ -552,12 +552,7 @@ def correlation_map(
     """
     caller = "activations.correlation_map"
     network = MeanField.of(caller, fn, weight_variance, bias_variance)
-    try:
-        c = float(correlation)
-    except Exception:
-        raise TypeError(
-            f"{caller} needs correlation as a concrete number, got {correlation!r}."
-        ) from None
+    c = as_number(caller, "correlation", correlation)
     if not -1 <= c <= 1:
         raise ValueError(f"{caller} needs a correlation from -1 to 1, got {c}.")
     return 1 - network.decorrelation(network.settled(caller, variance), 1 - c)[0]

@@ -134,7 +134,6 @@ def _fourth(caller: str, function: Function, q: float) -> float:
     scale = math.sqrt(q)
 
     def evaluate(z: Array, row: Array) -> Array:
-        del row
         with np.errstate(over="ignore", invalid="ignore"):
             return (function(scale * z, weighed=z)[0] ** 4 * density(z))[None]
 

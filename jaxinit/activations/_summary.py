@@ -39,21 +39,26 @@ class Summary:
     no_critical: str | None
     warnings: tuple[str, ...]
 
-    def __str__(self) -> str:
+    @property
+    def quantities(self) -> tuple[tuple[str, float | None, str], ...]:
+        """Label, value and meaning of each number; a value is None where there is none."""
         known, pair = self.moments, self.critical
-        rows = {
-            "E f": known.mean,
-            "E f^2": known.second_moment,
-            "E f'^2": known.derivative_second_moment,
-            "forward gain": self.forward_gain,
-            "backward gain": self.backward_gain,
-            "chi1": self.chi1,
-            "Q'(1)": self.slope,
-            "torch gain": self.torch and self.torch.gain,
-            "critical C_W": pair and pair.weight_variance,
-            "critical C_b": pair and pair.bias_variance,
-            "critical q*": pair and pair.variance,
-        }
+        return (
+            ("E f", known.mean, "mean of the output, for N(0, 1) in"),
+            ("E f^2", known.second_moment, "its second moment"),
+            ("E f'^2", known.derivative_second_moment, "second moment of the slope"),
+            ("forward gain", self.forward_gain, "keeps the second moment of signals"),
+            ("backward gain", self.backward_gain, "keeps the second moment of gradients"),
+            ("chi1", self.chi1, "growth of gradients at the forward gain"),
+            ("Q'(1)", self.slope, "slope of the length map; above 1 unstable"),
+            ("torch gain", self.torch and self.torch.gain, "torch.nn.init.calculate_gain"),
+            ("C_W", pair and pair.weight_variance, "critical weight variance, times fan_in"),
+            ("C_b", pair and pair.bias_variance, "critical bias variance"),
+            ("q*", pair and pair.variance, "variance of the signal there"),
+        )
+
+    def __str__(self) -> str:
+        rows = {label: value for label, value, _ in self.quantities}
         lines = [quantity_table(self.name, rows)]
         if self.torch:
             lines.append(str(self.torch))

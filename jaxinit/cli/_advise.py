@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,6 @@ from jaxinit import report
 from jaxinit.cli._options import (
     EXIT_STATUS,
     add_command,
-    add_fail_on,
-    add_json_file,
     add_model,
     add_seed,
     exit_status,
@@ -54,11 +53,13 @@ with its true fan_in.
 def add_commands(commands: Any) -> None:
     """Adds the two commands to the value of ``add_subparsers``."""
     what = "say which initializer every parameter should have, and why"
-    parser = add_command(commands, "advise", what, _ADVISE_EPILOG, _advise)
+    run = functools.partial(_run, report.advice_for)
+    parser = add_command(commands, "advise", what, _ADVISE_EPILOG, run)
     _add_shared(parser)
     parser.set_defaults(seed=0)
     what = "judge the parameters that a model draws"
-    parser = add_command(commands, "audit", what, _AUDIT_EPILOG, _audit)
+    run = functools.partial(_run, report.audit_of)
+    parser = add_command(commands, "audit", what, _AUDIT_EPILOG, run)
     _add_shared(parser)
     add_seed(parser)
 
@@ -80,8 +81,6 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="predict, and measure over so many draws beside it",
     )
-    add_fail_on(parser)
-    add_json_file(parser)
 
 
 def _draws(text: str) -> int:
@@ -90,16 +89,8 @@ def _draws(text: str) -> int:
     return int(text)
 
 
-def _advise(options: argparse.Namespace) -> int:
-    return _print(options, report.advice_for)
-
-
-def _audit(options: argparse.Namespace) -> int:
-    return _print(options, report.audit_of)
-
-
-def _print(
-    options: argparse.Namespace, judge: Callable[[report.AdviceRequest], report.Judged]
+def _run(
+    judge: Callable[[report.AdviceRequest], report.Judged], options: argparse.Namespace
 ) -> int:
     request = report.AdviceRequest(
         target=options.target,

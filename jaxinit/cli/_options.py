@@ -50,7 +50,10 @@ def add_command(
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the model and its example inputs: ``TARGET`` and ``--input``."""
+    """Adds what every command that judges a model takes.
+
+    The model and its example inputs, ``--json FILE`` and ``--fail-on``.
+    """
     parser.add_argument(
         "target",
         metavar="TARGET",
@@ -64,6 +67,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="example input such as 1x16:int32, or NAME=VALUE; repeat it for more",
     )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
+    parser.add_argument(
+        "--fail-on",
+        choices=SEVERITIES,
+        help="exit with status 1 on findings of this severity or above",
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -74,20 +83,6 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds ``--json``, for the standard output alone."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-
-
-def add_json_file(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--json FILE``."""
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
-
-
-def add_fail_on(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--fail-on``."""
-    parser.add_argument(
-        "--fail-on",
-        choices=SEVERITIES,
-        help="exit with status 1 on findings of this severity or above",
-    )
 
 
 def exit_status(options: argparse.Namespace, findings: Iterable[Finding]) -> int:

@@ -9,8 +9,6 @@ from jaxinit import report
 from jaxinit.cli._options import (
     EXIT_STATUS,
     add_command,
-    add_fail_on,
-    add_json_file,
     add_model,
     add_seed,
     exit_status,
@@ -53,8 +51,6 @@ def add_commands(commands: Any) -> None:
         default=[],
         help="leaves that may hold twins, such as output kernels that start at zero",
     )
-    add_json_file(parser)
-    add_fail_on(parser)
     parser.add_argument(
         "--strict",
         dest="fail_on",

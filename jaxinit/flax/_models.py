@@ -99,7 +99,6 @@ class NnxModel:
 
     def is_parameter(self, path: str) -> bool:
         """Whether the leaf is a parameter: every leaf is, since `shapes` has no others."""
-        del path
         return True
 
     def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:

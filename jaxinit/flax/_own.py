@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxinit._types import Shape
-from jaxinit.flax._layers import Roles, dense_general_counts, flat_shape
+from jaxinit.flax._layers import dense_general_counts, flat_shape, param_spec
 from jaxinit.flax._linen import Later, Made, Source, layer_axes, leaves_of, watch_init
 from jaxinit.initializers import (
     Fans,
@@ -29,10 +29,10 @@ from jaxinit.initializers import (
     from_jax,
     ones,
     reshaped,
-    stacked,
     zeros,
 )
 from jaxinit.jaxpr import Graph, trace
+from jaxinit.planning import ParamSpec, over_layers, with_roles
 
 # Above this many entries a function is not called to see whether it is constant.
 _MAX_CONSTANT = 2**16
@@ -78,15 +78,8 @@ def own_initializers(
     for path, leaf, names in leaves_of(variables):
         stack = layer_axes(leaf.shape, seen.get(path), names)
         read = None if stack is None else seen[path].read
-        own[path] = read and _stacked(read, stack or (), seen[path].shape, leaf.dtype)
+        own[path] = read and over_layers(read, param_spec(leaf, stack, None))
     return own
-
-
-def _stacked(
-    initializer: Initializer, stack: tuple[int, ...], layer: Shape, dtype: Any
-) -> Initializer:
-    constant = not initializer.random and initializer.law(layer, dtype).variance == 0
-    return initializer if constant or not stack else stacked(initializer, stack)
 
 
 def _read(made: Made) -> Initializer | Later | None:
@@ -157,10 +150,7 @@ def _lasting(initializer: Initializer, drawn: Shape, made: Made) -> Initializer:
     from plain to explicit.
     """
     target = initializer.law(drawn, made.dtype)
-    candidates = [initializer]
-    if made.roles is not None:
-        candidates.append(_with_roles(initializer, made.roles))
-    for candidate in candidates:
+    for candidate in (initializer, _planned(initializer, made)):
         if drawn != made.shape and (target.slabs or not candidate.elementwise):
             break
         if _keeps(candidate, target, made):
@@ -169,29 +159,19 @@ def _lasting(initializer: Initializer, drawn: Shape, made: Made) -> Initializer:
 
 
 def _keeps(initializer: Initializer, target: Law, made: Made) -> bool:
-    planned = initializer if made.roles is None else _with_roles(initializer, made.roles)
+    planned = _planned(initializer, made)
     if not initializer.elementwise and planned != initializer:
         return False
     try:
-        return all(
-            _equal(value.law(made.shape, made.dtype), target) for value in (initializer, planned)
-        )
+        return all(value.law(made.shape, made.dtype) == target for value in (initializer, planned))
     except ValueError:
         return False
 
 
-def _with_roles(initializer: Initializer, roles: Roles) -> Initializer:
-    return initializer.with_axes(
-        roles.axes, groups=roles.groups, transposed_strides=roles.transposed_strides
-    )
-
-
-def _equal(one: Law, other: Law) -> bool:
-    # The kurtosis of a constant is NaN, which equals nothing.
-    same = (one.mean, one.variance, one.support, one.slabs) == (
-        other.mean, other.variance, other.support, other.slabs,
-    )  # fmt: skip
-    return same and (one.variance == 0 or one.kurtosis == other.kurtosis)
+def _planned(initializer: Initializer, made: Made) -> Initializer:
+    """What a plan makes of the initializer of a leaf."""
+    roles = {} if made.roles is None else vars(made.roles)
+    return with_roles(initializer, ParamSpec(made.shape, made.dtype, **roles))
 
 
 def _as_constant(source: Source, shape: Shape) -> Initializer | None:

@@ -10,18 +10,21 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxinit._arguments import Axis, Kind, Shape, as_dtype, as_key, as_shape, source_of
-from jaxinit.initializers._fans import Axes, Fans
+from jaxinit._arguments import Kind, Shape, as_dtype, as_key, as_shape, source_of
 from jaxinit.initializers._laws import Law, check_fits, widened
 from jaxinit.initializers._placement import draw_onto
 from jaxinit.initializers._protocol import Initializer, OutSharding
+
+REAL: frozenset[Kind] = frozenset({"float"})
+INEXACT: frozenset[Kind] = frozenset({"float", "complex"})
+NUMERIC: frozenset[Kind] = frozenset({"float", "complex", "integer", "bool"})
 
 
 class Traits(NamedTuple):
@@ -34,7 +37,7 @@ class Traits(NamedTuple):
         random: whether draws depend on the key.
     """
 
-    kinds: frozenset[Kind] = frozenset({"float", "complex"})
+    kinds: frozenset[Kind] = INEXACT
     elementwise: bool = True
     random: bool = True
 
@@ -112,20 +115,6 @@ class BaseInitializer(Initializer):
             TypeError, ValueError: where drawing would, for the same shape and dtype.
         """
         return _law(self, as_shape(self.label, shape), self.resolve_dtype(dtype))
-
-    def fans(self, shape: Sequence[int]) -> Fans | None:
-        """Fans of a kernel of this shape, or None where the law knows no fans."""
-        del shape
-
-    @property
-    def axes(self) -> Axes | None:
-        """Roles of the kernel's axes, or None where the law knows no axes."""
-        return None
-
-    def with_axes(self, axes: Axes, *, groups: int = 1, transposed_strides: Axis = ()) -> Self:
-        """The same law with the true axes of a kernel, unless axes were chosen by hand."""
-        del axes, groups, transposed_strides
-        return self
 
     @property
     def label(self) -> str:

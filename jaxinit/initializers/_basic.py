@@ -20,7 +20,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxinit._arguments import FrozenArray, Shape, as_flag, as_number, as_scale
 from jaxinit.initializers import _laws as laws
-from jaxinit.initializers._base import BaseInitializer, Traits, call_of, settle
+from jaxinit.initializers._base import NUMERIC, REAL, BaseInitializer, Traits, call_of, settle
 from jaxinit.initializers._protocol import OutSharding
 
 # Below this share of the normal's mass between the bounds, float32 inversion of the distribution
@@ -40,9 +40,7 @@ class Constant(BaseInitializer):
     value: FrozenArray
 
     name: ClassVar[str] = "constant"
-    own_traits: ClassVar[Traits] = Traits(
-        frozenset({"float", "complex", "integer", "bool"}), random=False
-    )
+    own_traits: ClassVar[Traits] = Traits(NUMERIC, random=False)
 
     def __post_init__(self) -> None:
         settle(self, value=FrozenArray.of)
@@ -163,7 +161,7 @@ class Uniform(BaseInitializer):
     maxval: float
 
     name: ClassVar[str] = "uniform"
-    own_traits: ClassVar[Traits] = Traits(frozenset({"float"}))
+    own_traits: ClassVar[Traits] = Traits(REAL)
 
     def __post_init__(self) -> None:
         settle(self, minval=as_number, maxval=as_number)
@@ -305,7 +303,7 @@ class TruncatedNormal(BaseInitializer):
     exact: bool = False
 
     name: ClassVar[str] = "truncated_normal"
-    own_traits: ClassVar[Traits] = Traits(frozenset({"float"}))
+    own_traits: ClassVar[Traits] = Traits(REAL)
 
     def __post_init__(self) -> None:
         settle(

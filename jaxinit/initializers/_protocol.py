@@ -22,7 +22,8 @@ class Initializer(Protocol):
     """A hashable value, called as ``(key, shape, dtype, out_sharding)``, that declares its law.
 
     Plans, checks and advice take anything with these members; `BaseInitializer` has all of them
-    but the law. A function of ``jax.nn.initializers`` has none: translate it with `from_jax`.
+    but the law. A law that knows no kernel keeps the fans and axes that are defined here.
+    A function of ``jax.nn.initializers`` has none of them: translate it with `from_jax`.
     """
 
     @abc.abstractmethod
@@ -41,21 +42,18 @@ class Initializer(Protocol):
         """The law of an entry of an array of this shape and dtype."""
         ...
 
-    @abc.abstractmethod
     def fans(self, shape: Sequence[int]) -> Fans | None:
         """Fans of a kernel of this shape, or None where the law knows no fans."""
-        ...
+        return None
 
-    @abc.abstractmethod
     def with_axes(self, axes: Axes, *, groups: int = 1, transposed_strides: Axis = ()) -> Self:
         """The same law with the true axes of a kernel, unless axes were chosen by hand."""
-        ...
+        return self
 
     @property
-    @abc.abstractmethod
     def axes(self) -> Axes | None:
         """Roles of the kernel's axes, or None where the law knows no axes."""
-        ...
+        return None
 
     @property
     @abc.abstractmethod

@@ -106,13 +106,14 @@ def describe(name: str) -> Description:
     return _BY_NAME[name]
 
 
-def get(source: Any, **arguments: Any) -> Initializer:
+def get(source: Any, *positional: Any, **arguments: Any) -> Initializer:
     """An initializer from whatever names one.
 
     Args:
         source: a name of the catalogue, a config, an initializer, or a closure of
             ``jax.nn.initializers``.
-        **arguments: arguments of the factory; with a name only.
+        *positional: arguments of the factory by position; with a name only.
+        **arguments: arguments of the factory by name; with a name only.
 
     Returns:
         The initializer.
@@ -126,11 +127,10 @@ def get(source: Any, **arguments: Any) -> Initializer:
         2.0
     """
     if isinstance(source, str):
-        return _call(describe(source), arguments)
-    if arguments:
-        raise TypeError(
-            f"get needs a name beside arguments, got {source!r} with {sorted(arguments)}."
-        )
+        return _call(describe(source), *positional, **arguments)
+    if positional or arguments:
+        given = [*positional, *sorted(arguments)]
+        raise TypeError(f"get needs a name beside arguments, got {source!r} with {given}.")
     if _is_initializer(source):
         return source
     if isinstance(source, Mapping):
@@ -147,25 +147,22 @@ def _is_initializer(value: Any) -> TypeGuard[Initializer]:
     return isinstance(value, Initializer) and not isinstance(value, type)
 
 
-def _call(described: Description, arguments: Mapping[str, Any]) -> Initializer:
-    if isinstance(described.factory, BaseInitializer):
-        if set(arguments) - {"dtype"}:
-            raise TypeError(
-                f"{described.name} takes no arguments but dtype, got {sorted(arguments)}."
-            )
-        return dataclasses.replace(described.factory, **arguments)
+def _call(described: Description, *positional: Any, **arguments: Any) -> Initializer:
+    name, factory = described.name, described.factory
+    given = [*positional, *sorted(arguments)]
+    if isinstance(factory, BaseInitializer):
+        if positional or arguments.keys() - {"dtype"}:
+            raise TypeError(f"{name} takes no arguments but dtype, got {given}.")
+        return dataclasses.replace(factory, **arguments)
+    signature = inspect.signature(factory)
     try:
-        inspect.signature(described.factory).bind(**arguments)
+        signature.bind(*positional, **arguments)
     except TypeError as error:
         raise TypeError(
-            f"{described.name} needs other arguments: {error}, got {sorted(arguments)}. "
-            f"Its signature is {described.name}{_parameters(described.factory)}."
+            f"{name} needs other arguments: {error}, got {given}. "
+            f"Its signature is {name}({', '.join(signature.parameters)})."
         ) from None
-    return described.factory(**arguments)
-
-
-def _parameters(factory: Callable[..., Any]) -> str:
-    return f"({', '.join(inspect.signature(factory).parameters)})"
+    return factory(*positional, **arguments)
 
 
 def to_config(initializer: Initializer) -> dict[str, Any]:
@@ -226,7 +223,7 @@ def from_config(config: Mapping[str, Any]) -> Initializer:
             "Write for example {'name': 'he_normal'}."
         )
     arguments = {name: _decode(value) for name, value in config.items() if name != "name"}
-    return _call(describe(config["name"]), arguments)
+    return _call(describe(config["name"]), **arguments)
 
 
 def _encode(value: Any) -> Any:

@@ -31,7 +31,7 @@ from jaxinit._arguments import (
     as_shape,
 )
 from jaxinit.initializers import _laws as laws
-from jaxinit.initializers._base import BaseInitializer, Traits, settle
+from jaxinit.initializers._base import NUMERIC, BaseInitializer, Traits, settle
 from jaxinit.initializers._fans import Axes, Fans
 from jaxinit.initializers._protocol import Initializer
 
@@ -44,9 +44,7 @@ class Wrapper(BaseInitializer):
     Whatever a subclass does not define comes from ``inner``: traits, axes, fans and dtypes.
     """
 
-    own_traits: ClassVar[Traits] = Traits(
-        frozenset({"float", "complex", "integer", "bool"}), random=False
-    )
+    own_traits: ClassVar[Traits] = Traits(NUMERIC, random=False)
 
     @property
     @abc.abstractmethod
@@ -119,7 +117,6 @@ def _agreed(values: Iterable[T]) -> T | None:
 
 def as_initializer(caller: str, name: str, value: Any) -> BaseInitializer:
     """An initializer that can be drawn with, or a ``TypeError`` that says how to get one."""
-    del name
     if not isinstance(value, BaseInitializer):
         raise TypeError(
             f"{caller} needs an initializer of jaxinit, got {value!r}. Build one, for example "
@@ -137,7 +134,7 @@ class Scaled(SingleWrapper):
 
     name: ClassVar[str] = "scaled"
     # Products of whole numbers would be cut off.
-    own_traits: ClassVar[Traits] = Traits(frozenset({"float", "complex"}), random=False)
+    own_traits: ClassVar[Traits] = Traits(random=False)
 
     def __post_init__(self) -> None:
         settle(self, initializer=as_initializer, factor=as_number)

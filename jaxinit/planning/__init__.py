@@ -1,7 +1,6 @@
 """One tree: rules that say which law each leaf gets, keys by path, and a plan that draws them."""
 
 from jaxinit.planning._fingerprint import LANES as LANES
-from jaxinit.planning._fingerprint import Fingerprint as Fingerprint
 from jaxinit.planning._fingerprint import fingerprint as fingerprint
 from jaxinit.planning._fingerprint import mix as mix
 from jaxinit.planning._fingerprint import words_of as words_of
@@ -10,30 +9,25 @@ from jaxinit.planning._keys import key_for_path as key_for_path
 from jaxinit.planning._keys import keys_for_paths as keys_for_paths
 from jaxinit.planning._leaves import Change as Change
 from jaxinit.planning._leaves import Group as Group
-from jaxinit.planning._leaves import PlanDiff as PlanDiff
 from jaxinit.planning._leaves import PlannedLeaf as PlannedLeaf
 from jaxinit.planning._messages import listing as listing
 from jaxinit.planning._messages import suggestion as suggestion
-from jaxinit.planning._paths import FlatTree as FlatTree
 from jaxinit.planning._paths import ParamSpec as ParamSpec
 from jaxinit.planning._paths import as_numeric_dtype as as_numeric_dtype
 from jaxinit.planning._paths import canonical_path as canonical_path
 from jaxinit.planning._paths import flatten as flatten
 from jaxinit.planning._paths import spec_of as spec_of
-from jaxinit.planning._patterns import Matcher as Matcher
-from jaxinit.planning._patterns import Pattern as Pattern
 from jaxinit.planning._patterns import Patterns as Patterns
-from jaxinit.planning._patterns import Predicate as Predicate
 from jaxinit.planning._patterns import as_matcher as as_matcher
 from jaxinit.planning._patterns import compile_glob as compile_glob
 from jaxinit.planning._patterns import matching_paths as matching_paths
 from jaxinit.planning._plan import Plan as Plan
 from jaxinit.planning._plan import plan as plan
-from jaxinit.planning._rules import InitializerLike as InitializerLike
 from jaxinit.planning._rules import LikeKernel as LikeKernel
 from jaxinit.planning._rules import Rules as Rules
 from jaxinit.planning._rules import as_rules as as_rules
 from jaxinit.planning._rules import like_kernel as like_kernel
+from jaxinit.planning._rules import over_layers as over_layers
 from jaxinit.planning._rules import with_roles as with_roles
 from jaxinit.planning._shardings import ShardingRules as ShardingRules
 from jaxinit.planning._shardings import check_fit as check_fit

@@ -70,7 +70,7 @@ def matching_paths(
 
     Args:
         caller: public name that an error starts with.
-        argument: name of the argument that holds the patterns.
+        argument: the argument that holds the patterns, as the error writes it.
         patterns: one pattern, or several.
         specs: what a predicate is told of each leaf, by path.
 
@@ -82,11 +82,11 @@ def matching_paths(
         patterns = [cast(Pattern, patterns)]
     chosen: set[str] = set()
     for pattern in patterns:
-        matcher = as_matcher(f"{caller}, in {argument}=,", pattern)
+        matcher = as_matcher(f"{caller}, in {argument},", pattern)
         hits = {path for path, spec in specs.items() if matcher.matches(path, spec)}
         if not hits:
             raise ValueError(
-                f"{caller} needs every pattern in {argument}= to match a leaf, got "
+                f"{caller} needs every pattern in {argument} to match a leaf, got "
                 f"{matcher.text!r}, which matches none{suggestion(matcher.text, specs)}. "
                 "Remove or correct it."
             )

@@ -148,7 +148,7 @@ class Plan:
             wanted = [leaf for leaf in self.leaves if leaf.path not in kept]
         else:
             specs = {leaf.path: leaf.spec for leaf in self.leaves}
-            chosen = matching_paths("plan.init", "only", only, specs)
+            chosen = matching_paths("plan.init", "only=", only, specs)
             wanted = [leaf for leaf in self.leaves if leaf.path in chosen]
         names = {leaf.path for leaf in wanted}
         untouched = {path: x for path, x in (donated | kept).items() if path not in names}

@@ -244,7 +244,9 @@ def _fit(
 ) -> Initializer:
     """The initializer for one leaf; `kernel` is the sibling of a `like_kernel` and its rule's."""
     if not isinstance(initializer, LikeKernel):
-        return _stack(with_roles(initializer, spec), spec)
+        fitted = with_roles(initializer, spec)
+        # A rule may stack the layers itself.
+        return fitted if fitted.label == "stacked" else over_layers(fitted, spec)
     if kernel is None:
         raise ValueError(
             f"{initializer!r} needs a sibling named {' or '.join(_sibling_names(initializer))} "
@@ -252,7 +254,7 @@ def _fit(
             "own."
         )
     fans = _fans_of_kernel(initializer, *kernel)
-    return _stack(cast(Any, initializer.initializer).at_fans(fans), spec)
+    return over_layers(cast(Any, initializer.initializer).at_fans(fans), spec)
 
 
 def with_roles(initializer: Initializer, spec: ParamSpec) -> Initializer:
@@ -264,9 +266,9 @@ def with_roles(initializer: Initializer, spec: ParamSpec) -> Initializer:
     )
 
 
-def _stack(initializer: Initializer, spec: ParamSpec) -> Initializer:
-    """Draws every layer along the stacked axes on its own, unless the rule says so itself."""
-    if not spec.stack_axes or initializer.label == "stacked":
+def over_layers(initializer: Initializer, spec: ParamSpec) -> Initializer:
+    """The initializer of one layer, for all layers along the stacked axes."""
+    if not spec.stack_axes:
         return initializer
     law = initializer.law(spec.layer_shape, spec.dtype)
     if not initializer.random and law.variance == 0:

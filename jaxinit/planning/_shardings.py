@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +24,11 @@ from jaxinit.planning._paths import flatten, spec_of
 from jaxinit.planning._patterns import Matcher, Pattern, as_matcher
 from jaxinit.planning._rules import as_pairs, assign
 
+# A leaf that asks for a place.
+Placed: TypeAlias = PlannedLeaf | jax.ShapeDtypeStruct
 ShardingRule: TypeAlias = tuple[Pattern, PartitionSpec | NamedSharding | None]
 
 _EXAMPLE = "('**/kernel', PartitionSpec(None, 'model'))", "('**', PartitionSpec())"
-
-
-class Placed(Protocol):
-    """An array that is there or not, with the place that it asks for."""
-
-    @property
-    def shape(self) -> Shape: ...
-    @property
-    def dtype(self) -> Any: ...
-    @property
-    def sharding(self) -> ArraySharding: ...
 
 
 def _is_sharding(value: Any) -> bool:

@@ -383,21 +383,8 @@ def gain_row(target: str, inputs: int | None = None) -> Summary:
 
 def print_gain(console: Console, row: Summary) -> None:
     """Prints the summary: a table, torch's gain and the difference to it, and warnings."""
-    known, pair = row.moments, row.critical
     table = new_table(["", "value", "what it is"], ["value"])
-    for label, value, meaning in (
-        ("E f", known.mean, "mean of the output, for N(0, 1) in"),
-        ("E f^2", known.second_moment, "its second moment"),
-        ("E f'^2", known.derivative_second_moment, "second moment of the slope"),
-        ("forward gain", row.forward_gain, "keeps the second moment of signals"),
-        ("backward gain", row.backward_gain, "keeps the second moment of gradients"),
-        ("chi1", row.chi1, "growth of gradients at the forward gain"),
-        ("Q'(1)", row.slope, "slope of the length map; above 1 unstable"),
-        ("torch gain", row.torch and row.torch.gain, "torch.nn.init.calculate_gain"),
-        ("C_W", pair and pair.weight_variance, "critical weight variance, times fan_in"),
-        ("C_b", pair and pair.bias_variance, "critical bias variance"),
-        ("q*", pair and pair.variance, "variance of the signal there"),
-    ):
+    for label, value, meaning in row.quantities:
         table.add_row(label, "none" if value is None else f"{value:.9g}", meaning)
     console.print(Text(row.name, "bold cyan"))
     console.print(table)

@@ -17,13 +17,13 @@ import jax
 
 import jaxinit
 from jaxinit import checks
-from jaxinit.planning import ParamSpec, Plan
+from jaxinit.planning import ParamSpec, Plan, matching_paths
 from jaxinit.report._assemble import Assembled, Pairs, Specs, assemble, opened_rules
-from jaxinit.report._findings import Understood, find, joined, matched_paths, understand
+from jaxinit.report._findings import find, joined, understand
 from jaxinit.report._groups import Drawn
 from jaxinit.report._output import Watch
 from jaxinit.report._parsing import parse_dtype, types_of
-from jaxinit.report._report import Environment, LeafRole, Report, Request, Timing, Total
+from jaxinit.report._report import Environment, Report, Request, Timing, Total
 from jaxinit.report._targets import Opened, Unusable, as_unusable, opened_model
 
 # By default the model's own init is timed up to this many parameters, and a second draw is timed
@@ -75,7 +75,7 @@ class _Work:
     def report(self, rules: Pairs | Plan | None, dtype: Any) -> Report:
         specs, assembled = self.plan(rules, dtype)
         with as_unusable():
-            allowed = matched_paths(self.request.allow, specs)
+            allowed = matching_paths("jaxinit report", "--allow", self.request.allow, specs)
         with self.timed("draw, first time (compiles)"):
             values = self.draw(assembled, "draw")
         is_quick = self.timings[-1].seconds < _MOST_REPEATED_SECONDS
@@ -106,8 +106,8 @@ class _Work:
             groups=drawn.groups(),
             timings=tuple(self.timings),
             no_reading=understood.why_not,
-            reading=_roles(understood),
-            advice=_advice(understood),
+            reading=understood.roles(),
+            advice=understood.said(),
             findings=joined(checked, understood),
         )
 
@@ -127,7 +127,6 @@ class _Work:
         """Draws all leaves: the plan its own, the model the rest."""
 
         def progress(done: int, total: int, done_bytes: int, total_bytes: int) -> None:
-            del done, total
             self.watch(stage, done_bytes, total_bytes)
 
         values = dict(assembled.plan.init(self.key, progress=progress))
@@ -143,19 +142,6 @@ class _Work:
         with self.timed("the model's own jitted init, first time"):
             values = jax.block_until_ready(self.model.draw(self.key))
         return {} if self.request.rules is None else checks.measure(values)
-
-
-def _roles(understood: Understood) -> tuple[LeafRole, ...] | None:
-    if understood.reading is None:
-        return None
-    return tuple(LeafRole(p.path, p.role, p.fan_in, p.fan_out) for p in understood.reading)
-
-
-def _advice(understood: Understood) -> dict[str, Any] | None:
-    if understood.advice is None:
-        return None
-    said = understood.advice.to_dict()
-    return {name: said[name] for name in ("goal", "prescriptions")}
 
 
 def _total(shapes: Iterable[ParamSpec]) -> Total:

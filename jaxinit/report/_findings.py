@@ -23,7 +23,6 @@ from jaxinit.advice import (
     present_of_initializers,
 )
 from jaxinit.checks import Measured
-from jaxinit.planning import ParamSpec, as_matcher
 from jaxinit.reading import Reading
 from jaxinit.report._assemble import Assembled, Specs
 from jaxinit.report._targets import NotReadError, Opened, error_text, read_model
@@ -66,25 +65,6 @@ def find(
         *_twins(twins(planned, plan=assembled.plan)),
         *_twins(twins(rest)),
     )
-
-
-def matched_paths(patterns: Sequence[str], specs: Mapping[str, ParamSpec]) -> set[str]:
-    """Paths that any of several globs matches.
-
-    Raises:
-        ValueError: when a glob is malformed or matches no leaf.
-    """
-    paths: set[str] = set()
-    for pattern in patterns:
-        matcher = as_matcher("--allow", pattern)
-        hits = {path for path, spec in specs.items() if matcher.matches(path, spec)}
-        if not hits:
-            raise ValueError(
-                f"--allow needs a pattern that matches a leaf, got {pattern!r}. "
-                f"The model has for example {next(iter(specs))}."
-            )
-        paths |= hits
-    return paths
 
 
 def _unknown(paths: Sequence[str]) -> Iterator[Finding]:
@@ -165,6 +145,20 @@ class Understood:
     reading: Reading | None = None
     advice: Advice | None = None
     why_not: str | None = None
+
+    def roles(self) -> list[dict[str, Any]] | None:
+        """Role and fans of each leaf, as plain values; None without a reading."""
+        if self.reading is None:
+            return None
+        names = ("path", "role", "fan_in", "fan_out")
+        return [{name: getattr(each, name) for name in names} for each in self.reading]
+
+    def said(self) -> dict[str, Any] | None:
+        """Goal and prescriptions, as `jaxinit advise` writes them; None without advice."""
+        if self.advice is None:
+            return None
+        written = self.advice.to_dict()
+        return {name: written[name] for name in ("goal", "prescriptions")}
 
     @functools.cached_property
     def prescriptions(self) -> dict[str, Prescription]:

@@ -61,7 +61,6 @@ class Drawn:
                 if read.fan_in is not None and read.fan_out is not None:
                     fans = Fans(read.fan_in, read.fan_out)
         return ReportedGroup(
-            patterns=(),
             shape=self.shapes[path].shape,
             dtype=str(self.shapes[path].dtype),
             initializer=planned and repr(planned.initializer),
@@ -69,15 +68,11 @@ class Drawn:
             fan_in=fans and fans.fan_in,
             fan_out=fans and fans.fan_out,
             expected_std=planned and planned.law.std,
-            measured_std=None,
-            worst_z=None,
             own_initializer=replaced and repr(replaced.initializer),
             own_std=replaced and replaced.law.std,
-            own_measured_std=None,
             advised=advised and repr(advised.initializer),
             advised_std=advised and advised.std,
             parameters=self.is_parameter(path),
-            leaves=(),
         )
 
     def _filled(self, traits: ReportedGroup, paths: Sequence[str]) -> ReportedGroup:
@@ -96,7 +91,7 @@ class Drawn:
     def _leaf(self, path: str) -> ReportedLeaf:
         found = self.measured[path]
         if not found.n:
-            return ReportedLeaf(path, None, None, None, None, 0, None, None)
+            return ReportedLeaf(path)
         mean_score = spread_score = None
         planned = self.assembled.plan[path] if path in self.assembled.plan else None
         # The moments of a fused array are those of a mixture; `checks` looks at its parts.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import inspect
 import json
 import math
 import operator
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinit.initializers import Initializer, describe, get, names
+from jaxinit.initializers import Initializer, get, names
 from jaxinit.planning import LikeKernel, as_numeric_dtype, like_kernel
 
 _CONSTANTS = {"inf": math.inf, "nan": math.nan, "true": True, "false": False, "null": None}
@@ -186,19 +185,8 @@ class _Reader:
         if name == "float" and len(positional) == 1 and not named:
             return float(positional[0])
         if name == "like_kernel":
-            factory: Any = like_kernel
-        else:
-            factory = describe(name).factory
-            if isinstance(factory, Initializer):
-                if positional:
-                    raise TypeError(f"{name} takes no arguments but dtype, got {self.text!r}.")
-                return get(name, **named)
-        try:
-            bound = inspect.signature(factory).bind(*positional, **named)
-        except TypeError as error:
-            signature = ", ".join(inspect.signature(factory).parameters)
-            raise TypeError(f"{name}({signature}): {error}, got {self.text!r}.") from None
-        return factory(*bound.args, **bound.kwargs)
+            return like_kernel(*positional, **named)
+        return get(name, *positional, **named)
 
 
 # Dtypes and shapes.

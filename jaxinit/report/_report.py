@@ -88,16 +88,16 @@ class ReportedLeaf:
     """
 
     path: str
-    mean: complex | float | None
-    std: float | None
-    low: float | None
-    high: float | None
-    nonfinite: int
-    mean_z: float | None
-    spread_z: float | None
+    mean: complex | float | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    nonfinite: int = 0
+    mean_z: float | None = None
+    spread_z: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportedGroup:
     """Leaves that are drawn alike; a report has one entry for them.
 
@@ -124,7 +124,7 @@ class ReportedGroup:
         leaves: its members.
     """
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
     shape: tuple[int, ...]
     dtype: str
     initializer: str | None
@@ -132,15 +132,15 @@ class ReportedGroup:
     fan_in: float | None
     fan_out: float | None
     expected_std: float | None
-    measured_std: float | None
-    worst_z: float | None
+    measured_std: float | None = None
+    worst_z: float | None = None
     own_initializer: str | None
     own_std: float | None
-    own_measured_std: float | None
+    own_measured_std: float | None = None
     advised: str | None
     advised_std: float | None
     parameters: bool
-    leaves: tuple[ReportedLeaf, ...]
+    leaves: tuple[ReportedLeaf, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,23 +154,6 @@ class Timing:
 
     stage: str
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class LeafRole:
-    """What the model does with one leaf.
-
-    Attributes:
-        path: canonical path.
-        role: ``"kernel"``, ``"bias"``, ``"embedding"``, ...
-        fan_in: products that one output sums over; None where the role has none.
-        fan_out: outputs that one input feeds.
-    """
-
-    path: str
-    role: str
-    fan_in: float | None
-    fan_out: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +200,7 @@ class Report:
         groups: the leaves, by how they are drawn, largest first.
         timings: wall times, in order.
         no_reading: why the forward pass was not read; None where it was.
-        reading: what the model does with each leaf; None where it was not read.
+        reading: path, role and fans of each leaf; None where the model was not read.
         advice: goal and prescriptions in the form that `jaxinit advise` writes; None without a
             reading.
         findings: what to look at, the most severe first.
@@ -235,7 +218,7 @@ class Report:
     groups: tuple[ReportedGroup, ...]
     timings: tuple[Timing, ...]
     no_reading: str | None
-    reading: tuple[LeafRole, ...] | None
+    reading: Sequence[Mapping[str, Any]] | None
     advice: Mapping[str, Any] | None
     findings: tuple[Finding, ...]
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr import SUMS, Class, Node, Rules, bind, on_numpy
+from jaxinit.jaxpr import SUMS, Class, Node, bind, on_numpy
 from jaxinit.signal import _tables as tables
 from jaxinit.signal._rules import Aval, is_float, one_of, rules, unknown
 from jaxinit.signal._sums import centred, softmax, spread_left
@@ -333,26 +333,22 @@ def _bounded(tape: Tape, name: str, operands: Sequence[Signal], table: np.ndarra
     return table * tables.rowwise(np.array([0.0, np.sqrt(3.0)]), table)
 
 
-_Evaluated: TypeAlias = tuple[np.ndarray, Sequence[np.ndarray | None]]
+_Slopes: TypeAlias = Sequence[np.ndarray | None]
 
 
-def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> _Evaluated:
+def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, _Slopes]:
     """Values of a primitive, and its slope in each operand; None where it has none."""
-    rule = _slopes.get(node.primitive)
-    if rule is not None:
-        return rule(node, *arrays)
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
-    full = [np.broadcast_to(x, shape) for x in arrays]
-    if node.primitive == "select_n":
-        which = np.asarray(full[0], dtype=int)
-        table = np.choose(which, full[1:])
-        return table, [None, *((which == i).astype(float) for i in range(len(full) - 1))]
+    slopes = _SLOPES.get(node.primitive)
+    if slopes is not None:
+        values = on_numpy(node.primitive, node.params, arrays)
+        return np.asarray(values, float), slopes(*arrays)
     kind = bool if node.primitive in ("and", "or", "not", "xor") else float
+    full = np.broadcast_arrays(*arrays)
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         return _bound(node, [jnp.asarray(x.astype(kind)) for x in full])
 
 
-def _bound(node: Node, values: Sequence[jax.Array]) -> _Evaluated:
+def _bound(node: Node, values: Sequence[jax.Array]) -> tuple[np.ndarray, _Slopes]:
     first = bind(node.equation, values)[0]
     if not is_float(first):
         return np.asarray(first, dtype=float), [None] * len(values)
@@ -370,39 +366,21 @@ def _bound(node: Node, values: Sequence[jax.Array]) -> _Evaluated:
     return np.asarray(first), slopes
 
 
-# The commonest primitives, without a compilation.
-_slopes: Rules[Callable[..., _Evaluated]] = Rules("slopes")
+def _slopes_of_choice(which: np.ndarray, *cases: np.ndarray) -> _Slopes:
+    return [None, *((which.astype(int) == i).astype(float) for i in range(len(cases)))]
 
 
-@_slopes("add", "add_any")
-def _slope_of_sum(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    return a + b, [tables.ONE, tables.ONE]
-
-
-@_slopes("sub")
-def _slope_of_difference(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    return a - b, [tables.ONE, -tables.ONE]
-
-
-@_slopes("mul")
-def _slope_of_product(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    return a * b, [b, a]
-
-
-@_slopes("neg")
-def _slope_of_negative(node: Node, a: np.ndarray) -> _Evaluated:
-    return -a, [-tables.ONE]
-
-
-@_slopes("square")
-def _slope_of_square(node: Node, a: np.ndarray) -> _Evaluated:
-    return a * a, [2 * a]
-
-
-@_slopes("ge", "gt", "le", "lt")
-def _slope_of_comparison(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    compared = on_numpy(node.primitive, node.params, (a, b))
-    return np.asarray(compared, float), [None, None]
+# Slopes of the commonest primitives, whose values NumPy computes without a compilation.
+_SLOPES: Mapping[str, Callable[..., _Slopes]] = {
+    "add": lambda a, b: (tables.ONE, tables.ONE),
+    "add_any": lambda a, b: (tables.ONE, tables.ONE),
+    "sub": lambda a, b: (tables.ONE, -tables.ONE),
+    "mul": lambda a, b: (b, a),
+    "neg": lambda a: (-tables.ONE,),
+    "square": lambda a: (2 * a,),
+    "select_n": _slopes_of_choice,
+    **dict.fromkeys(("ge", "gt", "le", "lt"), lambda a, b: (None, None)),
+}
 
 
 # Sums and products of values that depend on more numbers than a table has axes. ``n + z * (h - n)``

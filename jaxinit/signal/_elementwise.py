@@ -406,7 +406,7 @@ def _resolved(
         return None
     polynomial, atoms = found
     mean = _expectation(polynomial, atoms)
-    variance = np.maximum(_expectation(_product(polynomial, polynomial), atoms) - mean**2, 0.0)
+    variance = _expectation(_product(polynomial, polynomial), atoms) - mean**2
     crossed = np.sum([tape.cross(x) - x.mean**2 for x in operands], axis=0)
     return tape.normal(
         mean,

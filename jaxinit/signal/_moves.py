@@ -93,8 +93,7 @@ def mixture(
     mass = np.concatenate([share * tables.weights() for share in shares])
     table, _ = tables.compress(np.concatenate([over_nodes(x) for x in signals], axis=1), mass)
     crossed = shares @ np.stack([np.maximum(tape.cross(x) - x.mean**2, 0) for x in signals])
-    mean = tables.expectation(table)
-    variance = np.maximum(tables.expectation(table**2) - mean**2, 0.0)
+    variance = tables.expectation(table**2) - tables.expectation(table) ** 2
     source = tape.source(tables.fraction(crossed, variance), tape.roots(*signals))
     stacked = axis is not None and not features[axis]
     edges = [Edge(x.number, gain=tables.ends(1.0), stacked=stacked) for x in signals]

@@ -84,7 +84,7 @@ def ends(gain: Any) -> np.ndarray:
 
 
 def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Part of a whole, between 0 and 1; the part itself where the whole is 0."""
+    """Part of a whole, between 0 and 1; the part itself where the whole is 0 or less."""
     return np.clip(part / np.where(whole > 0, whole, 1.0), 0.0, 1.0)
 
 

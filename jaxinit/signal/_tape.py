@@ -56,7 +56,6 @@ class Tag:
         factor: entries summed over times what the sum was multiplied with since; 1 for a mean.
         count: entries summed over.
         axes: axes summed over.
-        units: whether these are all axes of independent units.
         among: how many of the terms of one sum are units of one position.
     """
 
@@ -65,8 +64,12 @@ class Tag:
     factor: float = 1.0
     count: int = 1
     axes: tuple[int, ...] = ()
-    units: bool = False
     among: int = 1
+
+    @property
+    def over_units(self) -> bool:
+        """Whether all terms of one sum are units of one position."""
+        return self.among == self.count
 
     @property
     def is_mean(self) -> bool:
@@ -290,7 +293,7 @@ class Tape:
         roots: frozenset[int] | None = None,
         **facts: Any,
     ) -> Signal:
-        """A signal of normal entries; a constant one where the variance is 0."""
+        """A signal of normal entries; a constant one where the variance is 0 or less."""
         mean, variance = (
             np.broadcast_to(np.asarray(m, float), (tables.ROWS,)) for m in (mean, variance)
         )

@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr import SUMS, Class, Node, bind, on_numpy
+from jaxinit.jaxpr import SUMS, Class, Node, Rules, bind, on_numpy
 from jaxinit.signal import _tables as tables
 from jaxinit.signal._rules import Aval, is_float, one_of, rules, unknown
 from jaxinit.signal._sums import centred, softmax, spread_left
@@ -338,7 +338,7 @@ _Slopes: TypeAlias = Sequence[np.ndarray | None]
 
 def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, _Slopes]:
     """Values of a primitive, and its slope in each operand; None where it has none."""
-    slopes = _SLOPES.get(node.primitive)
+    slopes = _slopes.get(node.primitive)
     if slopes is not None:
         values = on_numpy(node.primitive, node.params, arrays)
         return np.asarray(values, float), slopes(*arrays)
@@ -371,16 +371,14 @@ def _slopes_of_choice(which: np.ndarray, *cases: np.ndarray) -> _Slopes:
 
 
 # Slopes of the commonest primitives, whose values NumPy computes without a compilation.
-_SLOPES: Mapping[str, Callable[..., _Slopes]] = {
-    "add": lambda a, b: (tables.ONE, tables.ONE),
-    "add_any": lambda a, b: (tables.ONE, tables.ONE),
-    "sub": lambda a, b: (tables.ONE, -tables.ONE),
-    "mul": lambda a, b: (b, a),
-    "neg": lambda a: (-tables.ONE,),
-    "square": lambda a: (2 * a,),
-    "select_n": _slopes_of_choice,
-    **dict.fromkeys(("ge", "gt", "le", "lt"), lambda a, b: (None, None)),
-}
+_slopes: Rules[Callable[..., _Slopes]] = Rules("slopes")
+_slopes("add", "add_any")(lambda a, b: (tables.ONE, tables.ONE))
+_slopes("sub")(lambda a, b: (tables.ONE, -tables.ONE))
+_slopes("mul")(lambda a, b: (b, a))
+_slopes("neg")(lambda a: (-tables.ONE,))
+_slopes("square")(lambda a: (2 * a,))
+_slopes("ge", "gt", "le", "lt")(lambda a, b: (None, None))
+_slopes("select_n")(_slopes_of_choice)
 
 
 # Sums and products of values that depend on more numbers than a table has axes. ``n + z * (h - n)``

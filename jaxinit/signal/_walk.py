@@ -148,17 +148,13 @@ def measure(
         key: for the gradients of the outputs, standard normal.
 
     Returns:
-        Second moment per entry of the values, and of the gradients, by occurrence.
+        Second moment per entry of the values, and of the gradients, by occurrence; those inside of
+        branches and while loops are left out.
     """
-    seen: dict[Occurrence, Any] = {}
-
-    def find(occurrence: Occurrence, value: jax.Array) -> jax.Array:
-        if occurrence in wanted:
-            seen[occurrence] = jax.ShapeDtypeStruct(value.shape, value.dtype)
-        return value
-
-    jax.eval_shape(lambda *arrays: _Tapped(find).run(graph, arrays), *operands)
-    zeros = {occurrence: jnp.zeros(value.shape, value.dtype) for occurrence, value in seen.items()}
+    zeros = {
+        (number, rounds): jnp.zeros(graph.avals[number].shape, graph.avals[number].dtype)
+        for number, rounds in wanted
+    }
 
     def forward(added: dict[Occurrence, jax.Array]) -> tuple[list[Any], dict[Occurrence, Any]]:
         values: dict[Occurrence, Any] = {}
@@ -176,7 +172,7 @@ def measure(
     keys = jax.random.split(key, max(len(outputs), 1))
     pairs = zip(keys, outputs, strict=False)
     (gradients,) = back([jax.random.normal(k, x.shape, x.dtype) for k, x in pairs])
-    return _squares(values), _squares(gradients)
+    return _squares(values), _squares({occurrence: gradients[occurrence] for occurrence in values})
 
 
 def _squares(arrays: dict[Occurrence, jax.Array]) -> _Moments:
@@ -187,22 +183,20 @@ def _squares(arrays: dict[Occurrence, jax.Array]) -> _Moments:
 
 
 def draw_input(
-    key: jax.Array, aval: Any, moments: tuple[float, float] | None, largest: int | None = None
+    key: jax.Array, aval: Any, moments: tuple[float, float], largest: int | None
 ) -> jax.Array:
     """Data of the right shape: normal, or integers below ``largest``.
 
     Args:
         key: for the draw.
         aval: shape and dtype.
-        moments: mean and second moment; None for standard normal numbers.
-        largest: the number of rows of the smallest table.
+        moments: mean and second moment of real numbers.
+        largest: the number of rows of the smallest table; None where there is no table.
     """
     if is_float(aval):
-        drawn = jax.random.normal(key, aval.shape, aval.dtype)
-        if moments is None:
-            return drawn
         mean, second = moments
-        return mean + math.sqrt(max(second - mean**2, 0.0)) * drawn
+        deviation = math.sqrt(max(second - mean**2, 0.0))
+        return mean + deviation * jax.random.normal(key, aval.shape, aval.dtype)
     if aval.dtype == np.bool_:
         return jnp.ones(aval.shape, bool)
     if jnp.issubdtype(aval.dtype, np.integer):

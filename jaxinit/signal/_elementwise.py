@@ -51,7 +51,7 @@ def unmoved(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Va
     if name == "stop_gradient" and isinstance(first, Signal):
         return tape.again(first, [])
     if name == "bitcast_convert_type":
-        return unknown(tape, "the bits of real numbers are not followed", aval, operands)
+        return _from_bits(tape, first, aval)
     return [tape.same(x) if isinstance(x, Signal) else x for x in operands]
 
 
@@ -64,6 +64,15 @@ def _cast(tape: Tape, node: Node, value: Value, aval: Aval) -> Value:
         # A claim that data decide is 0 or 1, nobody knows how often.
         return tape.signal(np.array([0.0, 1.0]), (), aval.shape, [0] * len(aval.shape))
     return unknown(tape, "integers of the data", aval)
+
+
+def _from_bits(tape: Tape, value: Value, aval: Aval) -> Value:
+    if isinstance(value, Signal):
+        return unknown(tape, "the bits of real numbers are not followed", aval, [value])
+    # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
+    # decide keeps the axes of what it is decided for.
+    features = [0] * len(aval.shape)
+    return tape.signal(tables.uniform() + 1.0, [tape.source()], aval.shape, features)
 
 
 @rules(Class.ELEMENTWISE)

@@ -392,8 +392,6 @@ def _drawn_data(
     key: jax.Array,
 ) -> list[jax.Array]:
     """Data of the right shapes; integers stay below the rows of the smallest table."""
-    if not data:
-        return []
     rows = min((leaf.shape[0] for leaf in parameters if leaf.ndim == 2), default=None)
     keys = jax.random.split(key, len(data))
     return [

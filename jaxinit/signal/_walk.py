@@ -19,8 +19,8 @@ from jaxinit.jaxpr import Cond, Graph, Interpreter, Node, OnArrays, Scan, While,
 from jaxinit.signal import _elementwise as _elementwise
 from jaxinit.signal import _sums as _sums
 from jaxinit.signal._moves import entry, stack
-from jaxinit.signal._rules import Aval, apply, constant, is_float, one_of, unknown
-from jaxinit.signal._tape import Signal, Tape, Value
+from jaxinit.signal._rules import Aval, apply, is_float, one_of, unknown
+from jaxinit.signal._tape import Constant, Discrete, Signal, Tape, Value
 
 # A result of an equation in one run of it: the number of the value, and the rounds of the loops
 # around the equation, outermost first.
@@ -56,8 +56,10 @@ class Walk(Interpreter[Value]):
         self._without_bias: dict[int, Layer] = {}
 
     def constant(self, value: Any) -> Value:
-        """A constant."""
-        return constant(value)
+        """A closed-over array, or the value of a literal; of keys the shape alone is known."""
+        if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
+            return Constant(np.asarray(value))
+        return Discrete(tuple(value.shape))
 
     def equation(self, node: Node, operands: list[Value]) -> list[Value]:
         """Applies the rule of the primitive, and notes layers."""
@@ -169,8 +171,7 @@ def measure(
         return [x for x in outputs if jnp.issubdtype(jnp.result_type(x), np.floating)], values
 
     outputs, back, values = jax.vjp(forward, zeros, has_aux=True)
-    keys = jax.random.split(key, max(len(outputs), 1))
-    pairs = zip(keys, outputs, strict=False)
+    pairs = zip(jax.random.split(key, len(outputs)), outputs, strict=True)
     (gradients,) = back([jax.random.normal(k, x.shape, x.dtype) for k, x in pairs])
     return _squares(values), _squares({occurrence: gradients[occurrence] for occurrence in values})
 

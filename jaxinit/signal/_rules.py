@@ -146,5 +146,4 @@ def _remember(
     if len(signals) != 1 or not _keeps_places(node, signals[0], aval):
         return
     if signals[0].number in tape.origins and len(results) == 1 and isinstance(results[0], Signal):
-        shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-        tape.origins.setdefault(results[0].number, Made(node, tuple(operands), shape))
+        tape.origins.setdefault(results[0].number, Made(node, tuple(operands), aval))

@@ -414,9 +414,9 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
 
 def _noted(tape: Tape, found: Signal, a: Signal, b: Signal) -> Signal:
     """Notes a contraction with a parameter: it is a layer."""
-    labels = [x.label for x in (a, b) if x.label]
-    if labels:
-        tape.layers[found.number] = labels
+    label = " ".join(x.label for x in (a, b) if x.label)
+    if label:
+        tape.layers[found.number] = label
     return found
 
 

@@ -240,7 +240,8 @@ class Tape:
     Attributes:
         steps: every signal, with the edges that lead back from it.
         sources: every standard normal number.
-        layers: outputs of contractions, and the parameters that they multiply with.
+        layers: outputs of contractions, and the parameter that they multiply with, or both where
+            two are multiplied.
         origins: of signals that are stacked, or made of stacked ones: how, so that a slice of one
             can be made of slices of the parts.
         combined: the two operands of sums and products, and the primitive.
@@ -251,7 +252,7 @@ class Tape:
     def __init__(self) -> None:
         self.steps: list[tuple[Signal, tuple[Edge, ...]]] = []
         self.sources: list[Source] = []
-        self.layers: dict[int, list[str]] = {}
+        self.layers: dict[int, str] = {}
         self.origins: dict[int, Stack | Made] = {}
         self.combined: dict[int, tuple[str, Sequence[Signal]]] = {}
         self.slices: dict[Hashable, Value] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -70,11 +71,7 @@ class Walk(Interpreter[Value]):
 
     def scan(self, loop: Scan[Value]) -> list[Value]:
         """Runs every round."""
-        return self.unroll(
-            loop,
-            lambda value, number: entry(self.tape, value, number),
-            lambda parts: stack(self.tape, parts),
-        )
+        return self.unroll(loop, partial(entry, self.tape), partial(stack, self.tape))
 
     def while_loop(self, loop: While[Value]) -> list[Value]:
         """A loop that data end: nothing is known of what it makes."""
@@ -89,9 +86,9 @@ class Walk(Interpreter[Value]):
     def _note(self, node: Node, operands: Sequence[Value], result: Signal) -> None:
         """Keeps a layer, or the sum of one and its bias."""
         occurrence = node.outputs[0], self.rounds
-        labels = self.tape.layers.get(result.number)
-        if labels:
-            layer = Layer(" ".join(labels), occurrence, result)
+        label = self.tape.layers.get(result.number)
+        if label:
+            layer = Layer(label, occurrence, result)
             self.layers.append(layer)
             self._without_bias[result.number] = layer
         signals = [x for x in operands if isinstance(x, Signal)]

@@ -689,6 +689,23 @@ def test_laws_are_matched_by_path():
     assert str(flat.predict(measure=True, draws=1)) == str(nested)
 
 
+def test_initializers_laws_and_arrays_stand_in_one_tree():
+    shapes = {"a": {"w": array(64, 64)}, "b": [array(64, 32), array(32, 8)]}
+    reading = jaxinit.read(
+        lambda p, x: x @ p["a"]["w"] @ p["b"][0] @ p["b"][1], shapes, array(4, 64)
+    )
+    law, held = init.lecun_normal(), jax.random.normal(jax.random.key(0), (64, 32)) / 8
+    flat = {"a/w": law, "b/0": held, "b/1": law}
+    nested = {"a": {"w": law}, "b": [held, law]}
+    found = [predict(reading, drawn, measure=True, draws=8) for drawn in (flat, nested)]
+    assert str(found[0]) == str(found[1])
+    # Three layers at width 8 and more: 5 sigma of 8 draws.
+    check(found[0], math.exp(5 * math.sqrt(5 * (1 / 64 + 1 / 32 + 1 / 8) / 8)))
+    moments = predict(reading, {"a/w": (0.0, 1 / 64), "b/0": held, "b/1": (np.float32(0), 1 / 32)})
+    for layer, same in zip(moments.layers, found[0].layers, strict=True):
+        assert layer.forward == pytest.approx(same.forward, rel=1e-5)
+
+
 def test_counters_and_random_keys_need_no_law():
     """What a Flax NNX model with dropout holds besides its parameters."""
     shapes = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from jaxinit.checks import Measured, concrete_leaves, measure
 from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import is_key
-from jaxinit.planning import Plan, flatten, listing
+from jaxinit.planning import init_by_path, listing
 from jaxinit.reading import Reading
 
 # Entries of an array among which distinct values are counted. Draws in float32 have 2**23 values or
@@ -77,21 +77,22 @@ def present_of(caller: str, reading: Reading, init: Any) -> dict[str, Present]:
     """
     if init is None:
         return {}
-    drawn = {leaf.path: leaf.initializer for leaf in init} if isinstance(init, Plan) else init
-    if _are_initializers(drawn):
-        paths, found = tuple(drawn), present_of_initializers(reading, drawn)
-    else:
-        flat = flatten(caller, init)
-        leaves = zip(flat.paths, flat.leaves, strict=True)
-        # Random keys among the variables are state without numbers that could be measured.
-        kept = {
-            path: leaf for path, leaf in leaves if not (hasattr(leaf, "dtype") and is_key(leaf))
-        }
-        paths, found = tuple(kept), present_of_arrays(concrete_leaves(caller, kept), measure(kept))
-    if not any(path in reading for path in paths):
+    # Random keys among the variables are state without numbers that could be measured.
+    leaves = {
+        path: leaf
+        for path, leaf in init_by_path(caller, init).items()
+        if not (hasattr(leaf, "dtype") and is_key(leaf))
+    }
+    drawn = {p: leaf for p, leaf in leaves.items() if isinstance(leaf, Initializer | None)}
+    held = {path: leaf for path, leaf in leaves.items() if path not in drawn}
+    found = {
+        **present_of_initializers(reading, drawn),
+        **present_of_arrays(concrete_leaves(caller, held), measure(held)),
+    }
+    if not any(path in reading for path in leaves):
         raise ValueError(
             f"{caller} needs the parameters that were read, got the paths "
-            f"{listing([repr(path) for path in paths])} where the reading has "
+            f"{listing([repr(path) for path in leaves])} where the reading has "
             f"{listing([repr(path) for path in reading.paths])}. Pass the same tree to both."
         )
     return {path: present for path, present in found.items() if path in reading}
@@ -132,11 +133,6 @@ def present_of_arrays(
         else:
             found[path] = Present(math.nan, math.nan, nonfinite=held.nonfinite)
     return found
-
-
-def _are_initializers(init: Any) -> TypeGuard[Mapping[str, Initializer | None]]:
-    values = init.values() if isinstance(init, Mapping) else ()
-    return bool(values) and all(v is None or isinstance(v, Initializer) for v in values)
 
 
 def _counts(array: Any) -> tuple[int, ...]:

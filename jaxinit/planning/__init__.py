@@ -22,6 +22,7 @@ from jaxinit.planning._patterns import as_matcher as as_matcher
 from jaxinit.planning._patterns import compile_glob as compile_glob
 from jaxinit.planning._patterns import matching_paths as matching_paths
 from jaxinit.planning._plan import Plan as Plan
+from jaxinit.planning._plan import init_by_path as init_by_path
 from jaxinit.planning._plan import plan as plan
 from jaxinit.planning._rules import LikeKernel as LikeKernel
 from jaxinit.planning._rules import Rules as Rules

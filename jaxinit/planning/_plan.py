@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from jaxinit._arguments import as_key
@@ -350,3 +352,31 @@ def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Pl
     shardings = resolve_shardings("plan", by_path, flat.treedef, out_shardings)
     placed = [dataclasses.replace(leaf, sharding=shardings[leaf.path]) for leaf in leaves]
     return Plan(number_groups(placed), flat.treedef)
+
+
+def init_by_path(caller: str, init: PyTree) -> dict[str, Any]:
+    """The present initialization of every leaf: what draws it, its array, or what is said of it.
+
+    Args:
+        caller: public name that an error starts with.
+        init: a plan; or a tree, such as a mapping from path, of initializers, laws, arrays, pairs
+            of numbers, or None.
+
+    Returns:
+        By canonical path: of a plan the initializers, of a tree its leaves, None and pairs of
+        numbers among them.
+
+    Raises:
+        ValueError: when two leaves have the same canonical path.
+    """
+    if isinstance(init, Plan):
+        return {leaf.path: leaf.initializer for leaf in init}
+    tree = dict(init) if isinstance(init, Mapping) else init
+    return dict(flatten(caller, tree, _says_of_leaf).items())
+
+
+def _says_of_leaf(value: Any) -> bool:
+    """Whether something that JAX takes for a part of a tree stands for one leaf."""
+    if isinstance(value, tuple):
+        return bool(value) and all(isinstance(x, int | float | np.number) for x in value)
+    return value is None

@@ -87,7 +87,6 @@ class Gradient:
     """Everything that arrives at a signal.
 
     Attributes:
-        tape: knows how alike the normal numbers are at two positions.
         signal: the signal.
         slopes: the gradient, as multiples of draws.
         total: its second moment, rows x (low, high).
@@ -97,7 +96,7 @@ class Gradient:
     """
 
     def __init__(self, tape: Tape, signal: Signal, slopes: Mapping[Draw, Slope]) -> None:
-        self.tape, self.signal, self.slopes = tape, signal, slopes
+        self.signal, self.slopes = signal, slopes
         squares = {draw: slope.mean_square for draw, slope in slopes.items()}
         self.total = sum(squares.values(), np.zeros((tables.ROWS, 2)))
         self.common, self.along = self.in_common(
@@ -177,37 +176,28 @@ class _Sweep:
         """Follows one edge."""
         target = self.tape.steps[edge.to][0]
         unknown = bool(gradient.signal.unknown or target.unknown)
-        if edge.of is not None:
-            self._through_polynomial(gradient, edge, target, unknown)
-        elif unknown or edge.gain is not None:
+        if unknown or edge.gain is not None:
             self._to_independent(gradient, edge, target, unknown)
+        elif edge.of is not None:
+            self._through_polynomial(gradient, edge, target)
         elif edge.places is not None:
             self._through_compression(gradient, edge, target)
         else:
             self._through_function(gradient, edge, target)
 
-    def _through_polynomial(
-        self, gradient: Gradient, edge: Edge, target: Signal, unknown: bool
-    ) -> None:
+    def _through_polynomial(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
         """Through a polynomial. In rounds of one loop gates may stay open, or shut."""
         assert edge.slope is not None and edge.of is not None
         for draw, squares in gradient.by_sources:
             moved = _moved(squares.along, edge, gradient.signal, target)
             mean = tables.expectation(squares.table, 2)
-            sources = edge.of
-            if unknown:
-                table, sources = np.sqrt(mean * _UNKNOWN), ()
-            elif (
-                sources
-                and squares.sources
-                and np.all(np.isfinite(mean))
-                and _again_elsewhere(self.tape, squares.sources, sources)
-            ):
+            repeated = _again_elsewhere(self.tape, squares.sources, edge.of)
+            if repeated and np.all(np.isfinite(mean)):
                 table = coupled(squares.table, edge.slope)
             else:
                 slope = edge.slope[:, None]
                 table = tables.rowwise(np.sqrt(mean), slope) * slope
-            self.add(edge.to, draw, Slope(table, sources, moved))
+            self.add(edge.to, draw, Slope(table, edge.of, moved))
 
     def _through_function(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
         """Through a function of the sources of a signal: slopes multiply."""

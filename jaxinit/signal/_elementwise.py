@@ -51,7 +51,7 @@ def unmoved(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Va
     if name == "stop_gradient" and isinstance(first, Signal):
         return tape.again(first, [])
     if name == "bitcast_convert_type":
-        return unknown(tape, "the bits of real numbers are not followed", aval, operands)
+        return _from_bits(tape, first, aval)
     return [tape.same(x) if isinstance(x, Signal) else x for x in operands]
 
 
@@ -64,6 +64,15 @@ def _cast(tape: Tape, node: Node, value: Value, aval: Aval) -> Value:
         # A claim that data decide is 0 or 1, nobody knows how often.
         return tape.signal(np.array([0.0, 1.0]), (), aval.shape, [0] * len(aval.shape))
     return unknown(tape, "integers of the data", aval)
+
+
+def _from_bits(tape: Tape, value: Value, aval: Aval) -> Value:
+    if isinstance(value, Signal):
+        return unknown(tape, "the bits of real numbers are not followed", aval, [value])
+    # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
+    # decide keeps the axes of what it is decided for.
+    features = [0] * len(aval.shape)
+    return tape.signal(tables.uniform() + 1.0, [tape.source()], aval.shape, features)
 
 
 @rules(Class.ELEMENTWISE)
@@ -333,26 +342,22 @@ def _bounded(tape: Tape, name: str, operands: Sequence[Signal], table: np.ndarra
     return table * tables.rowwise(np.array([0.0, np.sqrt(3.0)]), table)
 
 
-_Evaluated: TypeAlias = tuple[np.ndarray, Sequence[np.ndarray | None]]
+_Slopes: TypeAlias = Sequence[np.ndarray | None]
 
 
-def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> _Evaluated:
+def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, _Slopes]:
     """Values of a primitive, and its slope in each operand; None where it has none."""
-    rule = _slopes.get(node.primitive)
-    if rule is not None:
-        return rule(node, *arrays)
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
-    full = [np.broadcast_to(x, shape) for x in arrays]
-    if node.primitive == "select_n":
-        which = np.asarray(full[0], dtype=int)
-        table = np.choose(which, full[1:])
-        return table, [None, *((which == i).astype(float) for i in range(len(full) - 1))]
+    slopes = _slopes.get(node.primitive)
+    if slopes is not None:
+        values = on_numpy(node.primitive, node.params, arrays)
+        return np.asarray(values, float), slopes(*arrays)
     kind = bool if node.primitive in ("and", "or", "not", "xor") else float
+    full = np.broadcast_arrays(*arrays)
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         return _bound(node, [jnp.asarray(x.astype(kind)) for x in full])
 
 
-def _bound(node: Node, values: Sequence[jax.Array]) -> _Evaluated:
+def _bound(node: Node, values: Sequence[jax.Array]) -> tuple[np.ndarray, _Slopes]:
     first = bind(node.equation, values)[0]
     if not is_float(first):
         return np.asarray(first, dtype=float), [None] * len(values)
@@ -370,39 +375,19 @@ def _bound(node: Node, values: Sequence[jax.Array]) -> _Evaluated:
     return np.asarray(first), slopes
 
 
-# The commonest primitives, without a compilation.
-_slopes: Rules[Callable[..., _Evaluated]] = Rules("slopes")
+def _slopes_of_choice(which: np.ndarray, *cases: np.ndarray) -> _Slopes:
+    return [None, *((which.astype(int) == i).astype(float) for i in range(len(cases)))]
 
 
-@_slopes("add", "add_any")
-def _slope_of_sum(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    return a + b, [tables.ONE, tables.ONE]
-
-
-@_slopes("sub")
-def _slope_of_difference(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    return a - b, [tables.ONE, -tables.ONE]
-
-
-@_slopes("mul")
-def _slope_of_product(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    return a * b, [b, a]
-
-
-@_slopes("neg")
-def _slope_of_negative(node: Node, a: np.ndarray) -> _Evaluated:
-    return -a, [-tables.ONE]
-
-
-@_slopes("square")
-def _slope_of_square(node: Node, a: np.ndarray) -> _Evaluated:
-    return a * a, [2 * a]
-
-
-@_slopes("ge", "gt", "le", "lt")
-def _slope_of_comparison(node: Node, a: np.ndarray, b: np.ndarray) -> _Evaluated:
-    compared = on_numpy(node.primitive, node.params, (a, b))
-    return np.asarray(compared, float), [None, None]
+# Slopes of the commonest primitives, whose values NumPy computes without a compilation.
+_slopes: Rules[Callable[..., _Slopes]] = Rules("slopes")
+_slopes("add", "add_any")(lambda a, b: (tables.ONE, tables.ONE))
+_slopes("sub")(lambda a, b: (tables.ONE, -tables.ONE))
+_slopes("mul")(lambda a, b: (b, a))
+_slopes("neg")(lambda a: (-tables.ONE,))
+_slopes("square")(lambda a: (2 * a,))
+_slopes("ge", "gt", "le", "lt")(lambda a, b: (None, None))
+_slopes("select_n")(_slopes_of_choice)
 
 
 # Sums and products of values that depend on more numbers than a table has axes. ``n + z * (h - n)``
@@ -428,7 +413,7 @@ def _resolved(
         return None
     polynomial, atoms = found
     mean = _expectation(polynomial, atoms)
-    variance = np.maximum(_expectation(_product(polynomial, polynomial), atoms) - mean**2, 0.0)
+    variance = _expectation(_product(polynomial, polynomial), atoms) - mean**2
     crossed = np.sum([tape.cross(x) - x.mean**2 for x in operands], axis=0)
     return tape.normal(
         mean,

@@ -93,8 +93,7 @@ def mixture(
     mass = np.concatenate([share * tables.weights() for share in shares])
     table, _ = tables.compress(np.concatenate([over_nodes(x) for x in signals], axis=1), mass)
     crossed = shares @ np.stack([np.maximum(tape.cross(x) - x.mean**2, 0) for x in signals])
-    mean = tables.expectation(table)
-    variance = np.maximum(tables.expectation(table**2) - mean**2, 0.0)
+    variance = tables.expectation(table**2) - tables.expectation(table) ** 2
     source = tape.source(tables.fraction(crossed, variance), tape.roots(*signals))
     stacked = axis is not None and not features[axis]
     edges = [Edge(x.number, gain=tables.ends(1.0), stacked=stacked) for x in signals]
@@ -288,9 +287,8 @@ def _sliced(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Va
     elif set(node.params["strides"] or [1]) == {1}:
         starts = node.params["start_indices"]
     # Places that are not known are told apart by the values that tell them.
-    told = tuple(atom for atom in node.inputs[1:] if isinstance(atom, int))
-    key = (signal.number, node.primitive, str(node.params), tuple(starts), told)
-    return _part(tape, signal, starts, aval.shape, key)
+    told = [atom for atom in node.inputs[1:] if isinstance(atom, int)]
+    return _part(tape, signal, starts, aval.shape, node.primitive, str(node.params), *told)
 
 
 @of_signal("split")
@@ -318,20 +316,28 @@ def _along(tape: Tape, value: Value, axis: int, start: int, length: int) -> Valu
     if not isinstance(value, Signal):
         return _cut_plain(value, axis, start, start + length)
     starts = [start if i == axis else 0 for i in range(len(value.shape))]
-    key = ("along", value.number, axis, start, length)
-    return _part(tape, value, starts, _resized(value.shape, axis, length), key)
+    return _part(tape, value, starts, _resized(value.shape, axis, length))
 
 
 def _part(
-    tape: Tape, signal: Signal, starts: Sequence[int | None], shape: Shape, key: Hashable
+    tape: Tape, signal: Signal, starts: Sequence[int | None], shape: Shape, *told: Hashable
 ) -> Value:
-    """A slice along several axes: pushed back along those where that can be done."""
+    """A slice along several axes: pushed back along those where that can be done.
+
+    Args:
+        tape: all signals.
+        signal: what to slice.
+        starts: first entry along each axis; None where it is not known.
+        shape: shape of the slice.
+        *told: what tells slices of the same shape apart whose places are not known.
+    """
     value: Value = signal
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         if start is not None and length != signal.shape[axis]:
             value = cut(tape, value, axis, start, start + length) or value
     if value.shape == tuple(shape) or not isinstance(value, Signal):
         return value
+    key = (signal.number, tuple(starts), tuple(shape), told)
     if key not in tape.slices:
         tape.slices[key] = _others(tape, value, shape, starts)
     return tape.slices[key]

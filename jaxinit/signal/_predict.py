@@ -23,7 +23,7 @@ from jaxinit import _json
 from jaxinit._table import render_table
 from jaxinit.initializers import Initializer, Law
 from jaxinit.jaxpr import is_key
-from jaxinit.planning import Plan, flatten, suggestion
+from jaxinit.planning import Plan, init_by_path, suggestion
 from jaxinit.reading import Reading
 from jaxinit.signal._backward import second_moments
 from jaxinit.signal._rules import Aval, is_float
@@ -213,13 +213,14 @@ def predict(
         )
     if draws < 1:
         raise ValueError(f"predict needs draws of at least 1, got {draws}.")
-    given = [None] * len(reading.arguments) if inputs is None else list(inputs)
+    given = [None] * len(reading.arguments) if inputs is None else inputs
     if len(given) != len(reading.arguments):
         raise ValueError(
             f"predict needs one entry of inputs for each of the {len(reading.arguments)} arrays "
             f"that the model is called with, got {len(given)}. Write None for what is standard "
             "normal or integers."
         )
+    data = [(0.0, 1.0) if own is None else own for own in given]
     moments, walk = _moments_by_path(reading, init), Walk(Tape())
     operands = [
         _parameter(walk.tape, path, moments.get(path), _aval(reading, path))
@@ -227,7 +228,7 @@ def predict(
     ]
     operands += [
         _datum(walk.tape, own, reading.graph.avals[number])
-        for own, number in zip(given, reading.arguments, strict=True)
+        for own, number in zip(data, reading.arguments, strict=True)
     ]
     # Exponentials of wide logits leave the range of floats; softmax takes the logits instead.
     with np.errstate(all="ignore"):
@@ -236,7 +237,7 @@ def predict(
     layers = [_record(layer, order, totals) for order, layer in enumerate(walk.layers)]
     if measure:
         key = jax.random.key(0) if key is None else key
-        layers = _measured(reading, init, layers, walk.layers, given, draws, key)
+        layers = _measured(reading, init, layers, walk.layers, data, draws, key)
     return Prediction(tuple(layers), tuple(map(_forward, outputs)), draws if measure else 0)
 
 
@@ -252,10 +253,10 @@ def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Va
     return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path)
 
 
-def _datum(tape: Tape, moments: Moments | None, aval: Aval) -> Value:
+def _datum(tape: Tape, moments: Moments, aval: Aval) -> Value:
     if not is_float(aval):
         return Discrete(aval.shape)
-    mean, second = (0.0, 1.0) if moments is None else moments
+    mean, second = moments
     features = [axis == len(aval.shape) - 1 for axis in range(len(aval.shape))]
     return tape.normal(mean, max(second - mean**2, 0.0), aval.shape, features)
 
@@ -306,22 +307,10 @@ def _moments_by_path(reading: Reading, init: Drawn) -> dict[str, Moments]:
 
 
 def _laws_by_path(init: Drawn) -> dict[str, Any]:
-    if isinstance(init, Plan):
-        return {leaf.path: leaf.law for leaf in init}
-    if _is_mapping_of_laws(init):
-        return {str(path): law for path, law in init.items() if law is not None}
-    flat = flatten("predict", init)
-    leaves = zip(flat.paths, flat.leaves, strict=True)
-    return {path: leaf for path, leaf in leaves if hasattr(leaf, "dtype")}
-
-
-def _is_mapping_of_laws(init: Drawn) -> bool:
-    kinds = Law | Initializer | tuple | None
-    return (
-        isinstance(init, Mapping)
-        and bool(init)
-        and all(isinstance(law, kinds) for law in init.values())
-    )
+    """What is known of each leaf: its initializer, `Law`, (mean, variance) or array."""
+    known = init_by_path("predict", init)
+    kinds = Initializer | Law | tuple
+    return {p: law for p, law in known.items() if isinstance(law, kinds) or hasattr(law, "dtype")}
 
 
 def _moments(path: str, law: Any, aval: Aval) -> Moments:
@@ -331,7 +320,7 @@ def _moments(path: str, law: Any, aval: Aval) -> Moments:
         return float(np.real(law.mean)), float(law.variance)
     if isinstance(law, tuple) and len(law) == 2:
         return float(law[0]), float(law[1])
-    if isinstance(law, tuple | jax.ShapeDtypeStruct) or not hasattr(law, "dtype"):
+    if isinstance(law, tuple | jax.ShapeDtypeStruct):
         raise TypeError(
             f"predict needs a law for {path!r}, got {law!r}. Pass a plan, a tree of arrays, or a "
             "mapping from path to an initializer or (mean, variance)."
@@ -352,7 +341,7 @@ def _measured(
     init: Drawn,
     records: Sequence[LayerMoments],
     layers: Sequence[Layer],
-    given: Sequence[Moments | None],
+    data: Sequence[Moments],
     draws: int,
     key: jax.Array,
 ) -> list[LayerMoments]:
@@ -362,7 +351,7 @@ def _measured(
     for number in range(draws):
         of_parameters, of_data, last = jax.random.split(jax.random.fold_in(key, number), 3)
         parameters = _drawn_parameters(reading, init, of_parameters)
-        operands = [*parameters, *_drawn_data(reading, given, parameters, of_data)]
+        operands = [*parameters, *_drawn_data(reading, data, parameters, of_data)]
         found = run_measured(reading.graph, operands, set(wanted), last)
         sums += [[moments.get(occurrence, math.nan) for moments in found] for occurrence in wanted]
     pairs = [[None if math.isnan(v) else float(v) for v in row] for row in sums / draws]
@@ -376,51 +365,36 @@ def _drawn_parameters(reading: Reading, init: Drawn, key: jax.Array) -> list[jax
     """Arrays for every leaf of a reading, in its order; of a tree of arrays the tree as it is.
 
     Raises:
-        ValueError: when there are moments alone, or a leaf is missing that is no float.
+        ValueError: when there are moments alone.
     """
-    if isinstance(init, Plan):
-        init = init.init(key)
-    elif _is_mapping_of_laws(init):
-        init = _from_initializers(reading, init, key)
-    flat = flatten("predict", init)
-    arrays = dict(zip(flat.paths, flat.leaves, strict=True))
-    return [
-        arrays[path] if path in arrays else _filler(reading, path, key) for path in reading.paths
-    ]
-
-
-def _from_initializers(reading: Reading, init: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-    found = {}
-    for number, (path, initializer) in enumerate(init.items()):
-        if not isinstance(initializer, Initializer | None):
+    laws = _laws_by_path(init.init(key) if isinstance(init, Plan) else init)
+    arrays = []
+    for number, path in enumerate(reading.paths):
+        aval, law = _aval(reading, path), laws.get(path)
+        if isinstance(law, Law | tuple):
             raise ValueError(
                 "predict needs something to draw from where measure=True, got moments alone. "
                 "Pass a plan, initializers, or a tree of arrays."
             )
-        if initializer is not None:
-            aval = _aval(reading, path)
-            found[path] = initializer(jax.random.fold_in(key, number), aval.shape, aval.dtype)
-    return found
-
-
-def _filler(reading: Reading, path: str, key: jax.Array) -> jax.Array:
-    """For a leaf that no law is of: a random key, or zeros."""
-    aval = _aval(reading, path)
-    return random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
+        if isinstance(law, Initializer):
+            law = law(jax.random.fold_in(key, number), aval.shape, aval.dtype)
+        if law is None:
+            # Random keys and counters need no law.
+            law = random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
+        arrays.append(law)
+    return arrays
 
 
 def _drawn_data(
     reading: Reading,
-    given: Sequence[Moments | None],
+    data: Sequence[Moments],
     parameters: Sequence[jax.Array],
     key: jax.Array,
 ) -> list[jax.Array]:
     """Data of the right shapes; integers stay below the rows of the smallest table."""
-    if not given:
-        return []
     rows = min((leaf.shape[0] for leaf in parameters if leaf.ndim == 2), default=None)
-    keys = jax.random.split(key, len(given))
+    keys = jax.random.split(key, len(data))
     return [
         draw_input(k, reading.graph.avals[number], moments, rows)
-        for k, number, moments in zip(keys, reading.arguments, given, strict=True)
+        for k, number, moments in zip(keys, reading.arguments, data, strict=True)
     ]

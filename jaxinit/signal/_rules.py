@@ -2,7 +2,8 @@
 
 A rule is a function ``(tape, node, operands, aval) -> result`` that is attached to a primitive, or
 to a class of primitives, by the decorator `rules`. It returns one value, or a list of values where
-the equation has several results; ``aval`` is shape and dtype of the first. Where a rule returns
+the equation has several results; ``aval`` is shape and dtype of the first. It is asked where an
+operand is a signal, or where integers of the data make real numbers. Where a rule returns
 None, and where there is no rule, the result is unknown: the interval from 0 to infinity, until a
 normalisation makes it known again.
 """
@@ -11,14 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.jaxpr import Class, Node, Rules, bind, is_key, is_of
-from jaxinit.signal import _tables as tables
 from jaxinit.signal._tape import Constant, Discrete, Made, Signal, Tape, Value, either, reason
 
 Aval: TypeAlias = jax.ShapeDtypeStruct
@@ -48,8 +48,6 @@ def of_signal(*names: str) -> Callable[[_OfSignal], _OfSignal]:
 
 # Entries of a constant array that is worth computing, such as a mask of 4,096 positions.
 _MOST_CONSTANT = 2**24
-# What these make of constants is real numbers that integers or booleans of the data choose.
-_CHOOSES = ("convert_element_type", "dynamic_slice", "gather", "select_n")
 
 
 def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value]:
@@ -64,14 +62,9 @@ def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Ava
     found: Result = None
     if all(isinstance(x, Constant) for x in operands):
         found = _computed(node, operands, avals)
-    elif any(isinstance(x, Signal) for x in operands) or _chooses(node, avals[0]):
+    elif any(isinstance(x, Signal) for x in operands) or is_float(avals[0]):
         rule = None if _is_complex(node) else rules.get(node.primitive)
         found = None if rule is None else rule(tape, node, operands, avals[0])
-    elif node.primitive == "bitcast_convert_type" and is_float(avals[0]):
-        # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
-        # decide keeps the axes of what it is decided for.
-        shape = avals[0].shape
-        found = tape.signal(tables.uniform() + 1.0, [tape.source()], shape, [0] * len(shape))
     if found is None:
         why = reason(operands) or _why_not(node, operands)
         return [unknown(tape, why, aval, operands) for aval in avals]
@@ -100,13 +93,6 @@ def is_float(aval: Aval) -> bool:
     return jnp.issubdtype(aval.dtype, np.floating)
 
 
-def constant(value: Any) -> Constant | Discrete:
-    """A closed-over array, or the value of a literal."""
-    if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
-        return Constant(np.asarray(value))
-    return Discrete(tuple(value.shape))
-
-
 def _is_complex(node: Node) -> bool:
     avals = [*node.operand_avals, *(made.aval for made in node.equation.outvars)]
     return any(not is_key(a) and jnp.issubdtype(a.dtype, np.complexfloating) for a in avals)
@@ -121,14 +107,9 @@ def _why_not(node: Node, operands: Sequence[Value]) -> str:
     return f"{node.primitive} of integers of the data" if known else f"no rule for {node.primitive}"
 
 
-def _chooses(node: Node, aval: Aval) -> bool:
-    return node.primitive in _CHOOSES and is_float(aval)
-
-
 def _computed(node: Node, operands: Sequence[Value], avals: Sequence[Aval]) -> list[Value] | None:
     """Results that depend neither on parameters nor on data; None where that is not worth it."""
-    few = all(math.prod(a.shape) <= _MOST_CONSTANT and not is_key(a) for a in avals)
-    if not few:
+    if any(math.prod(a.shape) > _MOST_CONSTANT or is_key(a) for a in avals):
         return None
     arrays = [x.array for x in operands if isinstance(x, Constant)]
     if node.primitive == "broadcast_in_dim":
@@ -165,5 +146,4 @@ def _remember(
     if len(signals) != 1 or not _keeps_places(node, signals[0], aval):
         return
     if signals[0].number in tape.origins and len(results) == 1 and isinstance(results[0], Signal):
-        shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-        tape.origins.setdefault(results[0].number, Made(node, tuple(operands), shape))
+        tape.origins.setdefault(results[0].number, Made(node, tuple(operands), aval))

@@ -59,17 +59,15 @@ def reduce_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     left = [axis for axis in range(len(signal.shape)) if axis not in axes]
     kept = [signal.features[axis] for axis in left]
     tag = _tag_of_sum(signal, axes, count)
-    shares = any(not signal.features[a] and signal.shape[a] > 1 for a in axes)
     places = tuple(left.index(i) if i in left else None for i in range(len(signal.shape)))
-    edges = [Edge(signal.number, gain=tables.ends(1.0), shares=shares, axes=places)]
+    edges = [Edge(signal.number, gain=tables.ends(1.0), shares=not tag.over_units, axes=places)]
     facts = {"tag": tag, "label": signal.label}
     squares = tag.kind == "squares"
     if squares or np.all(variance <= _CONSTANT * signal.mean**2):
         of = tag.of if squares else None
         return tape.signal(mean, (), shape, kept, edges, statistic_of=of, terms=count, **facts)
     crossed = np.maximum(tape.cross(signal) - signal.mean**2, 0.0)
-    units = math.prod(signal.shape[a] for a in axes if signal.features[a])
-    share, roots = tables.fraction(crossed / units, variance), tape.roots(signal)
+    share, roots = tables.fraction(crossed / tag.among, variance), tape.roots(signal)
     return tape.normal(mean, count**2 * variance, shape, kept, edges, share, roots, **facts)
 
 
@@ -92,11 +90,10 @@ def variance_of_mean(tape: Tape, signal: Signal, axes: Sequence[int]) -> np.ndar
 
 def _tag_of_sum(signal: Signal, axes: Sequence[int], count: int) -> Tag:
     tag = signal.tag
-    units = all(signal.features[a] for a in axes if signal.shape[a] > 1)
     among = math.prod(signal.shape[a] for a in axes if signal.features[a])
     squares = tag is not None and tag.kind == "square"
     kind, of = ("squares", tag.of) if squares and tag else ("sum", signal.base)
-    return Tag(kind, of, count, count, tuple(axes), units, among)
+    return Tag(kind, of, count, count, tuple(axes), among)
 
 
 @of_signal("cumsum")
@@ -109,8 +106,7 @@ def _cumulative_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value
     second = signal.second * (count + 1) / 2 + crossed * (count**2 - 1) / 3
     edges = [Edge(signal.number, gain=tables.ends((count + 1) / 2))]
     features = [flag and i != axis for i, flag in enumerate(signal.features)]
-    variance = np.maximum(second - mean**2, 0.0)
-    roots = tape.roots(signal)
+    variance, roots = second - mean**2, tape.roots(signal)
     return tape.normal(mean, variance, signal.shape, features, edges, [0.0, 1.0], roots)
 
 
@@ -120,8 +116,7 @@ def _pooled_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     count = math.prod(node.params["window_dimensions"])
     crossed = tape.cross(signal)
     mean = count * signal.mean
-    second = count * signal.second + count * (count - 1) * crossed
-    variance = np.maximum(second - mean**2, 0.0)
+    variance = count * signal.second + count * (count - 1) * crossed - mean**2
     common = tables.fraction(count**2 * (crossed - signal.mean**2), variance)
     gain = tables.ends(count * math.prod(aval.shape) / max(signal.size, 1))
     edges, roots = [Edge(signal.number, gain=gain)], tape.roots(signal)
@@ -135,10 +130,8 @@ def _largest(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     features = [flag for axis, flag in enumerate(signal.features) if axis not in axes]
     if not signal.sources:
         return tape.view(signal, shape, features)
-    if axes:
-        count = max(signal.size // max(math.prod(shape), 1), 1)
-    else:
-        count = math.prod(node.params["window_dimensions"])
+    lengths = node.params.get("window_dimensions") or [signal.shape[axis] for axis in axes]
+    count = max(math.prod(lengths), 1)
     if node.primitive.endswith("max"):
         return largest(tape, signal, count, shape, features)
     return _negative(tape, largest(tape, _negative(tape, signal), count, shape, features))
@@ -168,14 +161,12 @@ def centred(tape: Tape, signal: Signal, mean: Signal) -> Signal:
     """A signal less its mean over some axes."""
     tag = mean.tag
     assert tag is not None
-    removed = np.minimum(mean.variance, signal.variance)
-    spread = np.where(signal.variance > 0, signal.variance, 1.0)
-    scale = np.sqrt(np.maximum(signal.variance - removed, 0.0) / spread)
+    scale = np.sqrt(tables.fraction(signal.variance - mean.variance, signal.variance))
     table = (signal.table - tables.rowwise(signal.mean, signal.table)) * tables.rowwise(
         scale, signal.table
     )
     edge, sources = Edge(signal.number, slope=tables.ONE), signal.sources
-    if not tag.units:
+    if not tag.over_units:
         # What all positions share is gone.
         sources = tuple(tape.source(0.0, tape.sources[s].roots) for s in sources)
         share = 1 / tag.among, _positions(signal, tag)
@@ -211,7 +202,7 @@ def softmax(tape: Tape, exponentials: Signal, tag: Tag, shape: Shape) -> Signal:
         return tape.unknown(f"softmax of unknown values: {logits.unknown}", shape, [logits])
     together, slope = concentration(simplex)
     mean = np.full(tables.ROWS, 1 / tag.count)
-    variance = np.maximum(together / tag.count - mean**2, 0.0)
+    variance = together / tag.count - mean**2
     edges = [Edge(logits.number, gain=np.broadcast_to(np.sort(slope) / tag.count, (2, 2)))]
     features, roots = exponentials.features, tape.roots(logits)
     return tape.normal(mean, variance, shape, features, edges, [0.0, 1.0], roots, simplex=simplex)
@@ -246,13 +237,10 @@ def concentration(simplex: Simplex) -> tuple[np.ndarray, np.ndarray]:
     equal, slope = np.mean(1 / counts), np.mean(1 / counts * (1 - 1 / counts))
     deviation = float(simplex.deviation[1])
     drawn = np.array([_drawn(int(n), round(deviation, 3)) for n in chosen])
-    if chosen.size < counts.size:
-        # Between the chosen counts the ratio to equal weights changes slowly.
-        ratio = np.interp(counts, chosen, drawn[:, 0] * chosen)
-        together = float(np.mean(ratio / counts))
-        pulled = float(np.mean(np.interp(counts, chosen, drawn[:, 1] * chosen) / counts))
-    else:
-        together, pulled = (float(v) for v in drawn.mean(0))
+    # Between the chosen counts the ratio to equal weights changes slowly.
+    together, pulled = (
+        np.mean(np.interp(counts, chosen, values * chosen) / counts) for values in drawn.T
+    )
     return np.array([equal, max(together, equal)]), np.array([slope, pulled])
 
 
@@ -394,12 +382,15 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
         # A value times itself: at most all products are alike.
         second = np.array([second[0], (fan**2 * a.second * b.second)[1]])
         roots = tape.roots(a, b)
-    variance = np.maximum(second - mean**2, 0.0)
+    variance = second - mean**2
     crossed = fan * crosses[0] * crosses[1] + fan * others * (a.mean * b.mean) ** 2 - mean**2
     correlation, features = tables.fraction(crossed, variance), product.features
-    spread = np.where(variance > 0, variance, 1.0)
-    common = [np.max(fan * x.mean**2 * y.variance / spread) for x, y in ((a, b), (b, a)) if x.label]
-    if max(common, default=0.0) > _IN_COMMON:
+    common = [
+        tables.fraction(fan * x.mean**2 * y.variance, variance)
+        for x, y in ((a, b), (b, a))
+        if x.label
+    ]
+    if np.any(np.array(common) > _IN_COMMON):
         features, correlation = [0] * len(shape), np.array([correlation[0], 1.0])
     edges = []
     for x, y, cross, axes in (
@@ -423,9 +414,9 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
 
 def _noted(tape: Tape, found: Signal, a: Signal, b: Signal) -> Signal:
     """Notes a contraction with a parameter: it is a layer."""
-    labels = [x.label for x in (a, b) if x.label]
-    if labels:
-        tape.layers[found.number] = labels
+    label = " ".join(x.label for x in (a, b) if x.label)
+    if label:
+        tape.layers[found.number] = label
     return found
 
 
@@ -445,7 +436,7 @@ def _attention(
     together, _ = concentration(simplex)
     shared = np.clip(tape.cross(values), values.mean**2, values.second)
     second = together * (values.second - shared) + shared
-    variance = np.maximum(second - values.mean**2, 0.0)
+    variance = second - values.mean**2
     products = math.prod(shape) * simplex.keys
     queries = products / max(values.size, 1)
     to_values = queries * together / simplex.keys

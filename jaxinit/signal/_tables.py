@@ -84,19 +84,19 @@ def ends(gain: Any) -> np.ndarray:
 
 
 def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Part of a whole, between 0 and 1; the part itself where the whole is 0."""
+    """Part of a whole, between 0 and 1; the part itself where the whole is 0 or less."""
     return np.clip(part / np.where(whole > 0, whole, 1.0), 0.0, 1.0)
 
 
 def spread(
     table: np.ndarray, sources: Sequence[int], joint: Sequence[int], leading: int = 1
 ) -> np.ndarray:
-    """A table with one axis for each of the joint sources; of length 1 where it lacks one."""
-    order = [joint.index(source) for source in sources]
-    table = np.transpose(table, [*range(leading), *(leading + int(i) for i in np.argsort(order))])
-    lengths = iter(table.shape[leading:])
-    shape = [next(lengths) if i in order else 1 for i in range(len(joint))]
-    return table.reshape(*table.shape[:leading], *shape)
+    """A table with one axis for each of the joint sources; of length 1 where it lacks one.
+
+    Both lists of sources are in ascending order.
+    """
+    lengths = dict(zip(sources, table.shape[leading:], strict=True))
+    return table.reshape(*table.shape[:leading], *(lengths.get(source, 1) for source in joint))
 
 
 def normal(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
@@ -189,5 +189,5 @@ def of_array(array: np.ndarray) -> np.ndarray:
 def largest_of(table: np.ndarray, count: int) -> np.ndarray:
     """Law of the largest of independent copies of a number, as a table of one normal number."""
     ordered, _ = compress(table, full_weights(table.ndim - 1))
-    middle = (_edges()[1:] + _edges()[:-1]) / 2
+    middle = uniform()[0]
     return np.stack([np.interp(middle ** (1 / count), middle, row) for row in ordered])

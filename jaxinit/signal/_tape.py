@@ -56,7 +56,6 @@ class Tag:
         factor: entries summed over times what the sum was multiplied with since; 1 for a mean.
         count: entries summed over.
         axes: axes summed over.
-        units: whether these are all axes of independent units.
         among: how many of the terms of one sum are units of one position.
     """
 
@@ -65,8 +64,12 @@ class Tag:
     factor: float = 1.0
     count: int = 1
     axes: tuple[int, ...] = ()
-    units: bool = False
     among: int = 1
+
+    @property
+    def over_units(self) -> bool:
+        """Whether all terms of one sum are units of one position."""
+        return self.among == self.count
 
     @property
     def is_mean(self) -> bool:
@@ -237,7 +240,8 @@ class Tape:
     Attributes:
         steps: every signal, with the edges that lead back from it.
         sources: every standard normal number.
-        layers: outputs of contractions, and the parameters that they multiply with.
+        layers: outputs of contractions, and the parameter that they multiply with, or both where
+            two are multiplied.
         origins: of signals that are stacked, or made of stacked ones: how, so that a slice of one
             can be made of slices of the parts.
         combined: the two operands of sums and products, and the primitive.
@@ -248,7 +252,7 @@ class Tape:
     def __init__(self) -> None:
         self.steps: list[tuple[Signal, tuple[Edge, ...]]] = []
         self.sources: list[Source] = []
-        self.layers: dict[int, list[str]] = {}
+        self.layers: dict[int, str] = {}
         self.origins: dict[int, Stack | Made] = {}
         self.combined: dict[int, tuple[str, Sequence[Signal]]] = {}
         self.slices: dict[Hashable, Value] = {}
@@ -290,7 +294,7 @@ class Tape:
         roots: frozenset[int] | None = None,
         **facts: Any,
     ) -> Signal:
-        """A signal of normal entries; a constant one where the variance is 0."""
+        """A signal of normal entries; a constant one where the variance is 0 or less."""
         mean, variance = (
             np.broadcast_to(np.asarray(m, float), (tables.ROWS,)) for m in (mean, variance)
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -19,8 +20,8 @@ from jaxinit.jaxpr import Cond, Graph, Interpreter, Node, OnArrays, Scan, While,
 from jaxinit.signal import _elementwise as _elementwise
 from jaxinit.signal import _sums as _sums
 from jaxinit.signal._moves import entry, stack
-from jaxinit.signal._rules import Aval, apply, constant, is_float, one_of, unknown
-from jaxinit.signal._tape import Signal, Tape, Value
+from jaxinit.signal._rules import Aval, apply, is_float, one_of, unknown
+from jaxinit.signal._tape import Constant, Discrete, Signal, Tape, Value
 
 # A result of an equation in one run of it: the number of the value, and the rounds of the loops
 # around the equation, outermost first.
@@ -56,8 +57,10 @@ class Walk(Interpreter[Value]):
         self._without_bias: dict[int, Layer] = {}
 
     def constant(self, value: Any) -> Value:
-        """A constant."""
-        return constant(value)
+        """A closed-over array, or the value of a literal; of keys the shape alone is known."""
+        if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
+            return Constant(np.asarray(value))
+        return Discrete(tuple(value.shape))
 
     def equation(self, node: Node, operands: list[Value]) -> list[Value]:
         """Applies the rule of the primitive, and notes layers."""
@@ -68,11 +71,7 @@ class Walk(Interpreter[Value]):
 
     def scan(self, loop: Scan[Value]) -> list[Value]:
         """Runs every round."""
-        return self.unroll(
-            loop,
-            lambda value, number: entry(self.tape, value, number),
-            lambda parts: stack(self.tape, parts),
-        )
+        return self.unroll(loop, partial(entry, self.tape), partial(stack, self.tape))
 
     def while_loop(self, loop: While[Value]) -> list[Value]:
         """A loop that data end: nothing is known of what it makes."""
@@ -87,9 +86,9 @@ class Walk(Interpreter[Value]):
     def _note(self, node: Node, operands: Sequence[Value], result: Signal) -> None:
         """Keeps a layer, or the sum of one and its bias."""
         occurrence = node.outputs[0], self.rounds
-        labels = self.tape.layers.get(result.number)
-        if labels:
-            layer = Layer(" ".join(labels), occurrence, result)
+        label = self.tape.layers.get(result.number)
+        if label:
+            layer = Layer(label, occurrence, result)
             self.layers.append(layer)
             self._without_bias[result.number] = layer
         signals = [x for x in operands if isinstance(x, Signal)]
@@ -148,17 +147,13 @@ def measure(
         key: for the gradients of the outputs, standard normal.
 
     Returns:
-        Second moment per entry of the values, and of the gradients, by occurrence.
+        Second moment per entry of the values, and of the gradients, by occurrence; those inside of
+        branches and while loops are left out.
     """
-    seen: dict[Occurrence, Any] = {}
-
-    def find(occurrence: Occurrence, value: jax.Array) -> jax.Array:
-        if occurrence in wanted:
-            seen[occurrence] = jax.ShapeDtypeStruct(value.shape, value.dtype)
-        return value
-
-    jax.eval_shape(lambda *arrays: _Tapped(find).run(graph, arrays), *operands)
-    zeros = {occurrence: jnp.zeros(value.shape, value.dtype) for occurrence, value in seen.items()}
+    zeros = {
+        (number, rounds): jnp.zeros(graph.avals[number].shape, graph.avals[number].dtype)
+        for number, rounds in wanted
+    }
 
     def forward(added: dict[Occurrence, jax.Array]) -> tuple[list[Any], dict[Occurrence, Any]]:
         values: dict[Occurrence, Any] = {}
@@ -173,10 +168,9 @@ def measure(
         return [x for x in outputs if jnp.issubdtype(jnp.result_type(x), np.floating)], values
 
     outputs, back, values = jax.vjp(forward, zeros, has_aux=True)
-    keys = jax.random.split(key, max(len(outputs), 1))
-    pairs = zip(keys, outputs, strict=False)
+    pairs = zip(jax.random.split(key, len(outputs)), outputs, strict=True)
     (gradients,) = back([jax.random.normal(k, x.shape, x.dtype) for k, x in pairs])
-    return _squares(values), _squares(gradients)
+    return _squares(values), _squares({occurrence: gradients[occurrence] for occurrence in values})
 
 
 def _squares(arrays: dict[Occurrence, jax.Array]) -> _Moments:
@@ -187,22 +181,20 @@ def _squares(arrays: dict[Occurrence, jax.Array]) -> _Moments:
 
 
 def draw_input(
-    key: jax.Array, aval: Any, moments: tuple[float, float] | None, largest: int | None = None
+    key: jax.Array, aval: Any, moments: tuple[float, float], largest: int | None
 ) -> jax.Array:
     """Data of the right shape: normal, or integers below ``largest``.
 
     Args:
         key: for the draw.
         aval: shape and dtype.
-        moments: mean and second moment; None for standard normal numbers.
-        largest: the number of rows of the smallest table.
+        moments: mean and second moment of real numbers.
+        largest: the number of rows of the smallest table; None where there is no table.
     """
     if is_float(aval):
-        drawn = jax.random.normal(key, aval.shape, aval.dtype)
-        if moments is None:
-            return drawn
         mean, second = moments
-        return mean + math.sqrt(max(second - mean**2, 0.0)) * drawn
+        deviation = math.sqrt(max(second - mean**2, 0.0))
+        return mean + deviation * jax.random.normal(key, aval.shape, aval.dtype)
     if aval.dtype == np.bool_:
         return jnp.ones(aval.shape, bool)
     if jnp.issubdtype(aval.dtype, np.integer):

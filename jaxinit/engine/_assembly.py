@@ -31,7 +31,7 @@ from jaxinit.engine._placement import (
 from jaxinit.engine._slices import Same, Slice, may_use_fast_bits, name_of
 from jaxinit.engine._threefry import fast_compiler_options, fast_key
 from jaxinit.engine._traced_init import TracedInit
-from jaxinit.jaxpr import is_key, nbytes_of, transposes
+from jaxinit.jaxpr import hold, is_key, nbytes_of
 
 _NOT_PLACED = "lives on devices that only the whole function tells"
 _FORWARDED = "returned as it came"
@@ -193,13 +193,12 @@ class Assembly:
             if isinstance(atom, int) and atom not in slicing.on_host:
                 place = commitment(flat[inputs.index(atom)]) or place
             types.append(struct.update(sharding=place))
-        is_fast = may_use_fast_bits([node.equation for node in piece.nodes]) and all(
+        equations = [node.equation for node in piece.nodes]
+        is_fast = may_use_fast_bits(equations) and all(
             shards_are_wide(self._avals[leaf].shape, sharding)
             for leaf, sharding in zip(piece.leaves, placed, strict=True)
         )
-        is_one_of_several = self._is_one_of_several(piece.leaves) and any(
-            transposes(node.equation) for node in piece.nodes
-        )
+        is_one_of_several = self._is_one_of_several(piece.leaves) and hold(equations, "transpose")
         places = tuple(struct.sharding for struct in types)
         return Program(
             (content, placed, places, is_fast, is_one_of_several),

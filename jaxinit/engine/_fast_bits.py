@@ -36,9 +36,8 @@ from jaxinit.jaxpr import (
     OnArrays,
     Trimmed,
     called,
-    draws_bits,
     graph_of,
-    inner_jaxprs,
+    hold,
 )
 
 # From a threefry key to a key that draws the same bits.
@@ -116,7 +115,7 @@ class FastBits(OnArrays):
         name, params = equation.primitive.name, equation.params
         if isinstance(params.get("jaxpr"), Trimmed):
             return True
-        if self._fast_key is None or not any(map(draws_bits, inner_jaxprs(equation))):
+        if self._fast_key is None or not hold([equation], "random_bits"):
             return False
         # The compiler chooses between platforms by parameters that `jax.lax.switch` does not have.
         is_choice = name == "cond" and not params.get("branches_platforms")

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit.engine._threefry import is_wide
-from jaxinit.jaxpr import inner_jaxprs
+from jaxinit.jaxpr import every_equation
 
 # A copy of this size takes as long as compiling a program that broadcasts a number: 25 milliseconds
 # for every new shape.
@@ -218,16 +218,9 @@ def _put_shards(value: Any, sharding: Sharding) -> jax.Array:
 
 def constraints_in(equations: Iterable[Any]) -> list[Sharding]:
     """Shardings that equations, or anything inside them, speak of."""
-    known: dict[int, list[Sharding]] = {}  # thousands of layers call the same few functions
-
-    def spoken_of(equations: Iterable[Any]) -> list[Sharding]:
-        found: list[Sharding] = []
-        for equation in equations:
-            found.extend(v for v in equation.params.values() if isinstance(v, Sharding))
-            for jaxpr in inner_jaxprs(equation):
-                if id(jaxpr) not in known:
-                    known[id(jaxpr)] = spoken_of(jaxpr.eqns)
-                found.extend(known[id(jaxpr)])
-        return found
-
-    return spoken_of(equations)
+    return [
+        value
+        for equation in every_equation(equations)
+        for value in equation.params.values()
+        if isinstance(value, Sharding)
+    ]

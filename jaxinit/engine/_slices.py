@@ -28,17 +28,16 @@ import numpy as np
 
 from jaxinit.engine import _host as host
 from jaxinit.engine._fast_bits import FastBits, FastKey
-from jaxinit.engine._threefry import is_exact
+from jaxinit.engine._threefry import are_exact
 from jaxinit.jaxpr import (
     Atom,
     Bits,
     Graph,
     Node,
-    Trimmed,
     called,
     constants_of,
-    draws_bits,
     graph_of,
+    hold,
     inner_jaxprs,
     is_integral,
     is_jaxpr,
@@ -72,17 +71,12 @@ def graph_of_init(jaxpr: Any) -> Graph:
         if id(inner) not in known:
             # A call around a single equation, such as that of `jnp.zeros`, hides a constant.
             is_short = len(inner.eqns) <= 1
-            known[id(inner)] = is_short or len(inner.outvars) > 1 or _derives_keys(inner)
+            known[id(inner)] = (
+                is_short or len(inner.outvars) > 1 or hold(inner.eqns, *_DERIVES_KEYS)
+            )
         return inner if known[id(inner)] else None
 
     return graph_of(jaxpr, opens=opens, has_bodies=lambda equation: False)
-
-
-def _derives_keys(jaxpr: Any) -> bool:
-    return any(
-        equation.primitive.name in _DERIVES_KEYS or any(map(_derives_keys, inner_jaxprs(equation)))
-        for equation in jaxpr.eqns
-    )
 
 
 class Verdict(NamedTuple):
@@ -406,8 +400,7 @@ def may_use_fast_bits(equations: Sequence[Any]) -> bool:
     JAX's own bits. Fast bits are fused into other loops, and not every operation rounds alike in
     each.
     """
-    alone = Trimmed([], [], list(equations), [], [])
-    return draws_bits(alone) and is_exact(alone)
+    return hold(equations, "random_bits") and are_exact(equations)
 
 
 class Same:

@@ -32,7 +32,7 @@ from jaxinit.engine._compile import Call, Filled, Group, Kept, Program, Work, se
 from jaxinit.engine._fast_bits import FastBits
 from jaxinit.engine._placement import may_copy, on_mesh, put, shards_are_wide
 from jaxinit.engine._slices import cut, graph_of_init, may_use_fast_bits
-from jaxinit.engine._threefry import fast_compiler_options, fast_key
+from jaxinit.engine._threefry import fast_key
 from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import graph_of
 
@@ -257,16 +257,20 @@ class _Drawing:
         """
         # Measured on CPU: 12 microseconds per call of a compiled program, against 15 milliseconds
         # of compile time for each slice of a program that draws a whole group and cuts it up.
-        calls = functools.partial(self._calls, rows)
-        return self.work.fill(calls, self._copies, max_live_bytes)
+        return self.work.fill(functools.partial(self._calls, rows), max_live_bytes)
 
     def _calls(self, rows: np.ndarray, group: Group) -> Iterator[Call]:
         place = self._place if self._specs[group.calls[0].leaves[0]].sharding is None else None
         is_here = place is None or place.is_fully_addressable
         for leaves, _ in group.calls:
             (index,) = leaves
+            if group.program is None:
+                spec = self._specs[index]
+                self._delete(index)
+                yield Call(leaves, (np.full(spec.shape, group.constant, spec.dtype),))
+                continue
             row = rows[index] if is_here else put(rows[index], place)
-            if self._into is not None and group.program is not None and group.program.donates:
+            if self._into is not None and group.program.donates:
                 yield Call(leaves, (self._into[index], row))
                 # Another view of the memory, such as a NumPy array, keeps the program from taking
                 # it over; the array is given away all the same.
@@ -274,13 +278,6 @@ class _Drawing:
             else:
                 self._delete(index)
                 yield Call(leaves, (row,))
-
-    def _copies(self, group: Group) -> Iterator[Filled]:
-        for leaves, _ in group.calls:
-            (index,) = leaves
-            self._delete(index)
-            spec = self._specs[index]
-            yield leaves, [put(np.full(spec.shape, group.constant, spec.dtype), group.place)]
 
     def _delete(self, index: int) -> None:
         if self._into is not None and not self._into[index].is_deleted():
@@ -346,7 +343,7 @@ def _program(
         function,
         (row,),
         None if spec.sharding is None else [spec.sharding],
-        tuple(sorted(fast_compiler_options().items())) if is_fast else (),
+        is_fast,
     )
     constant = None
     if not spec.initializer.random:

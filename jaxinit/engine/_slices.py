@@ -240,10 +240,9 @@ def cut(graph: Graph) -> Slicing:
     """Cuts the graph of an init function into slices."""
     cutter = _Cutter(graph)
     starts = {*graph.inputs, *graph.constants}
-    forwarded = tuple(
-        leaf for leaf, atom in enumerate(graph.outputs) if isinstance(atom, int) and atom in starts
-    )
-    rest = [leaf for leaf in range(len(graph.outputs)) if leaf not in set(forwarded)]
+    is_start = [isinstance(atom, int) and atom in starts for atom in graph.outputs]
+    forwarded = tuple(leaf for leaf, is_given in enumerate(is_start) if is_given)
+    rest = [leaf for leaf, is_given in enumerate(is_start) if not is_given]
     leftover: dict[int, str] = {}
     reach = cutter.reach(rest)
     if reach is None:
@@ -416,8 +415,6 @@ class Same:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
         return (
             isinstance(other, Same) and self._hash == other._hash and self.content == other.content
         )

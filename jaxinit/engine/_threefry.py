@@ -247,7 +247,9 @@ def fast_key(key: Any) -> Any:
     typed = _as_keys(key)
     if jax.random.key_impl(typed) != "threefry2x32" or not _is_partitionable():
         return key
-    if _platforms(typed) != {"cpu"}:
+    traced = isinstance(typed, Tracer)
+    places = {jax.default_backend()} if traced else {d.platform for d in typed.devices()}
+    if places != {"cpu"}:
         return key
     return jax.random.wrap_key_data(jax.random.key_data(typed), impl=FAST)
 
@@ -267,12 +269,6 @@ def _as_keys(key: Any) -> jax.Array:
             "fast_key needs JAX random keys or raw uint32 data of the default implementation, got "
             f"{key.dtype} of shape {key.shape}. {advice}"
         ) from None
-
-
-def _platforms(key: jax.Array) -> set[str]:
-    if isinstance(key, Tracer):
-        return {jax.default_backend()}
-    return {device.platform for device in key.devices()}
 
 
 def fast_compiler_options() -> dict[str, str | bool]:

@@ -8,7 +8,6 @@ the outer program stays small.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,11 +51,9 @@ class TracedInit:
         has_effects: whether only a call of the whole function will do.
         live_inputs: positions of the arguments that the leaves depend on.
         schedule: what the host computes for a call.
-        seconds: time it took to make.
     """
 
     def __init__(self, jaxpr: Any) -> None:
-        start = time.perf_counter()
         self.jaxpr = jaxpr
         self.graph = graph = graph_of_init(jaxpr)
         self.slicing = cut(graph)
@@ -70,11 +67,9 @@ class TracedInit:
             self.forwarded = self.slicing.forwarded
             self.leftover = dict(self.slicing.leftover)
             self._take_groups()
-        read = {a for node in graph.nodes for a in node.inputs if isinstance(a, int)}
-        read.update(atom for atom in graph.outputs if isinstance(atom, int))
+        _, read = behind(graph.nodes, graph.outputs)
         self.live_inputs = tuple(i for i, n in enumerate(graph.inputs) if n in read)
         self._prepare_host()
-        self.seconds = time.perf_counter() - start
 
     def _take_groups(self) -> None:
         for content, members in self.slicing.groups().items():

@@ -29,7 +29,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit._table import render_table, spell_bytes
 from jaxinit.engine._compile import Call, Filled, Group, Kept, Program, Work, setting, settings
-from jaxinit.engine._fast_bits import FastBits
+from jaxinit.engine._fast_bits import function_of, in_loops
 from jaxinit.engine._placement import may_copy, on_mesh, put, shards_are_wide
 from jaxinit.engine._slices import cut, graph_of_init, may_use_fast_bits
 from jaxinit.engine._threefry import fast_key
@@ -37,10 +37,6 @@ from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import graph_of
 
 Progress = Callable[[int, int, int, int], None]
-
-# Inside a trace, equal leaves are drawn into one array and sliced. This bounds what that array
-# costs beyond the leaves themselves; a leaf of more than half of it is drawn without a loop.
-_LOOP_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +333,7 @@ def _program(
     function = jex.jaxpr_as_fun(jaxpr)
     if is_fast:
         graph = graph_of(jaxpr, opens=lambda equation: None, has_bodies=lambda equation: False)
-        function = functools.partial(_run_fast, graph)
+        function = function_of(graph, fast_key)
     program = Program(
         (spec, implementation, place),
         function,
@@ -350,10 +346,6 @@ def _program(
         slicing = cut(graph_of_init(jaxpr))
         constant = slicing.constant(slicing.slices[0]) if slicing.slices else None
     return program, constant
-
-
-def _run_fast(graph: Any, row: Any) -> list[Any]:
-    return FastBits(fast_key).run(graph, [row])
 
 
 def _drawing_over(program: Program, old: jax.ShapeDtypeStruct) -> Program:
@@ -400,9 +392,9 @@ def _draw_in_trace(
     arrays: dict[int, jax.Array] = {}
     for spec, members in groups.items():
         # Constants are cheaper to write out than to slice.
-        largest = max(1, _LOOP_BYTES // max(1, spec.nbytes)) if spec.initializer.random else 1
-        for start in range(0, len(members), largest):
-            chunk = members[start : start + largest]
+        is_random = spec.initializer.random
+        chunks = in_loops(members, spec.nbytes) if is_random else [[n] for n in members]
+        for chunk in chunks:
             rows = data[np.array(chunk)]
             made = _loop_program(spec, implementation, len(chunk))(rows)
             arrays.update(zip(chunk, made, strict=True))

@@ -248,20 +248,20 @@ class JitInit(Generic[P, R]):
                 start = time.perf_counter()
                 traced = TracedInit(whole.jaxpr)
                 seconds["slice"] = time.perf_counter() - start
-                known = self._with_shardings(traced, whole.out_info, seconds)
+                shardings, jitted = self._out_shardings, self._whole
+                if self._asks_function:
+                    abstract = jax.tree.map(as_struct, whole.out_info)
+                    shardings = shardings_of("jit_init", shardings, abstract)
+                    jitted = self._jitted(shardings)
+                out_tree, asked = (
+                    jax.tree.structure(whole.out_info),
+                    spread(shardings, whole.out_info),
+                )
+                known = _Signature(traced, jitted, out_tree, asked, {}, seconds)
                 self._known[id(whole.jaxpr)] = known
                 if len(self._known) > _MAX_TRACES:
                     self._known.popitem(last=False)
         return known
-
-    def _with_shardings(self, traced: TracedInit, out_info: Any, seconds: Any) -> _Signature:
-        shardings, whole = self._out_shardings, self._whole
-        if self._asks_function:
-            abstract = jax.tree.map(as_struct, out_info)
-            shardings = shardings_of("jit_init", shardings, abstract)
-            whole = self._jitted(shardings)
-        asked = spread(shardings, out_info)
-        return _Signature(traced, whole, jax.tree.structure(out_info), asked, {}, seconds)
 
     def _assembly(self, signature: _Signature, flat: list[Any]) -> Assembly:
         traced = signature.traced

@@ -333,20 +333,13 @@ class _Cutter:
         nodes = tuple([self.graph.nodes[index] for index in indices])
         outputs = tuple([self.graph.outputs[leaf] for leaf in leaves])
         made = {number for node in nodes for number in node.outputs}
+        # A closed-over array stays inside too, as XLA may compute with it.
+        inside = made | (self.graph.constants.keys() - self.begins)
         # Literals stay inside, where XLA folds them as it does in the whole function. A literal
         # that is returned becomes an argument, so that leaves that differ in it share a program.
         read = [atom for node in nodes for atom in node.inputs if isinstance(atom, int)]
-        starts = {
-            name_of(atom): atom
-            for atom in (*read, *outputs)
-            if name_of(atom) not in made and not self._is_fixed(atom)
-        }
+        starts = {name_of(atom): atom for atom in (*read, *outputs) if name_of(atom) not in inside}
         return Slice(leaves, nodes, outputs, tuple(starts.values()), repeated)
-
-    def _is_fixed(self, atom: Atom) -> bool:
-        """Whether a value is a closed-over array: it stays inside, as XLA may compute with it."""
-        is_constant = isinstance(atom, int) and atom in self.graph.constants
-        return is_constant and atom not in self.begins
 
 
 def name_of(atom: Atom) -> Hashable:

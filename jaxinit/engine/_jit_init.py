@@ -253,10 +253,8 @@ class JitInit(Generic[P, R]):
                     abstract = jax.tree.map(as_struct, whole.out_info)
                     shardings = shardings_of("jit_init", shardings, abstract)
                     jitted = self._jitted(shardings)
-                out_tree, asked = (
-                    jax.tree.structure(whole.out_info),
-                    spread(shardings, whole.out_info),
-                )
+                asked = spread(shardings, whole.out_info)
+                out_tree = jax.tree.structure(whole.out_info)
                 known = _Signature(traced, jitted, out_tree, asked, {}, seconds)
                 self._known[id(whole.jaxpr)] = known
                 if len(self._known) > _MAX_TRACES:

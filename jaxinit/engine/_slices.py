@@ -275,6 +275,8 @@ class _Cutter:
         # Where slices begin: what the host computes anew for every call. A constant integer is not
         # among it, since XLA may fold what it feeds; a constant key is, since bits are not folded.
         self.begins = self.on_host & self.varies
+        # Other closed-over arrays stay inside a slice, as XLA may compute with them.
+        self.fixed = graph.constants.keys() - self.begins
 
     def _find_host_values(self) -> None:
         graph = self.graph
@@ -333,12 +335,14 @@ class _Cutter:
         nodes = tuple([self.graph.nodes[index] for index in indices])
         outputs = tuple([self.graph.outputs[leaf] for leaf in leaves])
         made = {number for node in nodes for number in node.outputs}
-        # A closed-over array stays inside too, as XLA may compute with it.
-        inside = made | (self.graph.constants.keys() - self.begins)
         # Literals stay inside, where XLA folds them as it does in the whole function. A literal
         # that is returned becomes an argument, so that leaves that differ in it share a program.
         read = [atom for node in nodes for atom in node.inputs if isinstance(atom, int)]
-        starts = {name_of(atom): atom for atom in (*read, *outputs) if name_of(atom) not in inside}
+        starts = {
+            name_of(atom): atom
+            for atom in (*read, *outputs)
+            if name_of(atom) not in made and name_of(atom) not in self.fixed
+        }
         return Slice(leaves, nodes, outputs, tuple(starts.values()), repeated)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from helpers import BOTH_AXIS_TYPES, COLLECTIVES, content, make_mesh, slow
 from jaxinit import initializers as init
 from jaxinit.engine import LeafSpec, draw
-from jaxinit.engine import _draws as engine
+from jaxinit.engine import _fast_bits as fast_bits
 
 P = PartitionSpec
 IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
@@ -136,7 +136,7 @@ def test_an_ensemble_is_its_members(implementation, wrap):
 
 
 def test_long_groups_are_drawn_in_pieces(monkeypatch):
-    monkeypatch.setattr(engine, "_LOOP_BYTES", 4 * 6 * 4)
+    monkeypatch.setattr(fast_bits, "_MAX_LOOP_BYTES", 4 * 6 * 4)
     draws = [LeafSpec(init.normal(), (2, 3), FLOAT32)] * 10 + [
         LeafSpec(init.normal(), (64, 3), FLOAT32)
     ]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._table import render_table, spell_bytes
-from jaxinit.engine._compile import Call, Filled, Group, Program, Work
+from jaxinit.engine._compile import Call, Group, Program, Work
 from jaxinit.engine._placement import (
     commitment,
     constraints_in,
@@ -29,9 +29,9 @@ from jaxinit.engine._placement import (
     shards_are_wide,
 )
 from jaxinit.engine._slices import Same, Slice, may_use_fast_bits, name_of
-from jaxinit.engine._threefry import fast_compiler_options, fast_key
+from jaxinit.engine._threefry import fast_key
 from jaxinit.engine._traced_init import TracedInit
-from jaxinit.jaxpr import is_key, nbytes_of, transposes
+from jaxinit.jaxpr import hold, is_key, nbytes_of
 
 _NOT_PLACED = "lives on devices that only the whole function tells"
 _FORWARDED = "returned as it came"
@@ -85,24 +85,27 @@ class Explanation:
         shown = sorted(self.programs, key=lambda note: -note.nbytes)
         rows = [
             (n.leaves, n.types, spell_bytes(n.nbytes), n.made_by, n.operations, n.first)
-            for n in shown[:_MAX_ROWS]
+            for n in shown
         ]
         columns = ("leaves", "each", "bytes", "made by", "operations", "first leaf")
         count = sum(note.made_by == "compiled" for note in self.programs)
         parts = [
             f"{self.leaves} leaves, {len(self.programs)} programs, {count} compiled; "
             f"{spell_bytes(self.nbytes)}, predicted peak {spell_bytes(self.peak)}",
-            render_table(columns, rows),
+            *_first_rows(columns, rows, "programs"),
         ]
-        if len(shown) > _MAX_ROWS:
-            parts.append(f"... and {len(shown) - _MAX_ROWS} programs more")
         if self.fallback:
             rows = list(self.fallback.items())
-            parts.append(render_table(("left to jax.jit", "because of"), rows[:_MAX_ROWS]))
-            if len(rows) > _MAX_ROWS:
-                parts.append(f"... and {len(rows) - _MAX_ROWS} leaves more")
+            parts += _first_rows(("left to jax.jit", "because of"), rows, "leaves")
         phases = ", ".join(f"{phase} {time:.3f}" for phase, time in self.seconds.items())
         return "\n\n".join([*parts, f"seconds: {phases}"])
+
+
+def _first_rows(columns: Sequence[str], rows: Sequence[Any], noun: str) -> list[str]:
+    parts = [render_table(columns, rows[:_MAX_ROWS])]
+    if len(rows) > _MAX_ROWS:
+        parts.append(f"... and {len(rows) - _MAX_ROWS} {noun} more")
+    return parts
 
 
 class Assembly:
@@ -141,10 +144,8 @@ class Assembly:
                 self.leftover.update(dict.fromkeys(leaves, _NOT_PLACED))
         self._add_leftover(flat)
         function, self._forwarded_from = traced.whole_function(traced.forwarded)
-        placed = self._placed(traced.forwarded)
         # `jax.jit` itself and not a compiled program of ours: it returns the very same buffers.
-        options: dict[str, Any] = {"out_shardings": placed} if placed else {}
-        self._forward = jax.jit(function, **options)
+        self._forward = jax.jit(function, out_shardings=self._placed(traced.forwarded))
 
     def _add(self, content: Same, members: Sequence[Slice], flat: Sequence[Any]) -> None:
         """Adds a group for each way in which slices of one content are placed: mostly one."""
@@ -155,6 +156,7 @@ class Assembly:
         told = first.arguments or not jax.sharding.get_mesh().empty
         alone = None if told else self.placement.rows
         fill = (self.placement.fill or alone) if is_free else None
+        constant = self.traced.slicing.constant(first)
         by_place: dict[tuple[Any, ...], list[Slice]] = {}
         for piece in members:
             asked = [self._asked[leaf] for leaf in piece.leaves]
@@ -162,25 +164,23 @@ class Assembly:
         for placed, pieces in by_place.items():
             calls = [Call(p.leaves, tuple(map(name_of, p.arguments))) for p in pieces]
             self._firsts[len(self.groups)] = first
-            if self._is_for_host(first, placed, len(pieces)):
-                constant = self.traced.slicing.constant(first)
+            is_known = constant is not None or self._is_value(first)
+            nbytes = nbytes_of(self._avals[first.leaves[0]])
+            if is_known and may_copy(nbytes, placed[0], len(pieces)):
                 place = placed[0] or self.placement.rows
                 self.groups.append(Group(calls, None, constant, place))
             else:
                 self.groups.append(Group(calls, self._program(content, first, flat, placed)))
 
-    def _is_for_host(self, piece: Slice, placed: tuple[Any, ...], count: int) -> bool:
-        """Whether the host makes leaves and copies them to their devices."""
+    def _is_value(self, piece: Slice) -> bool:
+        """Whether a leaf is a value of the host, and nothing else."""
         aval, atom = self._avals[piece.leaves[0]], piece.outputs[0]
-        is_value = (
+        return (
             not piece.nodes
             and len(piece.leaves) == 1
             and not is_key(aval)
             and not aval.weak_type
             and (not isinstance(atom, int) or atom in self.traced.slicing.on_host)
-        )
-        return (is_value or self.traced.slicing.constant(piece) is not None) and may_copy(
-            nbytes_of(aval), placed[0], count
         )
 
     def _program(
@@ -193,20 +193,19 @@ class Assembly:
             if isinstance(atom, int) and atom not in slicing.on_host:
                 place = commitment(flat[inputs.index(atom)]) or place
             types.append(struct.update(sharding=place))
-        is_fast = may_use_fast_bits([node.equation for node in piece.nodes]) and all(
+        equations = [node.equation for node in piece.nodes]
+        is_fast = may_use_fast_bits(equations) and all(
             shards_are_wide(self._avals[leaf].shape, sharding)
             for leaf, sharding in zip(piece.leaves, placed, strict=True)
         )
-        is_one_of_several = self._is_one_of_several(piece.leaves) and any(
-            transposes(node.equation) for node in piece.nodes
-        )
+        is_one_of_several = self._is_one_of_several(piece.leaves) and hold(equations, "transpose")
         places = tuple(struct.sharding for struct in types)
         return Program(
             (content, placed, places, is_fast, is_one_of_several),
             slicing.function(piece, fast_key if is_fast else None),
             tuple(types),
-            _or_none(placed),
-            tuple(sorted(fast_compiler_options().items())) if is_fast else (),
+            list(placed),
+            is_fast,
             is_one_of_several=is_one_of_several,
         )
 
@@ -228,9 +227,9 @@ class Assembly:
             call = Call(leaves, tuple(map(_input_name, positions)))
             self.groups.append(Group([call], program))
 
-    def _placed(self, leaves: Sequence[int]) -> list[Any] | None:
+    def _placed(self, leaves: Sequence[int]) -> list[Any]:
         fill = self.placement.fill if self.placement.rows is None else None
-        return _or_none([fill if self._asked[n] is None else self._asked[n] for n in leaves])
+        return [fill if self._asked[n] is None else self._asked[n] for n in leaves]
 
     def fill(self, flat: Sequence[Any], max_live_bytes: int | None = None) -> list[Any]:
         """Fills every leaf.
@@ -248,8 +247,7 @@ class Assembly:
         values.update((_input_name(position), array) for position, array in enumerate(flat))
         leaves: list[Any] = [None] * len(self._avals)
         calls = functools.partial(self._calls, values)
-        copies = functools.partial(self._copies, values)
-        with contextlib.closing(self.work.fill(calls, copies, max_live_bytes)) as filled:
+        with contextlib.closing(self.work.fill(calls, max_live_bytes)) as filled:
             for positions, arrays in filled:
                 for leaf, array in zip(positions, arrays, strict=True):
                     leaves[leaf] = array
@@ -264,22 +262,17 @@ class Assembly:
         rows = self.placement.rows
         for call in group.calls:
             arguments = [values[name] for name in call.arguments]
-            if rows is not None:
+            if group.constant is not None:
+                arguments = [np.full(self._avals[call.leaves[0]].shape, group.constant)]
+            elif group.program is None:
+                # Copies, because a row of a larger array would keep all of it alive.
+                arguments = list(map(np.array, arguments))
+            elif rows is not None:
                 # A committed argument stays where it is; all others are put beside it.
                 arguments = [
                     put(value, rows) if commitment(value) is None else value for value in arguments
                 ]
             yield Call(call.leaves, arguments)
-
-    def _copies(self, values: Mapping[Any, Any], group: Group) -> Iterator[Filled]:
-        if group.constant is not None:
-            shape = self._avals[group.calls[0].leaves[0]].shape
-            made = [np.full(shape, group.constant) for _ in group.calls]
-        else:
-            # Copies, because a row of a larger array would keep all of it alive.
-            made = [np.array(values[name]) for call in group.calls for name in call.arguments]
-        for call, array in zip(group.calls, put(made, group.place), strict=True):
-            yield call.leaves, [array]
 
     def explain(
         self, out_tree: Any, max_live_bytes: int | None, seconds: Mapping[str, float]
@@ -357,9 +350,9 @@ class Assembly:
         # One result of several, as it is in the init function: see `Program.is_one_of_several`.
         are_some = len(leaves) > len(positions)
         placed = [leaves[n].sharding if leaves[n].committed else None for n in positions]
-        options: dict[str, Any] = {"out_shardings": (placed, None)} if any(placed) else {}
         arrays, _ = jax.jit(
-            lambda *a: (function(*a), jnp.zeros(0) if are_some else None), **options
+            lambda *a: (function(*a), jnp.zeros(0) if are_some else None),
+            out_shardings=(placed, None),
         )(*[flat[position] for position in needed])
         return arrays
 
@@ -367,10 +360,6 @@ class Assembly:
 def _input_name(position: int) -> tuple[str, int]:
     """Name of an argument of the call itself, as it came."""
     return ("input", position)
-
-
-def _or_none(placed: Sequence[Any]) -> list[Any] | None:
-    return None if all(s is None for s in placed) else list(placed)
 
 
 def _paths(out_tree: Any) -> list[Any]:

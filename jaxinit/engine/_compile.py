@@ -21,6 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit.engine._placement import put
+from jaxinit.engine._threefry import fast_compiler_options
+
 V = TypeVar("V")
 
 # Executables are kept across init functions and plans: the same layer in another model has the same
@@ -44,7 +47,7 @@ class Program:
         function: the function, ``(*arguments) -> list of arrays``.
         arguments: types of its arguments.
         out_shardings: where the arrays go, as ``jax.jit`` takes it; None leaves it to the compiler.
-        options: compiler options.
+        is_fast: whether it is compiled with `fast_compiler_options`.
         donates: positions of arguments whose memory the results take over.
         is_one_of_several: whether its single array is compiled as one result of several, beside an
             empty array. XLA lays out transposed arrays in another way for a program with a single
@@ -55,7 +58,7 @@ class Program:
     function: Callable[..., Any]
     arguments: tuple[jax.ShapeDtypeStruct, ...]
     out_shardings: Any = None
-    options: tuple[tuple[str, Any], ...] = ()
+    is_fast: bool = False
     donates: tuple[int, ...] = ()
     is_one_of_several: bool = False
 
@@ -179,14 +182,13 @@ class Work:
     def fill(
         self,
         calls: Callable[[Group], Iterable[Call]],
-        copies: Callable[[Group], Iterable[Filled]],
         max_live_bytes: int | None,
     ) -> Generator[Filled]:
         """Fills every leaf.
 
         Args:
-            calls: the calls of a group that has a program, with arrays as arguments.
-            copies: the leaves of a group that the host fills.
+            calls: the calls of a group, with arrays as arguments: those of its program, or, in a
+                group that the host fills, the leaves themselves.
             max_live_bytes: bytes that may be in use beside the leaves, as in `allowance`.
 
         Yields:
@@ -198,7 +200,8 @@ class Work:
             yield from carry_out(ready, lambda index: calls(self.groups[index]), allowed)
         for group in self.groups:
             if group.program is None:
-                yield from copies(group)
+                for call in calls(group):
+                    yield call.leaves, [put(array, group.place) for array in call.arguments]
 
     def most_beside(self, max_live_bytes: int | None) -> int:
         """Bytes that `fill` has in use at most beside the leaves, when all is compiled."""
@@ -247,11 +250,8 @@ def compiled(programs: Sequence[Program]) -> Generator[tuple[int, Executable]]:
         return
     context = settings()
     _kept.make_room(len(programs))
-    known: dict[int, Executable] = {}
-    for index, program in enumerate(programs):
-        kept = _kept.get((program.identity, context)) if program.identity is not None else None
-        if kept is not None:
-            known[index] = kept
+    found = [_kept.get((program.identity, context)) for program in programs]
+    known = {index: kept for index, kept in enumerate(found) if kept is not None}
     missing = [index for index in range(len(programs)) if index not in known]
     in_order = jax.process_count() > 1
     with contextlib.closing(_compile_all(programs, missing, context, in_order)) as made:
@@ -287,8 +287,8 @@ def _compile_all(
 
     try:
         for index in missing:
-            lowered, options = _lower(programs[index]), programs[index].options
-            tasks[pool.submit(_compile, lowered, options)] = index
+            options = fast_compiler_options() if programs[index].is_fast else {}
+            tasks[pool.submit(_compile, _lower(programs[index]), options)] = index
             # A lowered program is text of some size: no more of them wait than keep threads busy.
             if len(tasks) > 2 * threads:
                 yield from finished()
@@ -309,16 +309,13 @@ def _lower(program: Program) -> Any:
         beside = jnp.zeros((0,)) if program.is_one_of_several else None
         return program.function(*arguments), beside
 
-    placement: dict[str, Any] = {}
-    if program.out_shardings is not None:
-        placement["out_shardings"] = (program.out_shardings, None)
-    if program.donates:
-        placement["donate_argnums"] = program.donates
-    return jax.jit(run, keep_unused=True, **placement).lower(*program.arguments)
+    placed = (program.out_shardings, None)
+    jitted = jax.jit(run, keep_unused=True, out_shardings=placed, donate_argnums=program.donates)
+    return jitted.lower(*program.arguments)
 
 
-def _compile(lowered: Any, options: tuple[tuple[str, Any], ...]) -> Executable:
-    executable = lowered.compile(compiler_options=dict(options) or None)
+def _compile(lowered: Any, options: dict[str, Any]) -> Executable:
+    executable = lowered.compile(compiler_options=options or None)
     analysis = executable.memory_analysis()
     # Not every backend reports it; 0 then means that no call waits for another.
     return Executable(executable, getattr(analysis, "temp_size_in_bytes", 0) or 0)

@@ -29,18 +29,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit._table import render_table, spell_bytes
 from jaxinit.engine._compile import Call, Filled, Group, Kept, Program, Work, setting, settings
-from jaxinit.engine._fast_bits import FastBits
+from jaxinit.engine._fast_bits import function_of, in_loops
 from jaxinit.engine._placement import may_copy, on_mesh, put, shards_are_wide
 from jaxinit.engine._slices import cut, graph_of_init, may_use_fast_bits
-from jaxinit.engine._threefry import fast_compiler_options, fast_key
+from jaxinit.engine._threefry import fast_key
 from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import graph_of
 
 Progress = Callable[[int, int, int, int], None]
-
-# Inside a trace, equal leaves are drawn into one array and sliced. This bounds what that array
-# costs beyond the leaves themselves; a leaf of more than half of it is drawn without a loop.
-_LOOP_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,16 +253,20 @@ class _Drawing:
         """
         # Measured on CPU: 12 microseconds per call of a compiled program, against 15 milliseconds
         # of compile time for each slice of a program that draws a whole group and cuts it up.
-        calls = functools.partial(self._calls, rows)
-        return self.work.fill(calls, self._copies, max_live_bytes)
+        return self.work.fill(functools.partial(self._calls, rows), max_live_bytes)
 
     def _calls(self, rows: np.ndarray, group: Group) -> Iterator[Call]:
         place = self._place if self._specs[group.calls[0].leaves[0]].sharding is None else None
         is_here = place is None or place.is_fully_addressable
         for leaves, _ in group.calls:
             (index,) = leaves
+            if group.program is None:
+                spec = self._specs[index]
+                self._delete(index)
+                yield Call(leaves, (np.full(spec.shape, group.constant, spec.dtype),))
+                continue
             row = rows[index] if is_here else put(rows[index], place)
-            if self._into is not None and group.program is not None and group.program.donates:
+            if self._into is not None and group.program.donates:
                 yield Call(leaves, (self._into[index], row))
                 # Another view of the memory, such as a NumPy array, keeps the program from taking
                 # it over; the array is given away all the same.
@@ -274,13 +274,6 @@ class _Drawing:
             else:
                 self._delete(index)
                 yield Call(leaves, (row,))
-
-    def _copies(self, group: Group) -> Iterator[Filled]:
-        for leaves, _ in group.calls:
-            (index,) = leaves
-            self._delete(index)
-            spec = self._specs[index]
-            yield leaves, [put(np.full(spec.shape, group.constant, spec.dtype), group.place)]
 
     def _delete(self, index: int) -> None:
         if self._into is not None and not self._into[index].is_deleted():
@@ -340,23 +333,19 @@ def _program(
     function = jex.jaxpr_as_fun(jaxpr)
     if is_fast:
         graph = graph_of(jaxpr, opens=lambda equation: None, has_bodies=lambda equation: False)
-        function = functools.partial(_run_fast, graph)
+        function = function_of(graph, fast_key)
     program = Program(
         (spec, implementation, place),
         function,
         (row,),
         None if spec.sharding is None else [spec.sharding],
-        tuple(sorted(fast_compiler_options().items())) if is_fast else (),
+        is_fast,
     )
     constant = None
     if not spec.initializer.random:
         slicing = cut(graph_of_init(jaxpr))
         constant = slicing.constant(slicing.slices[0]) if slicing.slices else None
     return program, constant
-
-
-def _run_fast(graph: Any, row: Any) -> list[Any]:
-    return FastBits(fast_key).run(graph, [row])
 
 
 def _drawing_over(program: Program, old: jax.ShapeDtypeStruct) -> Program:
@@ -403,9 +392,9 @@ def _draw_in_trace(
     arrays: dict[int, jax.Array] = {}
     for spec, members in groups.items():
         # Constants are cheaper to write out than to slice.
-        largest = max(1, _LOOP_BYTES // max(1, spec.nbytes)) if spec.initializer.random else 1
-        for start in range(0, len(members), largest):
-            chunk = members[start : start + largest]
+        is_random = spec.initializer.random
+        chunks = in_loops(members, spec.nbytes) if is_random else [[n] for n in members]
+        for chunk in chunks:
             rows = data[np.array(chunk)]
             made = _loop_program(spec, implementation, len(chunk))(rows)
             arrays.update(zip(chunk, made, strict=True))

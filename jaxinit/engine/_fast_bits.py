@@ -20,8 +20,8 @@ tests go through all 2**23 numbers that a normal law can draw; all 2**32 were go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.extend.core as jex
@@ -36,10 +36,11 @@ from jaxinit.jaxpr import (
     OnArrays,
     Trimmed,
     called,
-    draws_bits,
     graph_of,
-    inner_jaxprs,
+    hold,
 )
+
+V = TypeVar("V")
 
 # From a threefry key to a key that draws the same bits.
 FastKey: TypeAlias = Callable[[Array], Array]
@@ -78,6 +79,8 @@ _SQRT_HALF = np.int32(0x3F3504F3)
 _EXPONENT = np.int32(-0x800000)
 _float = np.float32
 _NAN = np.array(0x7FFFFFFF, np.uint32).view(np.float32)[()]
+# The arrays of a loop are slices of one, which lives beside them; this bounds it.
+_MAX_LOOP_BYTES = 2**28
 # Smaller arrays are left to the library: what is compiled for them costs more than is saved.
 _MIN_SIZE = 2**20
 
@@ -116,11 +119,28 @@ class FastBits(OnArrays):
         name, params = equation.primitive.name, equation.params
         if isinstance(params.get("jaxpr"), Trimmed):
             return True
-        if self._fast_key is None or not any(map(draws_bits, inner_jaxprs(equation))):
+        if self._fast_key is None or not hold([equation], "random_bits"):
             return False
         # The compiler chooses between platforms by parameters that `jax.lax.switch` does not have.
         is_choice = name == "cond" and not params.get("branches_platforms")
         return is_choice or name in ("scan", "while") or called(equation) is not None
+
+
+def function_of(graph: Graph, fast_key: FastKey | None = None) -> Callable[..., list[Any]]:
+    """A graph as a function of its arguments."""
+    return lambda *operands: FastBits(fast_key).run(graph, operands)
+
+
+def in_loops(members: Sequence[V], nbytes: int) -> Iterator[Sequence[V]]:
+    """Members of a group as they are drawn inside a trace, by one loop for each part.
+
+    Args:
+        members: what is drawn.
+        nbytes: bytes of what each of them draws.
+    """
+    size = max(1, _MAX_LOOP_BYTES // max(1, nbytes))
+    for start in range(0, len(members), size):
+        yield members[start : start + size]
 
 
 def _is_literal(atom: Any) -> bool:

@@ -159,17 +159,10 @@ def _slice(equation: Any, x: np.ndarray) -> np.ndarray:
     return x[tuple(map(slice, starts, limits, strides))]
 
 
-@_rules("squeeze")
-def _squeeze(equation: Any, x: np.ndarray) -> np.ndarray:
-    dropped = equation.params["dimensions"]
-    rank = len(equation.invars[0].aval.shape)
-    return x[tuple(0 if axis in dropped else slice(None) for axis in range(rank))]
-
-
-@_rules("reshape")
+@_rules("reshape", "squeeze")
 def _reshape(equation: Any, x: np.ndarray) -> np.ndarray:
-    rank, shape = len(equation.invars[0].aval.shape), equation.params["new_sizes"]
-    return x.reshape((*shape, *x.shape[rank:]))
+    rank = len(equation.invars[0].aval.shape)
+    return x.reshape((*equation.outvars[0].aval.shape, *x.shape[rank:]))
 
 
 @_rules("broadcast_in_dim")
@@ -205,8 +198,7 @@ def _stack(equation: Any, *operands: np.ndarray) -> np.ndarray:
 
 @_rules("unstack")
 def _unstack(equation: Any, x: np.ndarray) -> list[np.ndarray]:
-    before = (slice(None),) * equation.params["axis"]
-    return [x[(*before, index)] for index in range(len(equation.outvars))]
+    return list(np.moveaxis(x, equation.params["axis"], 0))
 
 
 @_rules("split")

@@ -227,8 +227,6 @@ class JitInit(Generic[P, R]):
         return assembly.explain(signature.out_tree, self._max_live_bytes, signature.seconds)
 
     def _jitted(self, out_shardings: Any) -> Any:
-        if out_shardings is None:
-            return jax.jit(self._init_fn, **self._options)
         return jax.jit(self._init_fn, out_shardings=out_shardings, **self._options)
 
     def _whole_for(self, args: Any, kwargs: Any) -> Any:
@@ -247,22 +245,21 @@ class JitInit(Generic[P, R]):
             known = self._known.get(id(whole.jaxpr))
             if known is None:
                 seconds = {"trace": time.perf_counter() - start}
+                start = time.perf_counter()
                 traced = TracedInit(whole.jaxpr)
-                seconds["slice"] = traced.seconds
-                known = self._with_shardings(traced, whole.out_info, seconds)
+                seconds["slice"] = time.perf_counter() - start
+                shardings, jitted = self._out_shardings, self._whole
+                if self._asks_function:
+                    abstract = jax.tree.map(as_struct, whole.out_info)
+                    shardings = shardings_of("jit_init", shardings, abstract)
+                    jitted = self._jitted(shardings)
+                asked = spread(shardings, whole.out_info)
+                out_tree = jax.tree.structure(whole.out_info)
+                known = _Signature(traced, jitted, out_tree, asked, {}, seconds)
                 self._known[id(whole.jaxpr)] = known
                 if len(self._known) > _MAX_TRACES:
                     self._known.popitem(last=False)
         return known
-
-    def _with_shardings(self, traced: TracedInit, out_info: Any, seconds: Any) -> _Signature:
-        shardings, whole = self._out_shardings, self._whole
-        if self._asks_function:
-            abstract = jax.tree.map(as_struct, out_info)
-            shardings = shardings_of("jit_init", self._out_shardings, abstract)
-            whole = self._jitted(shardings)
-        asked = spread(shardings, out_info)
-        return _Signature(traced, whole, jax.tree.structure(out_info), asked, {}, seconds)
 
     def _assembly(self, signature: _Signature, flat: list[Any]) -> Assembly:
         traced = signature.traced

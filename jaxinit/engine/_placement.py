@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxinit.engine._threefry import is_wide
-from jaxinit.jaxpr import inner_jaxprs
+from jaxinit.jaxpr import every_equation, is_key
 
 # A copy of this size takes as long as compiling a program that broadcasts a number: 25 milliseconds
 # for every new shape.
@@ -62,11 +61,10 @@ def decide(
     committed = [s for s in map(commitment, arguments) if s is not None]
     asked = [s for s in out_shardings if s is not None]
     constraints = [s for s in constraints if not _is_abstract(s)]
-    if not committed and not asked and not constraints:
+    is_told = bool(asked or constraints)
+    if not committed and not is_told:
         return _ANYWHERE
-    if committed and (asked or constraints):
-        return _on_mesh(committed, asked, constraints)
-    if committed and all(len(s.device_set) == 1 for s in committed):
+    if not is_told and all(len(s.device_set) == 1 for s in committed):
         same = all(s.device_set == committed[0].device_set for s in committed)
         return Placement(committed[0], None, True) if same else _UNKNOWN
     return _on_mesh(committed, asked, constraints)
@@ -207,7 +205,7 @@ def put(values: Any, sharding: Sharding | None) -> Any:
 
 
 def _put_shards(value: Any, sharding: Sharding) -> jax.Array:
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and is_key(value):
         words = _put_shards(jax.random.key_data(value), sharding)
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(value))
     array = np.asarray(value)
@@ -218,16 +216,9 @@ def _put_shards(value: Any, sharding: Sharding) -> jax.Array:
 
 def constraints_in(equations: Iterable[Any]) -> list[Sharding]:
     """Shardings that equations, or anything inside them, speak of."""
-    known: dict[int, list[Sharding]] = {}  # thousands of layers call the same few functions
-
-    def spoken_of(equations: Iterable[Any]) -> list[Sharding]:
-        found: list[Sharding] = []
-        for equation in equations:
-            found.extend(v for v in equation.params.values() if isinstance(v, Sharding))
-            for jaxpr in inner_jaxprs(equation):
-                if id(jaxpr) not in known:
-                    known[id(jaxpr)] = spoken_of(jaxpr.eqns)
-                found.extend(known[id(jaxpr)])
-        return found
-
-    return spoken_of(equations)
+    return [
+        value
+        for equation in every_equation(equations)
+        for value in equation.params.values()
+        if isinstance(value, Sharding)
+    ]

@@ -28,17 +28,16 @@ import numpy as np
 
 from jaxinit.engine import _host as host
 from jaxinit.engine._fast_bits import FastBits, FastKey
-from jaxinit.engine._threefry import is_exact
+from jaxinit.engine._threefry import are_exact
 from jaxinit.jaxpr import (
     Atom,
     Bits,
     Graph,
     Node,
-    Trimmed,
     called,
     constants_of,
-    draws_bits,
     graph_of,
+    hold,
     inner_jaxprs,
     is_integral,
     is_jaxpr,
@@ -72,17 +71,12 @@ def graph_of_init(jaxpr: Any) -> Graph:
         if id(inner) not in known:
             # A call around a single equation, such as that of `jnp.zeros`, hides a constant.
             is_short = len(inner.eqns) <= 1
-            known[id(inner)] = is_short or len(inner.outvars) > 1 or _derives_keys(inner)
+            known[id(inner)] = (
+                is_short or len(inner.outvars) > 1 or hold(inner.eqns, *_DERIVES_KEYS)
+            )
         return inner if known[id(inner)] else None
 
     return graph_of(jaxpr, opens=opens, has_bodies=lambda equation: False)
-
-
-def _derives_keys(jaxpr: Any) -> bool:
-    return any(
-        equation.primitive.name in _DERIVES_KEYS or any(map(_derives_keys, inner_jaxprs(equation)))
-        for equation in jaxpr.eqns
-    )
 
 
 class Verdict(NamedTuple):
@@ -246,10 +240,9 @@ def cut(graph: Graph) -> Slicing:
     """Cuts the graph of an init function into slices."""
     cutter = _Cutter(graph)
     starts = {*graph.inputs, *graph.constants}
-    forwarded = tuple(
-        leaf for leaf, atom in enumerate(graph.outputs) if isinstance(atom, int) and atom in starts
-    )
-    rest = [leaf for leaf in range(len(graph.outputs)) if leaf not in set(forwarded)]
+    is_start = [isinstance(atom, int) and atom in starts for atom in graph.outputs]
+    forwarded = tuple(leaf for leaf, is_given in enumerate(is_start) if is_given)
+    rest = [leaf for leaf, is_given in enumerate(is_start) if not is_given]
     leftover: dict[int, str] = {}
     reach = cutter.reach(rest)
     if reach is None:
@@ -282,6 +275,8 @@ class _Cutter:
         # Where slices begin: what the host computes anew for every call. A constant integer is not
         # among it, since XLA may fold what it feeds; a constant key is, since bits are not folded.
         self.begins = self.on_host & self.varies
+        # Other closed-over arrays stay inside a slice, as XLA may compute with them.
+        self.fixed = graph.constants.keys() - self.begins
 
     def _find_host_values(self) -> None:
         graph = self.graph
@@ -346,14 +341,9 @@ class _Cutter:
         starts = {
             name_of(atom): atom
             for atom in (*read, *outputs)
-            if name_of(atom) not in made and not self._is_fixed(atom)
+            if name_of(atom) not in made and name_of(atom) not in self.fixed
         }
         return Slice(leaves, nodes, outputs, tuple(starts.values()), repeated)
-
-    def _is_fixed(self, atom: Atom) -> bool:
-        """Whether a value is a closed-over array: it stays inside, as XLA may compute with it."""
-        is_constant = isinstance(atom, int) and atom in self.graph.constants
-        return is_constant and atom not in self.begins
 
 
 def name_of(atom: Atom) -> Hashable:
@@ -406,8 +396,7 @@ def may_use_fast_bits(equations: Sequence[Any]) -> bool:
     JAX's own bits. Fast bits are fused into other loops, and not every operation rounds alike in
     each.
     """
-    alone = Trimmed([], [], list(equations), [], [])
-    return draws_bits(alone) and is_exact(alone)
+    return hold(equations, "random_bits") and are_exact(equations)
 
 
 class Same:
@@ -423,8 +412,6 @@ class Same:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
         return (
             isinstance(other, Same) and self._hash == other._hash and self.content == other.content
         )

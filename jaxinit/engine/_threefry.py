@@ -11,8 +11,8 @@ every shape, batch of keys and sharding. A float law is what XLA compiles from t
 jaxlib 0.12 that depends on the loop around it, in JAX itself: ``normal(key, (600, 4))`` and
 ``normal(key, (2400,))`` differ by an ulp in 3 % of their entries, because LLVM unrolls short loops
 and then settles anew which products and sums become one fused operation. Arrays with a short last
-axis are therefore left to JAX's own program, and `is_exact` tells of a traced program whether fast
-bits leave it the same to the last bit.
+axis are therefore left to JAX's own program, and `are_exact` tells of traced equations whether fast
+bits leave them the same to the last bit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
-from jaxinit.jaxpr import inner_jaxprs
+from jaxinit.jaxpr import every_equation, inner_jaxprs
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -109,8 +109,8 @@ def is_wide(shape: Iterable[int]) -> bool:
     return next((size for size in reversed(tuple(shape)) if size != 1), 1) >= _NARROW
 
 
-def is_exact(jaxpr: Any) -> bool:
-    """Whether a traced program yields the same bits with fast keys as with JAX's own.
+def are_exact(equations: Iterable[Any]) -> bool:
+    """Whether traced equations yield the same bits with fast keys as with JAX's own.
 
     True for programs on wide arrays and scalars made of arithmetic, comparisons and ``erf_inv``:
     the uniform, normal, truncated normal and Bernoulli laws and what scales and shifts them. False
@@ -119,21 +119,22 @@ def is_exact(jaxpr: Any) -> bool:
     another way for keys of other types than its own.
 
     Args:
-        jaxpr: what ``jax.make_jaxpr`` returns.
+        equations: those of a program, such as ``jax.make_jaxpr`` returns.
 
     Returns:
-        True when equality with JAX's own program was established for everything in it.
+        True when equality with JAX's own program was established for all that they compute.
     """
-    return all(map(_equation_is_exact, jaxpr.eqns))
+    return all(map(_is_exact, equations))
 
 
-def _equation_is_exact(equation: Any) -> bool:
-    name = equation.primitive.name
+def _is_exact(equation: Any) -> bool:
+    name, inner = equation.primitive.name, list(inner_jaxprs(equation))
     if name in _CALLS:
-        return all(map(is_exact, inner_jaxprs(equation)))
-    if name == "random_gamma" or any(_has_floats(jaxpr) for jaxpr in inner_jaxprs(equation)):
+        return all(are_exact(jaxpr.eqns) for jaxpr in inner)
+    inside = every_equation(found for jaxpr in inner for found in jaxpr.eqns)
+    if name == "random_gamma" or any(map(_makes_floats, inside)):
         return False
-    if not any(_has_fractions(variable.aval) for variable in equation.outvars):
+    if not _makes_floats(equation):
         return True  # integers and booleans are exact wherever they are computed
     arrays = [
         variable.aval
@@ -147,12 +148,8 @@ def _equation_is_exact(equation: Any) -> bool:
     )
 
 
-def _has_floats(jaxpr: Any) -> bool:
-    return any(
-        any(_has_fractions(variable.aval) for variable in equation.outvars)
-        or any(map(_has_floats, inner_jaxprs(equation)))
-        for equation in jaxpr.eqns
-    )
+def _makes_floats(equation: Any) -> bool:
+    return any(_has_fractions(variable.aval) for variable in equation.outvars)
 
 
 def _has_fractions(aval: Any) -> bool:
@@ -225,7 +222,7 @@ def fast_key(key: Any) -> Any:
 
     Equality is to the last bit for everything computed in integers, and for the uniform, normal,
     truncated normal and Bernoulli laws. With jaxlib 0.12 a few others, ``logistic`` for one, are an
-    ulp off in some entries, as in JAX itself between two shapes; `is_exact` decides for a traced
+    ulp off in some entries, as in JAX itself between two shapes; `are_exact` decides for a traced
     program. JAX's ``gamma``, and ``beta``, ``dirichlet``, ``t`` and others that call it, are
     evaluated in another way for keys of another type: slower, and off by an ulp; ``poisson`` raises
     ``NotImplementedError``. Draw those from the key that you have.
@@ -250,7 +247,9 @@ def fast_key(key: Any) -> Any:
     typed = _as_keys(key)
     if jax.random.key_impl(typed) != "threefry2x32" or not _is_partitionable():
         return key
-    if _platforms(typed) != {"cpu"}:
+    traced = isinstance(typed, Tracer)
+    places = {jax.default_backend()} if traced else {d.platform for d in typed.devices()}
+    if places != {"cpu"}:
         return key
     return jax.random.wrap_key_data(jax.random.key_data(typed), impl=FAST)
 
@@ -272,19 +271,13 @@ def _as_keys(key: Any) -> jax.Array:
         ) from None
 
 
-def _platforms(key: jax.Array) -> set[str]:
-    if isinstance(key, Tracer):
-        return {jax.default_backend()}
-    return {device.platform for device in key.devices()}
-
-
 def fast_compiler_options() -> dict[str, str | bool]:
     """Options with which XLA compiles a drawing program to its fastest on this machine.
 
     For ``jax.jit(..., compiler_options=...)``, so they bind one program and no other: 512-bit
     vectors, where XLA:CPU prefers 256. Measured: 1.1 ns of a core for 32 random bits in place of
     1.5, 3.1 for a normal in place of 4.4 (jaxlib 0.12), with the same bits in every program that is
-    exact (`is_exact`).
+    exact (`are_exact`).
 
     Returns:
         The options; empty on other backends than CPU, on processors without 512-bit vectors, and

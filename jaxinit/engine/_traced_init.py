@@ -8,7 +8,7 @@ the outer program stays small.
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.engine import _host as host
-from jaxinit.engine._fast_bits import FastBits
+from jaxinit.engine._fast_bits import function_of, in_loops
 from jaxinit.engine._placement import constraints_in
 from jaxinit.engine._slices import (
     Same,
@@ -35,8 +35,6 @@ from jaxinit.jaxpr import is_key, nbytes_of
 _MAX_REPEATED = 24
 # Fewer leaves than this are written out: slicing the loop's result costs as much as a loop saves.
 _MIN_LOOPED = 4
-# The leaves of a loop are slices of one array, which lives beside them; this bounds the array.
-_MAX_LOOP_BYTES = 2**28
 
 
 class TracedInit:
@@ -52,11 +50,9 @@ class TracedInit:
         has_effects: whether only a call of the whole function will do.
         live_inputs: positions of the arguments that the leaves depend on.
         schedule: what the host computes for a call.
-        seconds: time it took to make.
     """
 
     def __init__(self, jaxpr: Any) -> None:
-        start = time.perf_counter()
         self.jaxpr = jaxpr
         self.graph = graph = graph_of_init(jaxpr)
         self.slicing = cut(graph)
@@ -70,11 +66,9 @@ class TracedInit:
             self.forwarded = self.slicing.forwarded
             self.leftover = dict(self.slicing.leftover)
             self._take_groups()
-        read = {a for node in graph.nodes for a in node.inputs if isinstance(a, int)}
-        read.update(atom for atom in graph.outputs if isinstance(atom, int))
+        _, read = behind(graph.nodes, graph.outputs)
         self.live_inputs = tuple(i for i, n in enumerate(graph.inputs) if n in read)
         self._prepare_host()
-        self.seconds = time.perf_counter() - start
 
     def _take_groups(self) -> None:
         for content, members in self.slicing.groups().items():
@@ -143,18 +137,13 @@ class TracedInit:
         Returns:
             The function, and the positions of the arguments that it takes.
         """
-        graph, domain = self.graph, FastBits()
-        outputs = [graph.outputs[leaf] for leaf in leaves]
+        graph = self.graph
+        outputs = tuple(graph.outputs[leaf] for leaf in leaves)
         nodes, numbers = behind(graph.nodes, outputs)
         positions = [i for i in self.live_inputs if graph.inputs[i] in numbers]
-
-        def run(*operands: Any) -> list[Any]:
-            values: dict[int, Any] = dict(graph.constants)
-            values.update(zip((graph.inputs[i] for i in positions), operands, strict=True))
-            domain.run_nodes(nodes, values)
-            return [domain.read(atom, values) for atom in outputs]
-
-        return run, positions
+        inputs = tuple(graph.inputs[i] for i in positions)
+        part = dataclasses.replace(graph, inputs=inputs, nodes=nodes, outputs=outputs)
+        return function_of(part), positions
 
     def can_inline(self) -> bool:
         """Whether loops give the bits of the whole function, whatever batches over them.
@@ -196,9 +185,7 @@ class TracedInit:
         function = self.slicing.function(members[0])
         outputs = members[0].outputs
         need = sum(nbytes_of(self.graph.aval(atom)) for atom in outputs)
-        size = max(1, _MAX_LOOP_BYTES // max(1, need))
-        for start in range(0, len(members), size):
-            chunk = members[start : start + size]
+        for chunk in in_loops(members, need):
             rows = [self._row(piece, values) for piece in chunk]
             columns = [jnp.stack(column) for column in zip(*rows, strict=True)]
             stacks = jax.lax.map(lambda row: function(*row), columns)

@@ -13,14 +13,14 @@ from jaxinit.jaxpr._axes import whole_axes as whole_axes
 from jaxinit.jaxpr._equations import Trimmed as Trimmed
 from jaxinit.jaxpr._equations import called as called
 from jaxinit.jaxpr._equations import constants_of as constants_of
-from jaxinit.jaxpr._equations import draws_bits as draws_bits
+from jaxinit.jaxpr._equations import every_equation as every_equation
+from jaxinit.jaxpr._equations import hold as hold
 from jaxinit.jaxpr._equations import inner_jaxprs as inner_jaxprs
 from jaxinit.jaxpr._equations import is_integral as is_integral
 from jaxinit.jaxpr._equations import is_jaxpr as is_jaxpr
 from jaxinit.jaxpr._equations import is_key as is_key
 from jaxinit.jaxpr._equations import nbytes_of as nbytes_of
 from jaxinit.jaxpr._equations import size_of as size_of
-from jaxinit.jaxpr._equations import transposes as transposes
 from jaxinit.jaxpr._graph import Atom as Atom
 from jaxinit.jaxpr._graph import Graph as Graph
 from jaxinit.jaxpr._graph import Neighbours as Neighbours

@@ -124,23 +124,18 @@ def sources(node: Node, old: Shape, new: Shape) -> list[tuple[int, ...]]:
     if name == "stack" and "axis" in params:  # of arrays; the node of `straighten` has no axis
         place = params["axis"]
         return [(axis - (axis > place),) if axis != place else () for axis in range(len(new))]
-    gone = _removed(node, old, new)
-    if gone is not None:
+    gone: set[int] = set()
+    if name == "unstack":
+        gone = {params["axis"]}
+    elif name == "squeeze":
+        gone = {axis % len(old) for axis in params["dimensions"]}
+    elif is_of(name, Class.REDUCES) and len(new) < len(old):
+        gone = set(params["axes"])
+    if gone:
         return [(axis,) for axis in range(len(old)) if axis not in gone]
     # Axes that come or go otherwise do so in front: the entries of a scan, and its results.
     shift = len(old) - len(new)
     return [(axis + shift,) if axis + shift >= 0 else () for axis in range(len(new))]
-
-
-def _removed(node: Node, old: Shape, new: Shape) -> set[int] | None:
-    """Axes that an equation takes away; None of one that takes none away by name."""
-    if node.primitive == "unstack":
-        return {node.params["axis"]}
-    if node.primitive == "squeeze":
-        return {axis % len(old) for axis in node.params["dimensions"]}
-    if is_of(node.primitive, Class.REDUCES) and len(new) < len(old):
-        return set(node.params["axes"])
-    return None
 
 
 def whole_axes(old: Shape, new: Shape) -> tuple[int | None, ...]:

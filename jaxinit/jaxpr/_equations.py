@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,17 +42,6 @@ class Trimmed(NamedTuple):
 _JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr, Trimmed)
 
 
-class TrimmedScan(NamedTuple):
-    """A ``scan`` equation around a trimmed body; reads like any other equation."""
-
-    primitive: Any
-    params: dict[str, Any]
-    invars: list[Any]
-    outvars: list[Any]
-    effects: Any
-    ctx: Any
-
-
 def constants_of(jaxpr: Any) -> list[tuple[Any, Any]]:
     """Variables of a jaxpr that stand for closed-over arrays, with those arrays."""
     values = getattr(jaxpr, "consts", ())
@@ -79,6 +68,26 @@ def inner_jaxprs(equation: Any) -> Iterator[Any]:
                 named = platforms[index] if name == "branches" and platforms else None
                 if named is None or tuple(named) != ("mosaic",):
                     yield branch
+
+
+def every_equation(equations: Iterable[Any]) -> Iterator[Any]:
+    """Equations and those inside them.
+
+    Each jaxpr is gone through once: thousands of layers call the same few functions.
+    """
+    pending = list(equations)
+    seen: set[int] = set()
+    for equation in pending:
+        yield equation
+        fresh = [jaxpr for jaxpr in inner_jaxprs(equation) if id(jaxpr) not in seen]
+        for jaxpr in fresh:
+            seen.add(id(jaxpr))
+            pending.extend(jaxpr.eqns)
+
+
+def hold(equations: Iterable[Any], *names: str) -> bool:
+    """Whether a primitive of one of these names appears among equations or inside them."""
+    return any(equation.primitive.name in names for equation in every_equation(equations))
 
 
 @functools.cache
@@ -116,31 +125,27 @@ def opened(equation: Any) -> Any | None:
     return jaxpr if jaxpr is not None and len(jaxpr.invars) == len(equation.invars) else None
 
 
-class Scan(NamedTuple):
-    """How the operands and results of a ``scan`` equation divide."""
+def counts_of_scan(equation: Any) -> tuple[int, int]:
+    """How many constants and carries a ``scan`` equation reads.
 
-    constants: int
-    carries: int
-
-
-def scan_of(equation: Any) -> Scan:
-    """Division of a scan, read from ranks: JAX versions keep the counts in different places.
-
-    What is scanned over, and what is stacked, has one axis less inside the loop.
+    Counted by ranks, because JAX versions keep the counts in different places: what is scanned
+    over, and what is stacked, has one axis less inside the loop.
     """
     jaxpr = equation.params["jaxpr"]
     stacked = _longer(equation.outvars, jaxpr.outvars)
     scanned = _longer(equation.invars, jaxpr.invars)
     carries = len(equation.outvars) - stacked
-    return Scan(len(equation.invars) - scanned - carries, carries)
+    return len(equation.invars) - scanned - carries, carries
 
 
-def live_equations(jaxpr: Any, wanted: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
+def live_equations(
+    jaxpr: Any, wanted: Sequence[bool]
+) -> tuple[list[tuple[Any, list[bool]]], set[Any]]:
     """Equations that the wanted results of a jaxpr need, in order.
 
     Returns:
-        Pairs of an equation and which of its own results are used. A scan comes without the
-        carries and stacks that nobody reads.
+        Pairs of an equation and which of its own results are used, and all variables that are
+        needed. A scan comes without the carries and stacks that nobody reads.
     """
     needed = {
         atom
@@ -157,22 +162,16 @@ def live_equations(jaxpr: Any, wanted: Sequence[bool]) -> list[tuple[Any, list[b
             used = [variable in needed for variable in equation.outvars]
         kept.append((equation, used))
         needed.update(a for a in equation.invars if not isinstance(a, jex.Literal))
-    return kept[::-1]
+    return kept[::-1], needed
 
 
-def _trimmed(equation: Any, used: Sequence[bool]) -> TrimmedScan:
+def _trimmed(equation: Any, used: Sequence[bool]) -> Any:
     """The scan that makes only what is used, and the carries that this takes."""
     body = equation.params["jaxpr"]
-    constants, carries = scan_of(equation)
+    constants, carries = counts_of_scan(equation)
     wanted = list(used)
     while True:
-        live = live_equations(body, wanted)
-        needed = {a for inner, _ in live for a in inner.invars if not isinstance(a, jex.Literal)}
-        needed.update(
-            a
-            for a, want in zip(body.outvars, wanted, strict=True)
-            if want and not isinstance(a, jex.Literal)
-        )
+        live, needed = live_equations(body, wanted)
         read = [variable in needed for variable in body.invars]
         also = [a or b for a, b in zip(wanted, read[constants:][:carries], strict=False)]
         if also == wanted[:carries]:
@@ -188,13 +187,10 @@ def _trimmed(equation: Any, used: Sequence[bool]) -> TrimmedScan:
         consts=[value for _, value in constants_of(body)],
     )
     options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
-    return TrimmedScan(
-        equation.primitive,
-        {**options, "jaxpr": kept},
-        [v for v, keep in zip(equation.invars, read, strict=True) if keep],
-        [v for v, keep in zip(equation.outvars, wanted, strict=True) if keep],
-        equation.effects,
-        equation.ctx,
+    return equation.replace(
+        params={**options, "jaxpr": kept},
+        invars=[v for v, keep in zip(equation.invars, read, strict=True) if keep],
+        outvars=[v for v, keep in zip(equation.outvars, wanted, strict=True) if keep],
     )
 
 
@@ -227,18 +223,3 @@ def size_of(aval: Any) -> int:
 def nbytes_of(aval: Any) -> int:
     """Bytes of an abstract value; a key counts 8 words, the most that JAX's own need."""
     return size_of(aval) * (32 if is_key(aval) else np.dtype(aval.dtype).itemsize)
-
-
-def draws_bits(jaxpr: Any) -> bool:
-    """Whether ``random_bits`` appears anywhere inside."""
-    return any(
-        equation.primitive.name == "random_bits" or any(map(draws_bits, inner_jaxprs(equation)))
-        for equation in jaxpr.eqns
-    )
-
-
-def transposes(equation: Any) -> bool:
-    """Whether an equation, or anything inside it, changes the order of axes."""
-    if equation.primitive.name == "transpose":
-        return True
-    return any(any(map(transposes, jaxpr.eqns)) for jaxpr in inner_jaxprs(equation))

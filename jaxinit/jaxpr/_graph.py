@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.extend.core as jex
 
-from jaxinit.jaxpr._equations import constants_of, live_equations, opened, scan_of
+from jaxinit.jaxpr._equations import constants_of, counts_of_scan, live_equations, opened
 
 V = TypeVar("V")
 
@@ -60,9 +60,8 @@ class Node:
             of the leading axis that a scan walks along), ``stack`` (results of all rounds along a
             new leading axis), ``merge`` (results of alternative branches, or of a loop that may not
             run).
-        params: its parameters; of a scan with a body ``length``, ``constants``, ``carries``,
-            ``reverse`` and ``unroll``, of a while loop with bodies ``condition_constants`` and
-            ``body_constants``.
+        params: its parameters; of a loop with bodies also ``first`` and ``second``, how many
+            operands belong to the first two parts that `divided` tells apart.
         inputs: what it reads.
         outputs: numbers of the values it makes.
         bodies: of a ``scan`` one; of a ``while`` its condition and its body; of a ``cond`` its
@@ -164,11 +163,12 @@ class _Builder:
         def read(atom: Any) -> Atom:
             return atom if isinstance(atom, jex.Literal) else numbers[atom]
 
-        for equation, used in live_equations(jaxpr, wanted):
+        for equation, used in live_equations(jaxpr, wanted)[0]:
             inputs = tuple([read(atom) for atom in equation.invars])
             inner = self.opens(equation)
             if inner is not None:
-                within = (*calls, name) if (name := _name_of(equation)) else calls
+                name = equation.params.get("name")
+                within = (*calls, str(name)) if name else calls
                 start = len(graph.nodes)
                 results = self._add(graph, inner, inputs, used, within, times)
                 if equation.primitive.name in _CUSTOM:
@@ -196,56 +196,31 @@ class _Builder:
         bodies: tuple[Graph, ...] = ()
         if name in _WITH_BODIES and self.has_bodies(equation):
             if name == "scan":
-                length = params["length"]
-                rounds = None if times is None else times * length
+                rounds = None if times is None else times * params["length"]
                 bodies = (self.graph(params["jaxpr"], calls, rounds),)
-                kept = {key: params[key] for key in ("length", "reverse", "unroll")}
-                params = {**kept, **scan_of(equation)._asdict()}
+                first, second = counts_of_scan(equation)
+                params = {**params, "first": first, "second": second}
             elif name == "cond":
                 bodies = tuple(self.graph(branch, calls, None) for branch in params["branches"])
             else:
                 both = (params["cond_jaxpr"], params["body_jaxpr"])
                 bodies = tuple(self.graph(jaxpr, calls, None) for jaxpr in both)
-                params = {
-                    "condition_constants": params["cond_nconsts"],
-                    "body_constants": params["body_nconsts"],
-                }
+                first, second = params["cond_nconsts"], params["body_nconsts"]
+                params = {**params, "first": first, "second": second}
         return Node(name, params, inputs, outputs, bodies, calls, times, equation)
 
 
-def _name_of(equation: Any) -> str:
-    """What a call is a call of; empty where that is not said."""
-    return str(equation.params.get("name") or "")
+def divided(node: Node, operands: Sequence[V]) -> tuple[Sequence[V], Sequence[V], Sequence[V]]:
+    """Divides what belongs to the inputs of a loop with bodies.
 
-
-class ScanOperands(NamedTuple):
-    """What a scan reads: the same in every round, carried from round to round, walked along."""
-
-    constants: Sequence[Any]
-    carries: Sequence[Any]
-    scanned: Sequence[Any]
-
-
-def scan_operands(node: Node, operands: Sequence[V]) -> ScanOperands:
-    """Divides what belongs to the inputs of a ``scan`` with a body."""
-    first = node.params["constants"]
-    second = first + node.params["carries"]
-    return ScanOperands(operands[:first], operands[first:second], operands[second:])
-
-
-class WhileOperands(NamedTuple):
-    """What a while loop reads: constants of its condition and of its body, and what it carries."""
-
-    of_condition: Sequence[Any]
-    of_body: Sequence[Any]
-    carries: Sequence[Any]
-
-
-def while_operands(node: Node, operands: Sequence[V]) -> WhileOperands:
-    """Divides what belongs to the inputs of a ``while`` with bodies."""
-    first = node.params["condition_constants"]
-    second = first + node.params["body_constants"]
-    return WhileOperands(operands[:first], operands[first:second], operands[second:])
+    Returns:
+        Three parts. Of a scan: what is the same in every round, what is carried from round to
+        round, what is walked along. Of a while loop: constants of its condition, constants of its
+        body, what it carries.
+    """
+    start = node.params["first"]
+    stop = start + node.params["second"]
+    return operands[:start], operands[start:stop], operands[stop:]
 
 
 def straighten(graph: Graph) -> Iterator[Node]:
@@ -267,48 +242,43 @@ def straighten(graph: Graph) -> Iterator[Node]:
             yield from _straighten_while(node)
 
 
-def _move(name: str, inputs: Sequence[Atom], output: int, node: Node) -> Node:
-    return Node(name, node.params, tuple(inputs), (output,), (), node.calls, node.times)
+def _moves(
+    name: str, node: Node, targets: Sequence[int], *sources: Sequence[Atom]
+) -> Iterator[Node]:
+    """A node for each target, which reads the atoms at the same place of every source."""
+    for target, *inputs in zip(targets, *sources, strict=True):
+        yield Node(name, node.params, tuple(inputs), (target,), (), node.calls, node.times)
 
 
 def _straighten_scan(node: Node) -> Iterator[Node]:
     (body,) = node.bodies
-    outside, inside = scan_operands(node, node.inputs), scan_operands(node, body.inputs)
-    count = len(inside.carries)
-    for source, target in zip(outside.constants, inside.constants, strict=True):
-        yield _move("enter", [source], target, node)
-    for source, back, target in zip(
-        outside.carries, body.outputs[:count], inside.carries, strict=True
-    ):
-        yield _move("enter", [source, back], target, node)
-    for source, target in zip(outside.scanned, inside.scanned, strict=True):
-        yield _move("take", [source], target, node)
+    constants, carries, scanned = divided(node, node.inputs)
+    inner_constants, inner_carries, entries = divided(node, body.inputs)
+    count = len(carries)
+    yield from _moves("enter", node, inner_constants, constants)
+    yield from _moves("enter", node, inner_carries, carries, body.outputs[:count])
+    yield from _moves("take", node, entries, scanned)
     yield from straighten(body)
-    for index, (source, target) in enumerate(zip(body.outputs, node.outputs, strict=True)):
-        yield _move("enter" if index < count else "stack", [source], target, node)
+    yield from _moves("enter", node, node.outputs[:count], body.outputs[:count])
+    yield from _moves("stack", node, node.outputs[count:], body.outputs[count:])
 
 
 def _straighten_cond(node: Node) -> Iterator[Node]:
     for branch in node.bodies:
-        for source, target in zip(node.inputs[1:], branch.inputs, strict=True):
-            yield _move("enter", [source], target, node)
+        yield from _moves("enter", node, branch.inputs, node.inputs[1:])
         yield from straighten(branch)
-    for index, target in enumerate(node.outputs):
-        yield _move("merge", [branch.outputs[index] for branch in node.bodies], target, node)
+    yield from _moves("merge", node, node.outputs, *(branch.outputs for branch in node.bodies))
 
 
 def _straighten_while(node: Node) -> Iterator[Node]:
     condition, body = node.bodies
-    of_condition, of_body, carries = while_operands(node, node.inputs)
+    of_condition, of_body, carries = divided(node, node.inputs)
     for graph, constants in ((condition, of_condition), (body, of_body)):
         count = len(constants)
-        for source, target in zip(constants, graph.inputs[:count], strict=True):
-            yield _move("enter", [source], target, node)
-        for source, back, target in zip(carries, body.outputs, graph.inputs[count:], strict=True):
-            yield _move("enter", [source, back], target, node)
+        yield from _moves("enter", node, graph.inputs[:count], constants)
+        yield from _moves("enter", node, graph.inputs[count:], carries, body.outputs)
         yield from straighten(graph)
-    for source, back, target in zip(carries, body.outputs, node.outputs, strict=True):
-        yield _move("merge", [source, back], target, node)
+    yield from _moves("merge", node, node.outputs, carries, body.outputs)
 
 
 class Neighbours:

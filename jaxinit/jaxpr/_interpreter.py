@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 
-from jaxinit.jaxpr._graph import Atom, Graph, Node, scan_operands, while_operands
+from jaxinit.jaxpr._graph import Atom, Graph, Node, divided
 
 V = TypeVar("V")
 
@@ -148,7 +148,7 @@ class Interpreter(Generic[V]):
 
     def _scan_of(self, node: Node, operands: list[V]) -> Scan[V]:
         (graph,) = node.bodies
-        constants, carries, scanned = scan_operands(node, operands)
+        constants, carries, scanned = divided(node, operands)
 
         def body(carries: Sequence[V], entries: Sequence[V]) -> tuple[list[V], list[V]]:
             results = self.run(graph, [*constants, *carries, *entries])
@@ -158,7 +158,7 @@ class Interpreter(Generic[V]):
 
     def _while_of(self, node: Node, operands: list[V]) -> While[V]:
         condition, body = node.bodies
-        of_condition, of_body, carries = while_operands(node, operands)
+        of_condition, of_body, carries = divided(node, operands)
         return While(
             node,
             operands,

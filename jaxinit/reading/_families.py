@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -161,7 +161,6 @@ class Families:
         carries: carries by the loop and the value that it carries back.
         back: every carry with the number of that value.
         sequences: loops that run over data, by the identity of their parameters.
-        bypasses: of sums that add a low-rank product, by index.
     """
 
     def __init__(
@@ -179,7 +178,6 @@ class Families:
         self.back: list[tuple[Origin, int]] = []
         takes = [node for node in nodes if node.primitive == "take"]
         self.sequences = {id(n.params) for n in takes if self.bits[n.outputs[0]] & DATA}
-        self.bypasses: dict[int, Bypass] = {}
         self._slices = 0
         for number in graph.inputs:
             if self.bits[number] & DATA:
@@ -259,7 +257,7 @@ class Families:
         self.members[number] = Member(made, number)
         self.set_features(made, features)
         if kind == "sum":
-            _note_bypass(made, self.bypasses)
+            _note_bypass(made)
         return made
 
     def set_features(self, made: Origin, features: tuple[int, ...]) -> None:
@@ -673,15 +671,12 @@ def features_after(
     before, after = avals[atom].shape, avals[node.outputs[0]].shape
     if is_of(node.primitive, Class.INDEXES) and len(before) != len(after):
         return default_features(after)
+    found, held = enumerate(sources(node, before, after)), set(features)
     if node.primitive in ("reshape", "expand_dims"):
         # Axes of size one lie in runs with others, and hold nothing.
-        features = tuple(axis for axis in features if before[axis] != 1)
-        found = sources(node, before, after)
-        return tuple(
-            i for i, axes in enumerate(found) if after[i] != 1 and set(axes) & set(features)
-        )
-    held = sources(node, before, after)
-    return tuple(i for i, axes in enumerate(held) if set(axes) & set(features))
+        held = {axis for axis in features if before[axis] != 1}
+        found = ((i, axes) for i, axes in found if after[i] != 1)
+    return tuple(i for i, axes in found if held & set(axes))
 
 
 def scope_of(axes: Sequence[int], shape: Sequence[int], features: tuple[int, ...]) -> str | None:
@@ -719,35 +714,18 @@ def _features_of_contraction(node: Node, kernels: Sequence[int], graph: Graph) -
 # Low-rank bypasses: ``x W + (x A) B`` is one linear layer with the kernel ``W + A B``, as in LoRA.
 
 
-class Bypass(NamedTuple):
-    """A sum of a layer and a low-rank product of the same input.
-
-    Attributes:
-        kernel: output of the layer.
-        inner: output of the first factor.
-        outer: output of the second factor.
-    """
-
-    kernel: Origin
-    inner: Origin
-    outer: Origin
-
-
-def _note_bypass(added: Origin, known: dict[int, Bypass]) -> None:
+def _note_bypass(added: Origin) -> None:
     """Notes the low-rank product that a sum adds to a layer of the same input, if it adds one.
 
     The product runs beside the layer, and adds no depth.
-
-    Args:
-        added: the sum.
-        known: the bypasses of earlier sums, by the index of the sum: several may add up.
     """
     if len(added.parents) != 2:
         return
     first, second = added.parents
     for main, low in ((first, second), (second, first)):
-        kernel, outer = _layer_of(main, known), _layer_of(low, {})
-        inner = None if outer is None else _layer_of(outer.parents[0], {})
+        # Several products may add up, so earlier sums are passed on the way to the layer.
+        kernel, outer = _layer_of(main, passes_bypasses=True), _layer_of(low)
+        inner = None if outer is None else _layer_of(outer.parents[0])
         if kernel is None or outer is None or inner is None or kernel is outer:
             continue
         source, wanted = inner.parents[0], kernel.parents[0]
@@ -755,21 +733,26 @@ def _note_bypass(added: Origin, known: dict[int, Bypass]) -> None:
             continue
         # Where the inner width is no bottleneck, the product is two layers.
         if inner.width < min(source.origin.width, outer.width):
-            known[added.index] = Bypass(kernel, inner, outer)
             inner.beside, outer.beside = "in", "out"
             added.main, added.longest, added.depth = main, main.origin, main.origin.depth
             return
 
 
-def _layer_of(member: Member, known: Mapping[int, Bypass]) -> Origin | None:
-    """The layer that a value is the output of, scaled and shifted at most."""
+def _layer_of(member: Member, *, passes_bypasses: bool = False) -> Origin | None:
+    """The layer that a value is the output of, scaled and shifted at most.
+
+    Args:
+        member: the value.
+        passes_bypasses: whether sums that add a low-rank product may lie in between.
+    """
     while member.linear and member.is_elementwise and not member.level:
         at = member.origin
         if at.counts:
             return at if len(at.parents) == 1 else None
-        if at.index in known:
-            return known[at.index].kernel
-        if at.kind not in ("affine", "exit", "layer") or len(at.parents) != 1:
+        if passes_bypasses and at.main is not None:
+            member = at.main
+        elif at.kind in ("affine", "exit", "layer") and len(at.parents) == 1:
+            member = at.parents[0]
+        else:
             return None
-        member = at.parents[0]
     return None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -101,7 +101,6 @@ class Origin:
         value: its number.
         parents: what it was made from.
         detail: kind of a normalisation; primitive of a sum or join.
-        layer: identity of the layer that it is the output of.
         times: how often it is made in one pass; None where data decide.
         length: rounds of the loop, of a carry; 1 elsewhere.
         children: what it goes into, with the member of its family that does; what a loop carries
@@ -124,7 +123,6 @@ class Origin:
     value: int
     parents: list[Member] = dataclasses.field(default_factory=list)
     detail: str | None = None
-    layer: Hashable = None
     times: int | None = 1
     length: int = 1
     children: list[tuple[Origin, Member]] = dataclasses.field(default_factory=list)
@@ -146,7 +144,7 @@ class Families:
 
     Args:
         graph: the program.
-        layers: identity of each layer, by the number of the value that it makes.
+        layers: numbers of the values that layers make.
         parameters: numbers of the graph's inputs that are parameters.
 
     Attributes:
@@ -163,9 +161,7 @@ class Families:
         sequences: loops that run over data, by the identity of their parameters.
     """
 
-    def __init__(
-        self, graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[int]
-    ) -> None:
+    def __init__(self, graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> None:
         self.graph, self.layers, self.avals = graph, layers, graph.avals
         self.neighbours = Neighbours(straighten(graph))
         nodes = self.neighbours.nodes
@@ -227,7 +223,6 @@ class Families:
         node: Node | None,
         number: int | None = None,
         detail: str | None = None,
-        layer: Hashable = None,
     ) -> Origin:
         """Makes a value an origin, and the first member of its family.
 
@@ -237,12 +232,11 @@ class Families:
             node: what makes it; None of an input.
             number: of the value; the first result of the node where none is given.
             detail: kind of a normalisation; the primitive where none is given.
-            layer: identity of the layer.
         """
         times, name = (1, "") if node is None else (node.times, node.primitive)
         if number is None:
             number = node.outputs[0] if node is not None else -1
-        made = Origin(len(self.origins), kind, number, list(parents), detail or name, layer, times)
+        made = Origin(len(self.origins), kind, number, list(parents), detail or name, times)
         made.has_layer = bool(self.bits[number] & LAYER)
         self.origins.append(made)
         for member in parents:
@@ -284,7 +278,7 @@ def _either(flags: Sequence[int], atoms: Iterable[Atom]) -> int:
 
 
 def _dependencies(
-    graph: Graph, nodes: Sequence[Node], layers: Mapping[int, Hashable], parameters: set[int]
+    graph: Graph, nodes: Sequence[Node], layers: Collection[int], parameters: set[int]
 ) -> list[int]:
     """What every value depends on: `DATA`, `PARAMETER`, `NOISE` and `LAYER`, by number.
 
@@ -351,7 +345,7 @@ def _layer(found: Families, node: Node, reads: _Reads) -> None:
     made, parents = None, [member for _, member in reads]
     for number in node.outputs:
         if number in found.layers:
-            made = found.origin("layer", parents, node, number, layer=found.layers[number])
+            made = found.origin("layer", parents, node, number)
         else:
             found.member(number, parents[0], slice=found.new_slice())
     if made is not None and is_of(node.primitive, Class.CONTRACTS):

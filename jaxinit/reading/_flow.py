@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxinit.jaxpr import Graph, Neighbours, size_of
@@ -41,13 +41,12 @@ class Following(NamedTuple):
     neighbours: Neighbours
 
 
-def follow(graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[int]) -> Following:
+def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> Following:
     """Follows the output of every layer to what it meets.
 
     Args:
         graph: a forward pass, from `jaxinit.jaxpr.trace`.
-        layers: by the number of the value it makes, any identity of each layer. An embedding may be
-            among them.
+        layers: numbers of the values that layers make. An embedding may be among them.
         parameters: numbers of the graph's inputs that are parameters or state; all others are data.
 
     Returns:
@@ -60,7 +59,7 @@ def follow(graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[in
         ...     return jax.nn.relu(x @ kernel)
         >>> graph, _ = trace(model, jax.numpy.ones((3, 4)), jax.numpy.ones((2, 3)))
         >>> product = graph.nodes[0].outputs[0]
-        >>> flow = follow(graph, {product: "kernel"}, graph.inputs[:1]).flows[product]
+        >>> flow = follow(graph, {product}, graph.inputs[:1]).flows[product]
         >>> flow.after.activation.name, flow.after.is_output, flow.depth
         ('relu', True, 1)
     """

@@ -167,7 +167,7 @@ def _uses(
     for met in _split(domain.notes):
         uses.setdefault(met.leaf, []).append(met)
     layers = {
-        number: met.leaf
+        number
         for several in uses.values()
         for met in several
         if met.use.role in _FOLLOWED

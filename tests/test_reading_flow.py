@@ -710,8 +710,9 @@ def test_gpt2():
     assert read.after("params/wte/embedding").is_output, "the last use of it is the head"
     assert read.flows["params/wpe/embedding"].depth == 0
     assert read.chain.depth == 13 and read.chain.branches == 6
-    # 3 x (24, 8, 32, 8) and 11 for the head.
-    assert read.chain.width == pytest.approx(13 / (3 * (1 / 24 + 2 / 8 + 1 / 32) + 1 / 11))
+    # 3 x (24, 8, 32, 8), and 11 for the head, which does not count.
+    assert read.chain.widths == (24, 8, 32, 8) * 3 + (11,)
+    assert read.chain.width == pytest.approx(12 / (3 * (1 / 24 + 2 / 8 + 1 / 32)))
 
 
 def test_scales_and_biases_know_their_branch():

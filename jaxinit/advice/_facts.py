@@ -208,10 +208,8 @@ class ModelFacts:
         self.layers = layers = [p for p in self.parameters if p.is_layer]
         self.hidden = [p for p in layers if "head" not in p.roles and not p.is_bypass]
 
-        widths = reading.chain.widths[:-1]
         self.depth, self.branches = reading.chain.depth, reading.chain.branches
-        is_wide = bool(widths) and min(widths) > 0
-        self.width = len(widths) / sum(1 / n for n in widths) if is_wide else None
+        self.width = reading.chain.width
 
         met = [use.after for use in self._uses if use.after]
         branches = [use.branch for use in self._uses if use.branch]

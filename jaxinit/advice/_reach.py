@@ -90,11 +90,6 @@ def _sigmoid_of(graph: Neighbours, value: int) -> int | None:
 _zero_rules: Rules[Callable[[Node, Sequence[bool]], bool]] = Rules("zeros")
 
 
-def _is_product(node: Node) -> bool:
-    """Whether a node multiplies its first two operands."""
-    return node.primitive == "mul" or is_of(node.primitive, Class.CONTRACTS)
-
-
 _zero_rules("mul", Class.CONTRACTS)(lambda node, zeros: any(zeros[:2]))
 _zero_rules("div", "dynamic_slice", "gather")(lambda node, zeros: zeros[0])
 _zero_rules("dynamic_update_slice")(lambda node, zeros: zeros[0] and zeros[1])
@@ -164,7 +159,7 @@ def _reached(node: Node, zeros: Sequence[bool]) -> list[int]:
     if node.primitive == "max" and "relu" in node.calls and meets_zero:
         return []  # jax.nn.relu has slope 0 at 0
     others = [False] * len(zeros)
-    if _is_product(node):
+    if node.primitive == "mul" or is_of(node.primitive, Class.CONTRACTS):
         others[:2] = zeros[1], zeros[0]
     pairs = zip(node.inputs, others, strict=True)
     return [atom for atom, other in pairs if isinstance(atom, int) and not other]

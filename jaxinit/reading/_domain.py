@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -39,6 +40,7 @@ from jaxinit.jaxpr import (
     is_integral,
     is_of,
     sources,
+    straighten,
 )
 from jaxinit.reading._records import Role, Use
 
@@ -103,7 +105,6 @@ class Taken(NamedTuple):
     """Pieces of a leading dimension that a scan walks along and its body does not see."""
 
     loop: int
-    length: int
     pieces: Dimension
 
 
@@ -253,8 +254,7 @@ class View:
     def one_round(self, loop: int) -> View:
         """A view inside a scan that walks along its leading dimension."""
         first, *dims = self.dims
-        entry = Taken(loop, length_of(first), first)
-        return dataclasses.replace(self, dims=tuple(dims), taken=(*self.taken, entry))
+        return dataclasses.replace(self, dims=tuple(dims), taken=(*self.taken, Taken(loop, first)))
 
     def all_rounds(self, loop: int, length: int) -> View:
         """A view that comes out of a scan as one entry for each round."""
@@ -520,10 +520,9 @@ class Notes:
 
     def rejoin(self, values: Sequence[Value]) -> None:
         """Notes slices of one kernel output that meet again: halves of a rotary embedding."""
-        starts: dict[OutputAxis, set[int]] = {}
-        for axis, start in (cut for value in values for cut in value.cuts):
-            starts.setdefault(axis, set()).add(start)
-        self.rejoined.update(axis for axis, found in starts.items() if len(found) > 1)
+        slices = {cut for value in values for cut in value.cuts}
+        counts = Counter(axis for axis, _ in slices)
+        self.rejoined.update(axis for axis, count in counts.items() if count > 1)
 
 
 class ParameterDomain(Interpreter[Value]):
@@ -532,14 +531,14 @@ class ParameterDomain(Interpreter[Value]):
     Args:
         leaves: shape and dtype of the parameters.
         graph: the program.
-        neighbours: those of the program, straightened.
 
     Attributes:
         notes: what was found so far.
     """
 
-    def __init__(self, leaves: Sequence[Any], graph: Graph, neighbours: Neighbours) -> None:
-        self.leaves, self.graph, self.neighbours = leaves, graph, neighbours
+    def __init__(self, leaves: Sequence[Any], graph: Graph) -> None:
+        self.leaves, self.graph = leaves, graph
+        self.neighbours = Neighbours(straighten(graph))
         self.notes = Notes()
 
     def constant(self, value: Any) -> Value:
@@ -670,7 +669,7 @@ class ParameterDomain(Interpreter[Value]):
 
     def note(self, view: View, use: Use, why: str | None = None) -> int:
         """Notes a meeting, and returns its number."""
-        rounds = math.prod(entry.length for entry in view.taken)
+        rounds = math.prod(length_of(entry.pieces) for entry in view.taken)
         if use.times is not None and rounds and use.times % rounds == 0:
             use = dataclasses.replace(use, times=use.times // rounds)
         self.notes.meetings.append(Meeting(view.leaf, use, why))

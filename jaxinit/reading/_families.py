@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -101,7 +101,6 @@ class Origin:
         value: its number.
         parents: what it was made from.
         detail: kind of a normalisation; primitive of a sum or join.
-        layer: identity of the layer that it is the output of.
         times: how often it is made in one pass; None where data decide.
         length: rounds of the loop, of a carry; 1 elsewhere.
         children: what it goes into, with the member of its family that does; what a loop carries
@@ -124,7 +123,6 @@ class Origin:
     value: int
     parents: list[Member] = dataclasses.field(default_factory=list)
     detail: str | None = None
-    layer: Hashable = None
     times: int | None = 1
     length: int = 1
     children: list[tuple[Origin, Member]] = dataclasses.field(default_factory=list)
@@ -146,7 +144,7 @@ class Families:
 
     Args:
         graph: the program.
-        layers: identity of each layer, by the number of the value that it makes.
+        layers: numbers of the values that layers make.
         parameters: numbers of the graph's inputs that are parameters.
 
     Attributes:
@@ -161,12 +159,9 @@ class Families:
         carries: carries by the loop and the value that it carries back.
         back: every carry with the number of that value.
         sequences: loops that run over data, by the identity of their parameters.
-        bypasses: of sums that add a low-rank product, by index.
     """
 
-    def __init__(
-        self, graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[int]
-    ) -> None:
+    def __init__(self, graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> None:
         self.graph, self.layers, self.avals = graph, layers, graph.avals
         self.neighbours = Neighbours(straighten(graph))
         nodes = self.neighbours.nodes
@@ -179,7 +174,6 @@ class Families:
         self.back: list[tuple[Origin, int]] = []
         takes = [node for node in nodes if node.primitive == "take"]
         self.sequences = {id(n.params) for n in takes if self.bits[n.outputs[0]] & DATA}
-        self.bypasses: dict[int, Bypass] = {}
         self._slices = 0
         for number in graph.inputs:
             if self.bits[number] & DATA:
@@ -229,7 +223,6 @@ class Families:
         node: Node | None,
         number: int | None = None,
         detail: str | None = None,
-        layer: Hashable = None,
     ) -> Origin:
         """Makes a value an origin, and the first member of its family.
 
@@ -239,12 +232,11 @@ class Families:
             node: what makes it; None of an input.
             number: of the value; the first result of the node where none is given.
             detail: kind of a normalisation; the primitive where none is given.
-            layer: identity of the layer.
         """
         times, name = (1, "") if node is None else (node.times, node.primitive)
         if number is None:
             number = node.outputs[0] if node is not None else -1
-        made = Origin(len(self.origins), kind, number, list(parents), detail or name, layer, times)
+        made = Origin(len(self.origins), kind, number, list(parents), detail or name, times)
         made.has_layer = bool(self.bits[number] & LAYER)
         self.origins.append(made)
         for member in parents:
@@ -259,7 +251,7 @@ class Families:
         self.members[number] = Member(made, number)
         self.set_features(made, features)
         if kind == "sum":
-            _note_bypass(made, self.bypasses)
+            _note_bypass(made)
         return made
 
     def set_features(self, made: Origin, features: tuple[int, ...]) -> None:
@@ -286,7 +278,7 @@ def _either(flags: Sequence[int], atoms: Iterable[Atom]) -> int:
 
 
 def _dependencies(
-    graph: Graph, nodes: Sequence[Node], layers: Mapping[int, Hashable], parameters: set[int]
+    graph: Graph, nodes: Sequence[Node], layers: Collection[int], parameters: set[int]
 ) -> list[int]:
     """What every value depends on: `DATA`, `PARAMETER`, `NOISE` and `LAYER`, by number.
 
@@ -353,7 +345,7 @@ def _layer(found: Families, node: Node, reads: _Reads) -> None:
     made, parents = None, [member for _, member in reads]
     for number in node.outputs:
         if number in found.layers:
-            made = found.origin("layer", parents, node, number, layer=found.layers[number])
+            made = found.origin("layer", parents, node, number)
         else:
             found.member(number, parents[0], slice=found.new_slice())
     if made is not None and is_of(node.primitive, Class.CONTRACTS):
@@ -673,15 +665,12 @@ def features_after(
     before, after = avals[atom].shape, avals[node.outputs[0]].shape
     if is_of(node.primitive, Class.INDEXES) and len(before) != len(after):
         return default_features(after)
+    found, held = enumerate(sources(node, before, after)), set(features)
     if node.primitive in ("reshape", "expand_dims"):
         # Axes of size one lie in runs with others, and hold nothing.
-        features = tuple(axis for axis in features if before[axis] != 1)
-        found = sources(node, before, after)
-        return tuple(
-            i for i, axes in enumerate(found) if after[i] != 1 and set(axes) & set(features)
-        )
-    held = sources(node, before, after)
-    return tuple(i for i, axes in enumerate(held) if set(axes) & set(features))
+        held = {axis for axis in features if before[axis] != 1}
+        found = ((i, axes) for i, axes in found if after[i] != 1)
+    return tuple(i for i, axes in found if held & set(axes))
 
 
 def scope_of(axes: Sequence[int], shape: Sequence[int], features: tuple[int, ...]) -> str | None:
@@ -719,35 +708,18 @@ def _features_of_contraction(node: Node, kernels: Sequence[int], graph: Graph) -
 # Low-rank bypasses: ``x W + (x A) B`` is one linear layer with the kernel ``W + A B``, as in LoRA.
 
 
-class Bypass(NamedTuple):
-    """A sum of a layer and a low-rank product of the same input.
-
-    Attributes:
-        kernel: output of the layer.
-        inner: output of the first factor.
-        outer: output of the second factor.
-    """
-
-    kernel: Origin
-    inner: Origin
-    outer: Origin
-
-
-def _note_bypass(added: Origin, known: dict[int, Bypass]) -> None:
+def _note_bypass(added: Origin) -> None:
     """Notes the low-rank product that a sum adds to a layer of the same input, if it adds one.
 
     The product runs beside the layer, and adds no depth.
-
-    Args:
-        added: the sum.
-        known: the bypasses of earlier sums, by the index of the sum: several may add up.
     """
     if len(added.parents) != 2:
         return
     first, second = added.parents
     for main, low in ((first, second), (second, first)):
-        kernel, outer = _layer_of(main, known), _layer_of(low, {})
-        inner = None if outer is None else _layer_of(outer.parents[0], {})
+        # Several products may add up, so earlier sums are passed on the way to the layer.
+        kernel, outer = _layer_of(main, passes_bypasses=True), _layer_of(low)
+        inner = None if outer is None else _layer_of(outer.parents[0])
         if kernel is None or outer is None or inner is None or kernel is outer:
             continue
         source, wanted = inner.parents[0], kernel.parents[0]
@@ -755,21 +727,26 @@ def _note_bypass(added: Origin, known: dict[int, Bypass]) -> None:
             continue
         # Where the inner width is no bottleneck, the product is two layers.
         if inner.width < min(source.origin.width, outer.width):
-            known[added.index] = Bypass(kernel, inner, outer)
             inner.beside, outer.beside = "in", "out"
             added.main, added.longest, added.depth = main, main.origin, main.origin.depth
             return
 
 
-def _layer_of(member: Member, known: Mapping[int, Bypass]) -> Origin | None:
-    """The layer that a value is the output of, scaled and shifted at most."""
+def _layer_of(member: Member, *, passes_bypasses: bool = False) -> Origin | None:
+    """The layer that a value is the output of, scaled and shifted at most.
+
+    Args:
+        member: the value.
+        passes_bypasses: whether sums that add a low-rank product may lie in between.
+    """
     while member.linear and member.is_elementwise and not member.level:
         at = member.origin
         if at.counts:
             return at if len(at.parents) == 1 else None
-        if at.index in known:
-            return known[at.index].kernel
-        if at.kind not in ("affine", "exit", "layer") or len(at.parents) != 1:
+        if passes_bypasses and at.main is not None:
+            member = at.main
+        elif at.kind in ("affine", "exit", "layer") and len(at.parents) == 1:
+            member = at.parents[0]
+        else:
             return None
-        member = at.parents[0]
     return None

@@ -15,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from jaxinit.jaxpr import Graph, Neighbours, size_of
 from jaxinit.reading._activations import IDENTITY, Activations
@@ -41,13 +41,12 @@ class Following(NamedTuple):
     neighbours: Neighbours
 
 
-def follow(graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[int]) -> Following:
+def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> Following:
     """Follows the output of every layer to what it meets.
 
     Args:
         graph: a forward pass, from `jaxinit.jaxpr.trace`.
-        layers: by the number of the value it makes, any identity of each layer. An embedding may be
-            among them.
+        layers: numbers of the values that layers make. An embedding may be among them.
         parameters: numbers of the graph's inputs that are parameters or state; all others are data.
 
     Returns:
@@ -60,7 +59,7 @@ def follow(graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[in
         ...     return jax.nn.relu(x @ kernel)
         >>> graph, _ = trace(model, jax.numpy.ones((3, 4)), jax.numpy.ones((2, 3)))
         >>> product = graph.nodes[0].outputs[0]
-        >>> flow = follow(graph, {product: "kernel"}, graph.inputs[:1]).flows[product]
+        >>> flow = follow(graph, {product}, graph.inputs[:1]).flows[product]
         >>> flow.after.activation.name, flow.after.is_output, flow.depth
         ('relu', True, 1)
     """
@@ -69,7 +68,10 @@ def follow(graph: Graph, layers: Mapping[int, Hashable], parameters: Iterable[in
     onward = _Onward(found, streams)
     flows = {
         origin.value: Flow(
-            onward.after(origin), streams.branches.get(origin.index), origin.depth, _beside(origin)
+            onward.after(origin),
+            streams.branches.get(origin.index),
+            origin.depth,
+            _layer_of(origin).beside,
         )
         for origin in found.origins
         if origin.kind == "layer"
@@ -209,11 +211,6 @@ def _leads_to_softmax(contraction: Origin) -> bool:
     )
 
 
-def _beside(origin: Origin) -> Literal["in", "out"] | None:
-    """Which factor of a low-rank bypass a layer is."""
-    return _layer_of(origin).beside
-
-
 def _layer_of(origin: Origin) -> Origin:
     """The layer that an origin is a slice of, with scales and biases at most; else itself."""
     at = origin
@@ -237,7 +234,7 @@ def _widths(found: Families) -> tuple[int, ...]:
     """Features that the layers on the longest way make, those in scans over layers repeated."""
     if not found.origins:
         return ()
-    in_line = [origin for origin in found.origins if _beside(origin) is None] or found.origins
+    in_line = [origin for origin in found.origins if not _layer_of(origin).beside] or found.origins
     deepest = max(in_line, key=lambda origin: (origin.depth, -origin.index))
 
     def widths(at: Origin | None, until: Origin | None) -> list[int]:
@@ -271,9 +268,6 @@ class Sum:
         stream: the side that goes around the branch.
         branch: the other side.
         members: origins of the branch, in order, by index.
-        depth: layers that follow each other in the branch.
-        last: layers that end the branch, by index.
-        has_norm: whether the branch begins with a normalisation.
         previous: the sum before it on the stream.
         start: where the stream begins.
         is_entered: whether a loop begins between the previous sum and this one.
@@ -286,9 +280,6 @@ class Sum:
     stream: Member
     branch: Member
     members: dict[int, Origin]
-    depth: int
-    last: set[int]
-    has_norm: bool
     previous: Sum | None = None
     start: Origin | None = None
     is_entered: bool = False
@@ -301,12 +292,16 @@ class Sum:
         start = 1 if self.start is None else self.start.times
         return max(1, self.sum.times // start) if self.sum.times and start else 1
 
-    def to_branch(self, index: int) -> Branch:
-        """The record of the branch, for one of its members."""
+    def branches(self) -> dict[int, Branch]:
+        """The record of the branch for each of its members, by index."""
+        depth, last = _longest(self.members, self.branch.origin), _last_layers(self)
+        has_norm = _begins_with_norm(self.ancestor, self.members)
         kinds = {child.kind for child, member in self.sum.children if not member.level}
-        has_norm_after = not self.has_norm and kinds == {"norm"}
-        is_last = index in self.last
-        return Branch(is_last, self.depth, self.index, self.count, self.has_norm, has_norm_after)
+        has_norm_after = not has_norm and kinds == {"norm"}
+        return {
+            index: Branch(index in last, depth, self.index, self.count, has_norm, has_norm_after)
+            for index in self.members
+        }
 
 
 class Streams:
@@ -337,8 +332,8 @@ class Streams:
         for each in self.sums.values():
             self.bases |= {each.ancestor.index, each.stream.origin.index}
             # Inner branches come first, so that a layer belongs to the smallest one around it.
-            for index in each.members:
-                self.branches.setdefault(index, each.to_branch(index))
+            for index, branch in each.branches().items():
+                self.branches.setdefault(index, branch)
 
     def _residual(self, origin: Origin) -> Sum | None:
         """The two sides of a sum; None where neither goes around the other."""
@@ -363,16 +358,7 @@ class Streams:
         if stream.origin.index in self._recurrent:
             return None
         members = _between([origins[index] for index in sorted(sides[far])], ancestor)
-        made = Sum(
-            origin,
-            ancestor,
-            stream,
-            branch,
-            members,
-            _longest(members, branch.origin),
-            _last_layers(branch, members),
-            _begins_with_norm(ancestor, members),
-        )
+        made = Sum(origin, ancestor, stream, branch, members)
         self._follow_stream(made)
         return made
 
@@ -517,18 +503,18 @@ def _longest(members: dict[int, Origin], end: Origin) -> int:
     return depths.get(end.index, 0)
 
 
-def _last_layers(branch: Member, members: dict[int, Origin]) -> set[int]:
+def _last_layers(residual: Sum) -> set[int]:
     """Layers that reach the end of a branch through biases, scales, gates, sums and dropout only.
 
     Those biases and scales themselves are among them. A sum weighted by a softmax counts as a
     scale: experts that a router mixes.
     """
     found: set[int] = set()
-    pending = [branch]
+    pending = [residual.branch]
     while pending:
         member = pending.pop()
         at = member.origin
-        if not (member.linear and member.is_elementwise) or at.index not in members:
+        if not (member.linear and member.is_elementwise) or at.index not in residual.members:
             continue
         # A batch norm multiplies its scale into what it divides by, not into the data.
         if at.kind in ("layer", "affine", "norm"):

@@ -392,13 +392,10 @@ def _meet(
     before = combined([value for value in operands if value.is_data], shape)
     product, is_outer = [], True
     for view in views:
-        if view.why is not None:
-            domain.note_unknown(view, node, output)
-            continue
         if node.primitive == "select_n" and not operands[0].is_view:
             domain.enters(parameters([view]), node, output)
             continue
-        role = _role(node, view, dims)
+        role = None if view.why else _role(node, view, dims)
         if role is None:
             domain.note_unknown(view, node, output)
             continue

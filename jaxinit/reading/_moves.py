@@ -7,12 +7,11 @@ writing into arrays.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
 
-from jaxinit.jaxpr import OVER_AXES, POOLING, Class, MixedAxesError, Node
+from jaxinit.jaxpr import OVER_AXES, POOLING, Class, Node
 from jaxinit.reading._domain import (
     CONSTANT,
     FEATURE,
@@ -226,35 +225,33 @@ def _gather(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[
     picked, batch = numbers.collapsed_slice_dims, numbers.operand_batching_dims
     window = [number for number in range(len(sizes)) if number not in (*picked, *batch)]
     if not indices.is_real or sum(sizes[number] > 1 for number in window) > 1:
-        views = [_gathered(domain, node, view, window, indices.is_real) for view in operand.views]
-        return [parameters(views)]
+        rows = _gathered(node, shape, window, indices.is_real)
+        return [parameters(domain.changed(node, operand, rows).views)]
     for view in domain.readable(operand, node):
         _note_lookup(domain, node, view, picked, window, batch)
     return [data_of(shape, is_real=True, made=numbers.offset_dims)]
 
 
 def _gathered(
-    domain: ParameterDomain, node: Node, view: View, window: Sequence[int], by_data: bool
-) -> View:
-    """A view of the rows that were picked."""
-    shape, why = domain.shape(node.outputs[0]), domain.describe(node)
-    if view.why is not None:
-        return view.unknown(shape, why)
+    node: Node, shape: Sequence[int], window: Sequence[int], by_data: bool
+) -> Callable[[View], View]:
+    """What becomes of a view when rows of it are picked."""
     numbers, sizes = node.params["dimension_numbers"], node.params["slice_sizes"]
     gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    axes = [piece.axis for piece in view.pieces(gone) if piece.axis is not None]
     rows = [number for number in range(len(shape)) if number not in numbers.offset_dims]
-    dims: list[Dimension] = [filler(size) for size in shape]
-    try:
+
+    def change(view: View) -> View:
+        axes = [piece.axis for piece in view.pieces(gone) if piece.axis is not None]
+        dims: list[Dimension] = [filler(size) for size in shape]
         for place, number in zip(numbers.offset_dims, window, strict=True):
             dims[place] = view.cut(number, 0, sizes[number]).dims[number]
-    except MixedAxesError:
-        return view.unknown(shape, why)
-    is_spread = by_data or not axes
-    for place in rows if not is_spread else ():
-        dims[place] = (Piece(axes[0], shape[place]),) if shape[place] != 1 else ()
-    new = view.with_dims(dims, axes if is_spread or not rows else axes[1:])
-    return dataclasses.replace(new, is_indexed=view.is_indexed or bool(rows))
+        is_spread = by_data or not axes
+        for place in rows if not is_spread else ():
+            dims[place] = (Piece(axes[0], shape[place]),) if shape[place] != 1 else ()
+        new = view.with_dims(dims, axes if is_spread or not rows else axes[1:])
+        return dataclasses.replace(new, is_indexed=view.is_indexed or bool(rows))
+
+    return change
 
 
 def _note_lookup(
@@ -271,36 +268,26 @@ def _note_lookup(
     domain.meets(node, view, "embedding", rows, columns, view.pieces(batch))
 
 
-@rules("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul")
-def _scatter(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
-    operand, indices, update = operands
-    return [_written(domain, node, operand, update, [indices])]
-
-
-@rules("dynamic_update_slice")
-def _update(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
-    operand, update, *starts = operands
-    return [_written(domain, node, operand, update, starts)]
-
-
-def _written(
-    domain: ParameterDomain, node: Node, operand: Value, update: Value, places: list[Value]
-) -> Value:
+@rules(
+    "scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "dynamic_update_slice"
+)
+def _write(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     """Writing into an array: of data, or of a constant that is filled up with parameters."""
-    shape = domain.shape(node.outputs[0])
-    for value in places:
-        domain.picks(value, node)
-    values: list[Any] = [operand, update, *places]
-    if not any(value.is_data for value in values):
+    operand, shape = operands[0], domain.shape(node.outputs[0])
+    update = operands[1 if node.primitive == "dynamic_update_slice" else 2]
+    for value in operands[1:]:
+        if value is not update:
+            domain.picks(value, node)
+    if not any(value.is_data for value in operands):
         # What is written over stays where it was; what is written may lie anywhere.
         why = domain.describe(node)
         lies = [
             view if view in operand.views else view.unknown(shape, why) for view in update.views
         ]
-        return parameters([*operand.views, *lies])
+        return [parameters([*operand.views, *lies])]
     for value in (operand, update):
         domain.enters(value, node, node.outputs[0])
-    is_real = any(value.is_real for value in values)
+    is_real = any(value.is_real for value in operands)
     if operand.is_data:
-        return dataclasses.replace(operand, is_real=is_real, product=())
-    return data_of(shape, is_real=is_real)
+        return [dataclasses.replace(operand, is_real=is_real, product=())]
+    return [data_of(shape, is_real=is_real)]

@@ -16,7 +16,6 @@ from jaxinit.jaxpr import (
     is_key,
     is_of,
     row_of,
-    straighten,
     trace,
 )
 from jaxinit.planning import canonical_path, flatten
@@ -147,7 +146,7 @@ def _uses(
         By the number of each parameter its meetings, and the whole of what was found on the way
         from layer to layer.
     """
-    domain = ParameterDomain(leaves, graph, Neighbours(straighten(graph)))
+    domain = ParameterDomain(leaves, graph)
     arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
     values = [
         data_of(leaf.shape, is_real=False)
@@ -168,7 +167,7 @@ def _uses(
     for met in _split(domain.notes):
         uses.setdefault(met.leaf, []).append(met)
     layers = {
-        number: met.leaf
+        number
         for several in uses.values()
         for met in several
         if met.use.role in _FOLLOWED

@@ -128,8 +128,9 @@ class Chain:
 
     @property
     def width(self) -> float | None:
-        """Harmonic mean of the widths: what the spread of a finite network depends on."""
-        return self.depth / sum(1 / n for n in self.widths) if self.widths else None
+        """Harmonic mean of the widths before the last: what the spread of a network depends on."""
+        hidden = self.widths[:-1]
+        return len(hidden) / sum(1 / n for n in hidden) if hidden and min(hidden) else None
 
     @property
     def branches(self) -> int:
@@ -322,7 +323,8 @@ def _table(reading: Reading) -> str:
     """One line for each use; layers that differ in a number of their path alone share one."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for parameter in reading.parameters:
-        lines = tuple(_cells(parameter, use) for use in parameter.uses or (None,))
+        uses = parameter.uses or (Use("none", parameter.role),)
+        lines = tuple(_cells(parameter, use) for use in uses)
         key = (skeleton(parameter.path), parameter.shape, lines)
         groups.setdefault(key, []).append(parameter.path)
     rows = []
@@ -342,10 +344,9 @@ def _table(reading: Reading) -> str:
     return render_table(columns, [[row[n] for n in kept] for row in rows], title=title)
 
 
-def _cells(parameter: Parameter, use: Use | None) -> tuple[Any, ...]:
-    if use is None:
-        return (parameter.role, "", "", "", None, None, "", "", parameter.why or "")
-    role = parameter.role if parameter.uses[0] is use else use.role
+def _cells(parameter: Parameter, use: Use) -> tuple[Any, ...]:
+    is_first = bool(parameter.uses) and parameter.uses[0] is use
+    role = parameter.role if is_first else use.role
     return (
         role,
         _axes(use.contracted + use.field),

@@ -6,4 +6,6 @@ for every value, forward and backward; with ``measure=True`` what arrays show st
 
 from jaxinit.signal._predict import LayerMoments as LayerMoments
 from jaxinit.signal._predict import Prediction as Prediction
+from jaxinit.signal._predict import Sizes as Sizes
 from jaxinit.signal._predict import predict as predict
+from jaxinit.signal._predict import propagate as propagate

@@ -221,6 +221,65 @@ def predict(
             "normal or integers."
         )
     data = [(0.0, 1.0) if own is None else own for own in given]
+    sizes, walk = _propagated(reading, init, data)
+    layers = [_record(layer, order, sizes) for order, layer in enumerate(walk.layers)]
+    if measure:
+        key = jax.random.key(0) if key is None else key
+        layers = _measured(reading, init, layers, walk.layers, data, draws, key)
+    return Prediction(tuple(layers), sizes.outputs, draws if measure else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Second moments per entry of every value of a model, low and high end.
+
+    Attributes:
+        outputs: of every float output.
+        signals: what is predicted of each value of the graph, by number, one for each round.
+        gradients: second moment of the gradient at each signal, by its place on the tape.
+    """
+
+    outputs: tuple[Interval, ...]
+    signals: Mapping[int, Sequence[Signal]]
+    gradients: Mapping[int, np.ndarray]
+
+    def forward(self, number: int) -> tuple[Interval, ...]:
+        """Second moments of a value, one for each round of the loops around it.
+
+        Args:
+            number: of the value, in the graph of the reading.
+        """
+        return tuple(map(_forward, self.signals.get(number, ())))
+
+    def backward(self, number: int) -> tuple[Interval, ...]:
+        """Second moments of the gradient at a value, one for each round; (0, 0) for none."""
+        return tuple(map(self.gradient, self.signals.get(number, ())))
+
+    def gradient(self, signal: Signal) -> Interval:
+        """Second moment of the gradient at a signal."""
+        total = self.gradients.get(signal.number, np.zeros((2, 2)))
+        return float(total.min()), float(total.max())
+
+    def why(self, number: int) -> str | None:
+        """Why nothing is known of a value; None where something is."""
+        return next((s.unknown for s in self.signals.get(number, ()) if s.unknown), None)
+
+
+def propagate(reading: Reading, init: Drawn) -> Sizes:
+    """The size of every value and every gradient of a model, for standard normal data.
+
+    Args:
+        reading: what the model does with its parameters.
+        init: how they are drawn, as in `predict`.
+
+    Raises:
+        TypeError: when a law is none.
+        ValueError: when a leaf has no law, or a law is of no leaf.
+    """
+    return _propagated(reading, init, [(0.0, 1.0)] * len(reading.arguments))[0]
+
+
+def _propagated(reading: Reading, init: Drawn, data: Sequence[Moments]) -> tuple[Sizes, Walk]:
     moments, walk = _moments_by_path(reading, init), Walk(Tape())
     operands = [
         _parameter(walk.tape, path, moments.get(path), _aval(reading, path))
@@ -233,12 +292,8 @@ def predict(
     # Exponentials of wide logits leave the range of floats; softmax takes the logits instead.
     with np.errstate(all="ignore"):
         outputs = [x for x in walk.run(reading.graph, operands) if isinstance(x, Signal)]
-        totals = second_moments(walk.tape, outputs)
-    layers = [_record(layer, order, totals) for order, layer in enumerate(walk.layers)]
-    if measure:
-        key = jax.random.key(0) if key is None else key
-        layers = _measured(reading, init, layers, walk.layers, data, draws, key)
-    return Prediction(tuple(layers), tuple(map(_forward, outputs)), draws if measure else 0)
+        gradients = second_moments(walk.tape, outputs)
+    return Sizes(tuple(map(_forward, outputs)), walk.signals, gradients), walk
 
 
 def _aval(reading: Reading, path: str) -> Aval:
@@ -267,9 +322,8 @@ def _forward(signal: Signal) -> Interval:
     return float(signal.second.min()), float(signal.second.max())
 
 
-def _record(layer: Layer, order: int, totals: Mapping[int, np.ndarray]) -> LayerMoments:
-    total = totals.get(layer.signal.number, np.zeros((2, 2)))
-    backward = (float(total.min()), float(total.max()))
+def _record(layer: Layer, order: int, sizes: Sizes) -> LayerMoments:
+    backward = sizes.gradient(layer.signal)
     why = layer.signal.unknown
     if why is None and math.isinf(backward[1]):
         why = "a value further on that could not be followed"

@@ -49,12 +49,19 @@ class Walk(Interpreter[Value]):
     Attributes:
         tape: all signals.
         layers: every layer, in order of execution.
+        signals: what is predicted of every value, by its number, one for each round.
     """
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.layers: list[Layer] = []
+        self.signals: dict[int, list[Signal]] = {}
         self._without_bias: dict[int, Layer] = {}
+
+    def run(self, graph: Graph, operands: Sequence[Value]) -> list[Value]:
+        """Runs a graph, and keeps what goes in."""
+        self._keep(graph.inputs, list(operands))
+        return super().run(graph, operands)
 
     def constant(self, value: Any) -> Value:
         """A closed-over array, or the value of a literal; of keys the shape alone is known."""
@@ -65,23 +72,33 @@ class Walk(Interpreter[Value]):
     def equation(self, node: Node, operands: list[Value]) -> list[Value]:
         """Applies the rule of the primitive, and notes layers."""
         results = apply(self.tape, node, operands, _avals_of(node))
+        self._keep(node.outputs, results)
         if isinstance(results[0], Signal):
             self._note(node, operands, results[0])
         return results
 
     def scan(self, loop: Scan[Value]) -> list[Value]:
         """Runs every round."""
-        return self.unroll(loop, partial(entry, self.tape), partial(stack, self.tape))
+        results = self.unroll(loop, partial(entry, self.tape), partial(stack, self.tape))
+        return self._keep(loop.node.outputs, results)
 
     def while_loop(self, loop: While[Value]) -> list[Value]:
         """A loop that data end: nothing is known of what it makes."""
         why = "a while loop, whose rounds the data decide"
-        return [unknown(self.tape, why, aval, loop.operands) for aval in _avals_of(loop.node)]
+        results = [unknown(self.tape, why, aval, loop.operands) for aval in _avals_of(loop.node)]
+        return self._keep(loop.node.outputs, results)
 
     def cond(self, choice: Cond[Value]) -> list[Value]:
         """One of several branches, nobody knows which."""
         pairs = zip(_avals_of(choice.node), zip(*choice.results(), strict=True), strict=True)
-        return [one_of(self.tape, cases, aval) for aval, cases in pairs]
+        results = [one_of(self.tape, cases, aval) for aval, cases in pairs]
+        return self._keep(choice.node.outputs, results)
+
+    def _keep(self, numbers: Sequence[int], values: list[Value]) -> list[Value]:
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, Signal):
+                self.signals.setdefault(number, []).append(value)
+        return values
 
     def _note(self, node: Node, operands: Sequence[Value], result: Signal) -> None:
         """Keeps a layer, or the sum of one and its bias."""

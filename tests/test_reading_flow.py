@@ -250,6 +250,42 @@ def test_what_is_no_normalisation(function):
     assert read.after("a").normalisation is None and not read.after("a").softmax
 
 
+@pytest.mark.parametrize("make", [nn.LayerNorm, nn.RMSNorm], ids=["layer", "rms"])
+def test_a_normalisation_behind_the_activation(make):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = make()(nn.relu(nn.Dense(4, name="first")(x)))
+            return nn.Dense(3, name="second")(x)
+
+    read = linen(Model(), X)
+    after = read.after("params/first/kernel")
+    assert (after.normalisation, after.activation.name) == (make.__name__[:-4].lower(), "relu")
+    # What the activation is applied to is no normalised value.
+    (number,) = read.flows["params/first/kernel"].meets
+    assert read.following.neighbours.makers[number].primitive == "add"
+
+
+@pytest.mark.parametrize("kept", ["chosen", "mixed", "chosen mixture"])
+def test_running_statistics_beside_those_of_the_batch(kept):
+    def statistic(p, name, now, first):
+        mixture = 0.99 * p[name] + 0.01 * now
+        choices = {"chosen": (p[name], now), "mixed": (mixture,) * 2}
+        return jnp.where(first, *choices.get(kept, (now, mixture)))
+
+    def model(p, x, first):
+        h = x @ p["a"]
+        mean = jax.lax.pmean(h, "batch")
+        mean, var = statistic(p, "mean", mean, first), jax.lax.pmean((h - mean) ** 2, "batch")
+        h = (h - mean) / jnp.sqrt(statistic(p, "var", var, first) + 1e-5)
+        return jax.nn.relu(h) @ p["b"]
+
+    parameters = {**kernels("ab"), "mean": shape(4), "var": shape(4)}
+    batched = jax.vmap(model, (None, 0, None), axis_name="batch")
+    after = Read(batched, parameters, X, shape(dtype=bool)).after("a")
+    assert (after.normalisation, after.activation.name) == ("batch", "relu")
+
+
 def test_a_normalisation_after_pooling():
     def model(p, x):
         h = jax.nn.relu(x @ p["a"]).mean(1)

@@ -129,7 +129,7 @@ def sources(node: Node, old: Shape, new: Shape) -> list[tuple[int, ...]]:
         gone = {params["axis"]}
     elif name == "squeeze":
         gone = {axis % len(old) for axis in params["dimensions"]}
-    elif is_of(name, Class.REDUCES) and len(new) < len(old):
+    elif "axes" in params and len(new) < len(old):
         gone = set(params["axes"])
     if gone:
         return [(axis,) for axis in range(len(old)) if axis not in gone]

@@ -442,28 +442,31 @@ def _side_by_side(found: Families, node: Node, reads: _Reads) -> None:
     return None
 
 
-@rules(*OVER_AXES)
+@rules(*OVER_AXES, "psum", "pmax", "pmin")
 def _over_axes(found: Families, node: Node, reads: _Reads) -> None:
-    """A sum, a largest entry and the like over some axes."""
-    ((position, member),) = reads
-    shape = found.graph.aval(node.inputs[position]).shape
-    if node.primitive != "reduce_sum":
-        tag = LARGEST
-    elif member.tags & SQUARED:
-        tag = SECOND
-    else:
-        tag = SUM_OF_EXP if member.tags & EXPONENTIAL else MEAN
-    scope = scope_of(node.params["axes"], shape, member.features)
-    found.member(
-        node.outputs[0],
-        member,
-        level=member.level + 1,
-        mixed=False,
-        tags=member.tags & ~FRESH | tag,
-        scope=member.scope if member.mixed else scope,
-        features=features_after(node, position, member.features, found.avals),
-        broken=member.broken or member.mixed,
-    )
+    """A sum, a largest entry and the like over some axes, or over devices; each has its result."""
+    is_sum = node.primitive in ("reduce_sum", "psum")
+    for position, member in reads:
+        number = node.outputs[position]
+        axes = [axis for axis in node.params["axes"] if isinstance(axis, int)]
+        if not is_sum:
+            tag = LARGEST
+        elif member.tags & SQUARED:
+            tag = SECOND
+        else:
+            tag = SUM_OF_EXP if member.tags & EXPONENTIAL else MEAN
+            tag = 0 if member.level and member.tags & (MEAN | SECOND | SUM_OF_EXP) else tag
+        scope = scope_of(axes, found.avals[node.inputs[position]].shape, member.features)
+        found.member(
+            number,
+            member,
+            level=member.level + 1,
+            mixed=False,
+            tags=member.tags & ~FRESH | tag,
+            scope=member.scope if member.mixed or not axes else scope,
+            features=features_after(node, position, member.features, found.avals),
+            broken=member.broken or member.mixed,
+        )
 
 
 @rules(Class.CONTRACTS)
@@ -485,7 +488,7 @@ def _elementwise(found: Families, node: Node, reads: _Reads) -> None:
         # Without the predicate, unless that is of the same family.
         same = {member.origin.index for i, member in reads if i > 0}
         reads = [(i, m) for i, m in reads if i > 0 or m.origin.index in same or not same]
-    members = [member for _, member in reads]
+    members = _with_statistics([member for _, member in reads])
     others = [a for a in node.inputs if not isinstance(a, int) or a not in found.members]
     reached = found.bits_of(others)
     level = min(member.level for member in members)
@@ -504,6 +507,24 @@ def _elementwise(found: Families, node: Node, reads: _Reads) -> None:
         _with_own_sum(found, node, members, values[0])
     else:
         _within_family(found, node, members, others)
+
+
+def _with_statistics(members: list[Member]) -> list[Member]:
+    """Members of one family, where running statistics are told by those of the batch.
+
+    A mean that is mixed with what was kept of earlier ones is an origin of its own, until it meets
+    what it is a mean of.
+    """
+    if len({member.origin.index for member in members}) == 1:
+        return members
+    plain = []
+    for member in members:
+        at = member.origin
+        if at.kind == "affine" and at.parents[0].level:
+            tags = at.parents[0].tags | member.tags
+            member = dataclasses.replace(at.parents[0], tags=tags, broken=True)
+        plain.append(member)
+    return plain if len({member.origin.index for member in plain}) == 1 else members
 
 
 def _between_families(found: Families, node: Node, members: Sequence[Member]) -> None:
@@ -533,7 +554,8 @@ def _with_parameter(
 ) -> None:
     name, first = node.primitive, members[0]
     rooted = _either(found.roots, others)
-    if name in PRODUCTS and first.level and first.tags & ROOT:
+    is_kept = name == "select_n" and first.level
+    if is_kept or (name in PRODUCTS and first.level and first.tags & ROOT):
         found.member(node.outputs[0], first)
     elif name in PRODUCTS and rooted & ROOT and not rooted & MEAN:
         # Running statistics: a parameter under a root that was never summed.

@@ -178,11 +178,11 @@ class _Onward:
             return False
         is_gated = _is_gated(child, member)
         seen.gates |= is_gated
+        if kind == "norm":
+            seen.normalisation = seen.normalisation or child.detail
         if not member.linear or not member.is_elementwise:
             seen.nonlinear.append(member)
             return False
-        if kind == "norm":
-            seen.normalisation = seen.normalisation or child.detail
         residual = self.streams.sums.get(child.index)
         if residual is not None:
             seen.residual |= member is residual.branch

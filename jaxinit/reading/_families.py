@@ -244,8 +244,10 @@ class Families:
         self.origins.append(made)
         for member in parents:
             member.origin.children.append((made, member))
-            if member.origin.depth > made.depth or made.longest is None:
-                made.depth, made.longest = member.origin.depth, member.origin
+        # Of ways that are equally long the widest, and of those the one that was made first.
+        ways = (member.origin for member in parents)
+        made.longest = max(ways, key=lambda at: (at.depth, at.width, -at.index), default=None)
+        made.depth = 0 if made.longest is None else made.longest.depth
         features = default_features(self.avals[number].shape)
         if rules.get(name) is _elementwise:
             features = next((each.features for each in parents if not each.level), features)

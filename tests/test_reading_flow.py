@@ -119,6 +119,32 @@ def test_an_activation_is_cut_out_and_named(name):
     assert read.activation("b") is None
 
 
+# All of these are nearly linear where their argument is small: they are told apart where they bend.
+SCALED = {
+    "tanh(0.0625 x)": lambda x: jnp.tanh(x / 16),
+    "erf(0.0625 x)": lambda x: jax.lax.erf(x / 16),
+    "arctan(0.0625 x)": lambda x: jnp.arctan(x / 16),
+    "soft_sign(0.05 x)": lambda x: jax.nn.soft_sign(0.05 * x),
+    "gelu(0.01562 x)": lambda x: jax.nn.gelu(x / 64),
+    "silu(0.01562 x)": lambda x: jax.nn.silu(x / 64),
+    "relu(0.5 x)": lambda x: jax.nn.relu(0.5 * x),
+    "relu(-1 x)": lambda x: jax.nn.relu(-x),
+    "elu(0.5 x)": lambda x: jax.nn.elu(0.5 * x),
+    "tanh(0.6667 x) * 1.716": lambda x: 1.7159 * jnp.tanh(x * 2 / 3),
+    "leaky_relu(0.2)(x) * 1.414": lambda x: 2**0.5 * jax.nn.leaky_relu(x, 0.2),
+    "sin(0.1)": lambda x: jnp.sin(0.1 * x),
+    "sin(300)": lambda x: jnp.sin(300 * x),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_an_activation_with_numbers_before_and_behind_keeps_its_name(name):
+    read = Read(lambda p, x: SCALED[name](x @ p["a"]) @ p["b"], kernels("ab"), X)
+    assert read.activation("a") == name
+    cut = read.after("a").activation.function
+    np.testing.assert_allclose(cut(1.5), SCALED[name](1.5), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name", ["gelu", "elu", "softplus", "hard_tanh", "squared_relu", "sin(30)"]
 )
@@ -833,6 +859,42 @@ def test_a_condition_that_is_spread_over_positions_is_no_shortcut(spread):
     tree = {"layers": [{"w": shape(4, 4), "t": shape(3, 4)}] * 2}
     read = Read(model, tree, shape(2, 5, 4), shape(2, 3) if spread else shape(2, 5, 3))
     assert read.chain.streams == (() if spread else (1,))
+
+
+@pytest.mark.parametrize("by", ["scan", "fori_loop", "while"])
+def test_a_loop_that_picks_entries_of_data_runs_over_a_sequence(by):
+    def step(p, h, x):
+        return jnp.tanh(h @ p["a"] + x @ p["b"])
+
+    def model(p, xs):
+        start, length = jnp.zeros((2, 4)), xs.shape[1]
+
+        def at(t):
+            return jax.lax.dynamic_index_in_dim(xs, t, 1, keepdims=False)
+
+        if by == "scan":
+            h, _ = jax.lax.scan(lambda h, t: (step(p, h, at(t)), None), start, jnp.arange(length))
+        elif by == "fori_loop":
+            h = jax.lax.fori_loop(0, length, lambda t, h: step(p, h, xs[:, t]), start)
+        else:
+            _, h = jax.lax.while_loop(
+                lambda state: state[0] < length,
+                lambda state: (state[0] + 1, step(p, state[1], at(state[0]))),
+                (0, start),
+            )
+        return h @ p["c"]
+
+    read = Read(model, kernels("abc"), shape(2, 6, 4))
+    assert read.after("a").recurrent and not read.after("b").recurrent
+    assert read.chain.depth == 2 and not read.chain.streams
+
+
+def test_a_loop_that_picks_parameters_is_no_sequence():
+    def model(p, x):
+        return jax.lax.fori_loop(0, 5, lambda i, h: jnp.tanh(h @ p["a"][i]), x) @ p["b"]
+
+    reading = jaxinit.read(model, {"a": shape(5, 4, 4), "b": shape(4, 4)}, X)
+    assert reading.chain.depth == 6
 
 
 # The values at which a layer's output meets its end.

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from jaxinit.jaxpr._graph import Node
-from jaxinit.jaxpr._primitives import Class, is_of
 
 Shape: TypeAlias = Sequence[int]
 

@@ -175,8 +175,7 @@ class Families:
         self.roots = [0] * len(graph.avals)
         self.carries: dict[tuple[int, int], Origin] = {}
         self.back: list[tuple[Origin, int]] = []
-        takes = [node for node in nodes if node.primitive == "take"]
-        self.sequences = {id(n.params) for n in takes if self.bits[n.outputs[0]] & DATA}
+        self.sequences = _sequences(nodes, self.bits)
         self._slices = 0
         for number in graph.inputs:
             if self.bits[number] & DATA:
@@ -308,6 +307,26 @@ def _dependencies(
         if bits == before:
             break
     return bits
+
+
+def _sequences(nodes: Sequence[Node], bits: Sequence[int]) -> set[int]:
+    """Loops that run over data, by the identity of their parameters.
+
+    They walk along data, or pick entries of data at places that they count.
+    """
+    found: set[int] = set()
+    counted: dict[int, int] = {}
+    for node in nodes:
+        loops = [counted[a] for a in node.inputs if isinstance(a, int) and a in counted]
+        is_new = node.primitive == "take" or (node.primitive == "enter" and len(node.inputs) > 1)
+        reaches_data = _either(bits, node.outputs) & DATA
+        if node.primitive == "take" and reaches_data:
+            found.add(id(node.params))
+        elif loops and reaches_data and is_of(node.primitive, Class.INDEXES):
+            found.update(loops)
+        elif (loops or is_new) and not reaches_data:
+            counted.update(dict.fromkeys(node.outputs, id(node.params) if is_new else loops[0]))
+    return found
 
 
 def _constants_of(graph: Graph) -> Iterator[tuple[int, Any]]:

@@ -797,3 +797,32 @@ def test_a_condition_that_is_spread_over_positions_is_no_shortcut(spread):
     tree = {"layers": [{"w": shape(4, 4), "t": shape(3, 4)}] * 2}
     read = Read(model, tree, shape(2, 5, 4), shape(2, 3) if spread else shape(2, 5, 3))
     assert read.chain.streams == (() if spread else (1,))
+
+
+# The values at which a layer's output meets its end.
+
+MEETS = {
+    "scaled before it": (lambda p, x: jax.nn.gelu(x @ p["a"] / 16) @ p["b"], ["div"]),
+    "sum of two": (lambda p, x: jax.nn.relu(x @ p["a"] + x @ p["b"]) @ p["c"], ["add"]),
+    "next layer": (lambda p, x: (x @ p["a"] * 3) @ p["b"], ["mul"]),
+    "pooled": (lambda p, x: jnp.tanh(jnp.sum(x @ p["a"], 0)) @ p["b"], ["reduce_sum"]),
+    "masked scores": (
+        lambda p, x: jax.nn.softmax(jnp.where(np.tri(2, 4) > 0, x @ p["a"] * 2, -1e9)) @ x.T[:, :1],
+        ["mul"],
+    ),
+    "residual": (lambda p, x: x + (jnp.tanh(x @ p["b"]) @ p["a"]) * 0.5, ["mul"]),
+    "output": (lambda p, x: (x @ p["a"]).reshape(4, 2) * 2, ["mul"]),
+    "two ways": (
+        lambda p, x: (jnp.tanh(h := x @ p["a"]) @ p["b"], jax.nn.relu(2 * h) @ p["c"]),
+        ["dot_general", "mul"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEETS)
+def test_where_the_output_of_a_layer_ends_is_told_by_value(name):
+    function, expected = MEETS[name]
+    read = Read(function, kernels("abc"), X)
+    makers = read.following.neighbours.makers
+    meets = read.flows["a"].meets
+    assert sorted(makers[number].primitive for number in meets) == sorted(expected)

@@ -157,6 +157,27 @@ class Activations:
                 return found[0]
         return None
 
+    def argument(self, member: Member) -> int:
+        """Number of the last value of a family on all ways to a member that is a multiple of it.
+
+        It is what a nonlinear function is applied to: of ``gelu(x @ a / 16)`` the quotient.
+        """
+        graph = _cut(member, self.found) if member.is_elementwise else None
+        if graph is None:
+            return member.number
+        members, last = self.found.members, member.origin.value
+        made = {last}
+        for place, node in enumerate(graph.nodes, 1):
+            made.update(node.outputs)
+            (number,) = node.outputs
+            read = {a for later in graph.nodes[place:] for a in later.inputs} & made
+            if read == {number} and members[number].linear:
+                last = number
+        makers = [self.found.neighbours.makers[node.outputs[0]] for node in graph.nodes]
+        # The value itself may have been moved or pooled before it was read.
+        reads = [at for node in makers for _, at in self.found.reads(node) if at.value == last]
+        return reads[0].number if reads else last
+
     def _core(self, member: Member) -> Member:
         """What is left of a value without the last scales and shifts by constants."""
         while not member.linear and member.is_elementwise:

@@ -64,6 +64,8 @@ class Member:
     Attributes:
         origin: the origin it is computed from.
         value: number of the value that it is entry by entry, before moves that change no entry.
+        number: its own; behind functions of entries, masks and sums of itself, that of the value
+            that went into them.
         linear: whether it is a multiple of the origin, entry by entry.
         slice: equal for values whose entries stand beside each other.
         level: how many sums over axes it has been through.
@@ -76,6 +78,7 @@ class Member:
 
     origin: Origin
     value: int
+    number: int
     linear: bool = True
     slice: int = 0
     level: int = 0
@@ -248,7 +251,7 @@ class Families:
             features = next((each.features for each in parents if not each.level), features)
         elif node is not None and name in ("take", "stack") and parents:
             features = features_after(node, 0, parents[0].features, self.avals)
-        self.members[number] = Member(made, number)
+        self.members[number] = Member(made, number, number)
         self.set_features(made, features)
         if kind == "sum":
             _note_bypass(made)
@@ -259,9 +262,12 @@ class Families:
         self.members[made.value].features = features
         made.width = math.prod(self.avals[made.value].shape[axis] for axis in features)
 
-    def member(self, number: int, of: Member, **changes: Any) -> None:
+    def member(self, number: int, of: Member, /, **changes: Any) -> None:
         """Makes a value a member of the family of another."""
-        self.members[number] = dataclasses.replace(of, **changes)
+        new = dataclasses.replace(of, **{"number": number, **changes})
+        if not new.linear or new.broken or new.mixed:
+            new.number = of.number
+        self.members[number] = new
 
     def new_slice(self) -> int:
         """A number for values whose entries stand beside no others."""
@@ -491,7 +497,7 @@ def _elementwise(found: Families, node: Node, reads: _Reads) -> None:
     elif reached & NOISE:
         _with_noise(found, node, members[0])
     elif name == "select_n" and reads[0][0] > 0 and len(members) == 1:
-        found.member(number, members[0])
+        found.member(number, members[0], number=members[0].number)
     elif not level and len({member.slice for member in values}) > 1:
         _between_slices(found, node, members)
     elif len(values) < len(members):
@@ -546,10 +552,11 @@ def _with_noise(found: Families, node: Node, member: Member) -> None:
         before = found.reads(maker)
         if len(before) == 1 and any(found.number(atom) is not None for atom in maker.inputs):
             divided = before[0][1]
-            found.member(number, member, value=divided.value, linear=divided.linear)
+            kept = {"value": divided.value, "number": divided.number, "linear": divided.linear}
+            found.member(number, member, **kept)
             return
     if name == "select_n" or name in SUMS or name in PRODUCTS:
-        found.member(number, member)
+        found.member(number, member, number=member.number)
     else:
         found.origin("join", [member], node)
 
@@ -606,8 +613,9 @@ def _within_family(
         broken = of.broken or not ((is_scale and len(members) == 1) or of.mixed)
         found.member(number, of, tags=tags, broken=broken)
     elif None in known and (is_shift or is_scale):
-        # Different numbers for different entries, as in a rotation: no part of an activation.
-        found.member(number, first)
+        # Different numbers for different entries, as in a rotation: no part of an activation. Those
+        # that are added may be a mask.
+        found.member(number, first, number=first.number if is_shift else number)
     else:
         linear = keeps and (len(members) == 1 or is_shift) and all(m.linear for m in members)
         broken = any(member.broken for member in members) or None in known

@@ -66,16 +66,12 @@ def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> 
     found = Families(graph, layers, parameters)
     streams = Streams(found)
     onward = _Onward(found, streams)
-    flows = {
-        origin.value: Flow(
-            onward.after(origin),
-            streams.branches.get(origin.index),
-            origin.depth,
-            _layer_of(origin).beside,
-        )
-        for origin in found.origins
-        if origin.kind == "layer"
-    }
+    flows = {}
+    for origin in found.origins:
+        if origin.kind == "layer":
+            after, meets = onward.after(origin)
+            branch, bypass = streams.branches.get(origin.index), _layer_of(origin).beside
+            flows[origin.value] = Flow(after, branch, origin.depth, bypass, meets)
     of_values = {
         number: streams.branches[member.origin.index]
         for number, member in found.members.items()
@@ -114,6 +110,7 @@ class _Seen:
     index: str | None = None
     layers: int = 0
     others: int = 0
+    ends: set[int] = dataclasses.field(default_factory=set)
 
 
 class _Onward:
@@ -124,14 +121,16 @@ class _Onward:
         self.activations = Activations(found)
         self.last = _without_layers_behind(found.origins)
 
-    def after(self, origin: Origin) -> After:
-        """What the output of a layer meets."""
+    def after(self, origin: Origin) -> tuple[After, tuple[int, ...]]:
+        """What the output of a layer meets, and the numbers of the values that meet it."""
         seen = _Seen()
         for at in _reached(origin, functools.partial(self.meets, seen)):
             seen.nonlinear += [m for m in at.outputs if not m.linear and not m.level]
+            seen.ends |= {m.number for m in at.outputs if m.linear}
+        seen.ends |= {self.activations.argument(member) for member in seen.nonlinear}
         branch = self.streams.branches.get(origin.index)
         activation = self.activation(seen)
-        return After(
+        after = After(
             activation,
             seen.normalisation,
             seen.softmax,
@@ -142,6 +141,7 @@ class _Onward:
             seen.index,
             bool(seen.nonlinear) and activation is None,
         )
+        return after, tuple(sorted(seen.ends))
 
     def is_output(self, origin: Origin) -> bool:
         """Whether no layer is behind, and an output is reached past no residual sum and no gate."""
@@ -164,6 +164,7 @@ class _Onward:
         kind = child.kind
         if member.linear and at.index in self.streams.bases:
             seen.others += not member.level
+            seen.ends.add(member.number)
             return False
         if member.level and kind in ("affine", "sum", "product"):
             # Running statistics, losses and the like: off the way to the next layer.
@@ -173,6 +174,7 @@ class _Onward:
             return False
         if kind == "softmax" and member.linear:
             seen.softmax = True
+            seen.ends.add(member.number)
             return False
         is_gated = _is_gated(child, member)
         seen.gates |= is_gated
@@ -189,6 +191,7 @@ class _Onward:
         if kind == "contract":
             seen.softmax |= _leads_to_softmax(child)
         is_end = is_gated or residual is not None or kind in ("layer", "contract", "softmax")
+        seen.ends |= {member.number} if is_end else set()
         return not is_end
 
 

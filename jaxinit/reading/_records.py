@@ -100,12 +100,17 @@ class Flow:
             before it counted as a scan repeats them; looking up an embedding counts 0.
         bypass: of a layer in a low-rank bypass of another, as in LoRA, whether it is the first
             factor or the second.
+        meets: numbers of the values with which its output meets its end, in order: the argument of
+            its activation; or what goes into the next layer, contraction, softmax, residual sum,
+            product with another layer, or output. Normalisations, biases, scales and sums that are
+            no residual ones lie before.
     """
 
     after: After
     branch: Branch | None
     depth: int
     bypass: Literal["in", "out"] | None = None
+    meets: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +169,7 @@ class Use:
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
+        meets: numbers of the values with which its output meets its end, see `Flow`; not in JSON.
     """
 
     operation: str
@@ -183,6 +189,7 @@ class Use:
     output: int | None = None
     bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
+    meets: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +317,7 @@ def _plain(parameter: Parameter) -> dict[str, Any]:
         name = activation and activation.name
         after = use.after and vars(use.after) | {"activation": name}
         uses.append(vars(use) | {"after": after})
+        del uses[-1]["meets"]
     return plain(vars(parameter) | {"uses": uses})
 
 

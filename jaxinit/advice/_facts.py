@@ -8,11 +8,14 @@ a reading says ``"kernel"``, and the advice refines it by what lies around the k
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
+
+import jax.numpy as jnp
 
 from jaxinit import activations
 from jaxinit.activations import Moments
@@ -52,7 +55,11 @@ class ParameterFacts:
         roles: what it is for in the model, the most specific first.
         role: the first of them.
         pieces: its uses as kernels packed side by side in one array; else empty.
+        correction: what the standard deviation of a row is multiplied with, 1 unless the prediction
+            of the advice asks for it.
     """
+
+    correction = 1.0
 
     def __init__(self, model: ModelFacts, parameter: Parameter) -> None:
         layers = [use for use in parameter.uses if use.role in _OF_LAYERS and use.fan_in]
@@ -71,6 +78,18 @@ class ParameterFacts:
         self.role = self.roles[0]
         packed = [each for each in layers if each.slice_output is not None]
         self.pieces = tuple(packed) if self.roles[-1] == "kernel" else ()
+
+    @property
+    def is_inexact(self) -> bool:
+        """Whether its entries are real or complex numbers: no integers, truth values or keys."""
+        dtype = self.parameter.dtype
+        return not dtype.startswith("key<") and bool(jnp.issubdtype(jnp.dtype(dtype), jnp.inexact))
+
+    def corrected(self, factor: float) -> ParameterFacts:
+        """The same facts, with the standard deviation multiplied."""
+        new = copy.copy(self)
+        new.correction = self.correction * factor
+        return new
 
     @property
     def gain(self) -> float:

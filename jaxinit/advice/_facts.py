@@ -19,8 +19,16 @@ import jax.numpy as jnp
 
 from jaxinit import activations
 from jaxinit.activations import Moments
-from jaxinit.advice._reach import comes_to_softmax, forget_gates, is_view_or_sum
-from jaxinit.jaxpr import Neighbours, Node, single_number, straighten
+from jaxinit.advice._reach import (
+    before_decays,
+    comes_to_softmax,
+    forget_gates,
+    functions_of,
+    is_nonlinear,
+    is_view,
+    is_view_or_sum,
+)
+from jaxinit.jaxpr import Neighbours, Node, is_key, single_number, straighten
 from jaxinit.reading import Activation, After, Parameter, Reading, Use
 
 R = TypeVar("R")
@@ -146,7 +154,9 @@ class ParameterFacts:
                 yield "linear"  # before "kernel", for rows whose gain is an activation's
             yield "kernel"
         else:
-            if role == "scale":
+            special = [] if self.forget_range else list(self._special())
+            yield from special
+            if role == "scale" and not special:
                 yield from self._roles_of_scale()
             elif self.forget_range:
                 yield "forget_bias"
@@ -176,6 +186,34 @@ class ParameterFacts:
             yield "first"
         if not branch and not is_head:
             yield "hidden"
+
+    def _special(self) -> Iterator[str]:
+        """Roles of what no law fits but the model's own: decays, temperatures, constants.
+
+        A scale is one only where it multiplies what is normalised, what a layer makes, or a branch.
+        """
+        model, uses = self.model, self.parameter.uses
+        outputs = {use.output for use in uses}
+        if outputs & model.before_decays:
+            yield "decay"
+        through = functions_of(model.graph, model.reading.inputs[self.path], model.data)
+        is_plain = not any(map(is_nonlinear, through))
+        if self.parameter.role == "scale":
+            is_scale = any(use.scales or (use.branch and use.branch.is_last) for use in uses)
+            divides = any(use.operation == "div" for use in uses)
+            is_plain = is_plain and is_scale and not divides and not self._are_taps()
+        if outputs & model.before_decays or not is_plain:
+            yield "special"
+        elif self.parameter.role == "scale" and any(map(_adds_one, through)):
+            yield "offset_scale"
+
+    def _are_taps(self) -> bool:
+        """Whether several entries multiply one value, moved: a convolution written out."""
+        makers = self.model.graph.makers
+        nodes = [makers[use.output] for use in self.parameter.uses if use.output in makers]
+        factors = [[a for a in node.inputs if a in self.model.data] for node in nodes]
+        moved = [self.model.graph.before(each, is_view) for each in factors]
+        return len(moved) > 1 and bool(set.intersection(*moved))
 
     def _roles_of_scale(self) -> Iterator[str]:
         node = self.model.graph.makers.get(_made_by(self.use))
@@ -212,6 +250,8 @@ class ModelFacts:
         is_recurrent: whether a layer reads what a loop over a sequence carries.
         activation: the nonlinearity that most layers meet; None where none does.
         before_forget_gates: what each forget gate is made of, by sums and views.
+        before_decays: what decays of memories are made of, entry by entry.
+        data: numbers of the values that depend on the model's inputs.
         last_scales: paths of the scales of normalisations that end a residual branch.
     """
 
@@ -221,6 +261,11 @@ class ModelFacts:
         gates = forget_gates(self.graph, reading.graph.inputs)
         self.before_forget_gates = [self.graph.before([gate], is_view_or_sum) for gate in gates]
         self.last_scales = _last_scales(reading)
+        self.before_decays = before_decays(self.graph)
+        inputs = [n for n in reading.arguments if not is_key(reading.graph.avals[n])]
+        reached = (self.graph.after(number, lambda node: True) for number in inputs)
+        self.data = {made for nodes in reached for node in nodes for made in node.outputs}
+        self.data.update(inputs)
         self._uses = [use for parameter in reading for use in parameter.uses]
 
         self.parameters = tuple(ParameterFacts(self, parameter) for parameter in reading)
@@ -328,6 +373,12 @@ def _last_scales(reading: Reading) -> set[str]:
             ]
             found |= {min(behind)[1]} if behind else set()
     return found
+
+
+def _adds_one(node: Node) -> bool:
+    """Whether a node adds 1."""
+    numbers = [single_number(a.val) for a in node.inputs if not isinstance(a, int)]
+    return node.primitive == "add" and numbers == [1]
 
 
 def _made_by(use: Use) -> int:

@@ -50,7 +50,7 @@ def gaussian(stddev: Number) -> Drawing:
     """Normal entries of a standard deviation, whatever the fans."""
 
     def draw(p: ParameterFacts) -> Initializer:
-        std = _value(stddev, p)
+        std = _value(stddev, p) * p.correction
         return init.normal(float(f"{std:.6g}")) if std else init.zeros
 
     return draw
@@ -62,7 +62,7 @@ def scaled(
     """Variance ``gain**2`` over the true fan."""
 
     def draw(p: ParameterFacts) -> Initializer:
-        variance = _squared(_value(gain, p))
+        variance = _squared(_value(gain, p) * p.correction)
         if variance == 0:
             return init.zeros
         wanted = init.variance_scaling(variance, mode, "normal").variance_at(
@@ -77,7 +77,7 @@ def orthogonal(gain: Number = 1.0) -> Drawing:
     """An orthogonal matrix times a gain."""
 
     def draw(p: ParameterFacts) -> Initializer:
-        factor = _value(gain, p)
+        factor = _value(gain, p) * p.correction
         variance = _squared(factor)
         return _at_true_fans(p, _isometric(p, factor, variance), variance)
 
@@ -309,7 +309,7 @@ def critical_bias(p: ParameterFacts) -> Initializer:
 def siren(p: ParameterFacts) -> Initializer:
     """U(+-1/n) in the first layer and U(+-sqrt(6/n) / w0) in the others."""
     if "first" in p.roles:
-        bound = float(f"{1 / (p.fan_in or 1.0):.9g}")
+        bound = float(f"{p.correction / (p.fan_in or 1.0):.9g}")
         return init.uniform(minval=-bound, maxval=bound)
     return scaled(math.sqrt(2) * linear_gain(p), "fan_in", "uniform")(p)
 

@@ -8,16 +8,27 @@ a reading says ``"kernel"``, and the advice refines it by what lies around the k
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
+
 from jaxinit import activations
 from jaxinit.activations import Moments
-from jaxinit.advice._reach import comes_to_softmax, forget_gates, is_view_or_sum
-from jaxinit.jaxpr import Neighbours, Node, single_number, straighten
+from jaxinit.advice._reach import (
+    before_decays,
+    comes_to_softmax,
+    forget_gates,
+    functions_of,
+    is_nonlinear,
+    is_view,
+    is_view_or_sum,
+)
+from jaxinit.jaxpr import Neighbours, Node, is_key, single_number, straighten
 from jaxinit.reading import Activation, After, Parameter, Reading, Use
 
 R = TypeVar("R")
@@ -52,7 +63,11 @@ class ParameterFacts:
         roles: what it is for in the model, the most specific first.
         role: the first of them.
         pieces: its uses as kernels packed side by side in one array; else empty.
+        correction: what the standard deviation of a row is multiplied with, 1 unless the prediction
+            of the advice asks for it.
     """
+
+    correction = 1.0
 
     def __init__(self, model: ModelFacts, parameter: Parameter) -> None:
         layers = [use for use in parameter.uses if use.role in _OF_LAYERS and use.fan_in]
@@ -71,6 +86,18 @@ class ParameterFacts:
         self.role = self.roles[0]
         packed = [each for each in layers if each.slice_output is not None]
         self.pieces = tuple(packed) if self.roles[-1] == "kernel" else ()
+
+    @property
+    def is_inexact(self) -> bool:
+        """Whether its entries are real or complex numbers: no integers, truth values or keys."""
+        dtype = self.parameter.dtype
+        return not dtype.startswith("key<") and bool(jnp.issubdtype(jnp.dtype(dtype), jnp.inexact))
+
+    def corrected(self, factor: float) -> ParameterFacts:
+        """The same facts, with the standard deviation multiplied."""
+        new = copy.copy(self)
+        new.correction = self.correction * factor
+        return new
 
     @property
     def gain(self) -> float:
@@ -127,7 +154,9 @@ class ParameterFacts:
                 yield "linear"  # before "kernel", for rows whose gain is an activation's
             yield "kernel"
         else:
-            if role == "scale":
+            special = [] if self.forget_range else list(self._special())
+            yield from special
+            if role == "scale" and not special:
                 yield from self._roles_of_scale()
             elif self.forget_range:
                 yield "forget_bias"
@@ -157,6 +186,34 @@ class ParameterFacts:
             yield "first"
         if not branch and not is_head:
             yield "hidden"
+
+    def _special(self) -> Iterator[str]:
+        """Roles of what no law fits but the model's own: decays, temperatures, constants.
+
+        A scale is one only where it multiplies what is normalised, what a layer makes, or a branch.
+        """
+        model, uses = self.model, self.parameter.uses
+        outputs = {use.output for use in uses}
+        if outputs & model.before_decays:
+            yield "decay"
+        through = functions_of(model.graph, model.reading.inputs[self.path], model.data)
+        is_plain = not any(map(is_nonlinear, through))
+        if self.parameter.role == "scale":
+            is_scale = any(use.scales or (use.branch and use.branch.is_last) for use in uses)
+            divides = any(use.operation == "div" for use in uses)
+            is_plain = is_plain and is_scale and not divides and not self._are_taps()
+        if outputs & model.before_decays or not is_plain:
+            yield "special"
+        elif self.parameter.role == "scale" and any(map(_adds_one, through)):
+            yield "offset_scale"
+
+    def _are_taps(self) -> bool:
+        """Whether several entries multiply one value, moved: a convolution written out."""
+        makers = self.model.graph.makers
+        nodes = [makers[use.output] for use in self.parameter.uses if use.output in makers]
+        factors = [[a for a in node.inputs if a in self.model.data] for node in nodes]
+        moved = [self.model.graph.before(each, is_view) for each in factors]
+        return len(moved) > 1 and bool(set.intersection(*moved))
 
     def _roles_of_scale(self) -> Iterator[str]:
         node = self.model.graph.makers.get(_made_by(self.use))
@@ -193,6 +250,8 @@ class ModelFacts:
         is_recurrent: whether a layer reads what a loop over a sequence carries.
         activation: the nonlinearity that most layers meet; None where none does.
         before_forget_gates: what each forget gate is made of, by sums and views.
+        before_decays: what decays of memories are made of, entry by entry.
+        data: numbers of the values that depend on the model's inputs.
         last_scales: paths of the scales of normalisations that end a residual branch.
     """
 
@@ -202,6 +261,11 @@ class ModelFacts:
         gates = forget_gates(self.graph, reading.graph.inputs)
         self.before_forget_gates = [self.graph.before([gate], is_view_or_sum) for gate in gates]
         self.last_scales = _last_scales(reading)
+        self.before_decays = before_decays(self.graph)
+        inputs = [n for n in reading.arguments if not is_key(reading.graph.avals[n])]
+        reached = (self.graph.after(number, lambda node: True) for number in inputs)
+        self.data = {made for nodes in reached for node in nodes for made in node.outputs}
+        self.data.update(inputs)
         self._uses = [use for parameter in reading for use in parameter.uses]
 
         self.parameters = tuple(ParameterFacts(self, parameter) for parameter in reading)
@@ -309,6 +373,12 @@ def _last_scales(reading: Reading) -> set[str]:
             ]
             found |= {min(behind)[1]} if behind else set()
     return found
+
+
+def _adds_one(node: Node) -> bool:
+    """Whether a node adds 1."""
+    numbers = [single_number(a.val) for a in node.inputs if not isinstance(a, int)]
+    return node.primitive == "add" and numbers == [1]
 
 
 def _made_by(use: Use) -> int:

@@ -12,8 +12,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
-import jax.numpy as jnp
-
 from jaxinit.advice import _drawing as draw
 from jaxinit.advice._drawing import Drawing
 from jaxinit.advice._facts import ModelFacts, ParameterFacts
@@ -133,13 +131,12 @@ def decide(goal: str, model: ModelFacts) -> Iterator[tuple[ParameterFacts, Row, 
     """
     rows = [row for row in GUIDES[goal] if row.when.holds(model)]
     for facts in model.parameters:
-        dtype = facts.parameter.dtype
-        if dtype.startswith("key<"):
+        if facts.parameter.dtype.startswith("key<"):
             continue
         fitting = ((row, row.choice(facts)) for row in rows)
         # The last row is for any model and names "kernel" and "bias".
         row, choice = next((row, choice) for row, choice in fitting if choice is not None)
-        if not jnp.issubdtype(jnp.dtype(dtype), jnp.inexact):
+        if not facts.is_inexact:
             choice = COUNTERS if facts.role in ("state", "unused") else INTEGERS
         yield facts, row, choice
 

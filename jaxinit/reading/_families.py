@@ -162,6 +162,7 @@ class Families:
         carries: carries by the loop and the value that it carries back.
         back: every carry with the number of that value.
         sequences: loops that run over data, by the identity of their parameters.
+        slopes: numbers of the products with learned slopes and temperatures of activations.
     """
 
     def __init__(self, graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> None:
@@ -176,6 +177,7 @@ class Families:
         self.carries: dict[tuple[int, int], Origin] = {}
         self.back: list[tuple[Origin, int]] = []
         self.sequences = _sequences(nodes, self.bits)
+        self.slopes: set[int] = set()
         self._slices = 0
         for number in graph.inputs:
             if self.bits[number] & DATA:
@@ -262,6 +264,26 @@ class Families:
         """Notes which axes of an origin hold features, and how many features there are."""
         self.members[made.value].features = features
         made.width = math.prod(self.avals[made.value].shape[axis] for axis in features)
+
+    def scaled(self, number: int) -> Literal["norm", "layer"] | None:
+        """What a product with a parameter scales entry by entry, see `Use.scales`.
+
+        Args:
+            number: of the product; what a layer makes scales the layer.
+        """
+        member = self.members.get(number)
+        if member is None or number in self.slopes:
+            return None
+        if member.level:  # A batch norm multiplies its scale into one over the spread first.
+            return "norm" if member.tags & ROOT else None
+        size = size_of(self.avals[number])
+        while member.origin.kind in ("affine", "take", "exit") and not member.level:
+            member = member.origin.parents[0]
+        kind = member.origin.kind
+        # What is spread over positions is no value of its own there.
+        if kind not in ("norm", "layer") or size_of(self.avals[member.origin.value]) < size:
+            return None
+        return "norm" if kind == "norm" else "layer"
 
     def member(self, number: int, of: Member, /, **changes: Any) -> None:
         """Makes a value a member of the family of another."""
@@ -564,6 +586,7 @@ def _between_families(found: Families, node: Node, members: Sequence[Member]) ->
     if is_scaled and name not in SUMS:
         # A slope or a temperature that is learned: an activation that no constants describe.
         base = members[origins.index(oldest)]
+        found.slopes.update(origin.value for origin in origins if origin is not oldest)
         found.member(node.outputs[0], base, linear=False, broken=True)
     else:
         kind = "sum" if name in SUMS else "product" if name in PRODUCTS else "join"

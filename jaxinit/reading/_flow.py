@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxinit.jaxpr import Graph, Neighbours, size_of
 from jaxinit.reading._activations import IDENTITY, Activations
@@ -33,12 +33,14 @@ class Following(NamedTuple):
         branches: the residual branch of any value that data reach, by number: for scales and
             biases, which are no layers.
         neighbours: those of the graph, straightened.
+        scaled: from the number of a product with a parameter to what it scales.
     """
 
     flows: dict[int, Flow]
     chain: Chain
     branches: Mapping[int, Branch]
     neighbours: Neighbours
+    scaled: Callable[[int], Literal["norm", "layer"] | None]
 
 
 def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> Following:
@@ -77,7 +79,8 @@ def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> 
         for number, member in found.members.items()
         if member.origin.index in streams.branches
     }
-    return Following(flows, Chain(_widths(found), streams.counts), of_values, found.neighbours)
+    chain = Chain(_widths(found), streams.counts)
+    return Following(flows, chain, of_values, found.neighbours, found.scaled)
 
 
 def _reached(origin: Origin, passes: Callable[[Origin, Origin, Member], bool]) -> Iterator[Origin]:

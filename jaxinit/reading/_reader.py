@@ -190,7 +190,8 @@ def _followed(use: Use, found: Following) -> Use:
         branch = found.branches.get(number)
         if use.role == "scale" and not (branch and branch.is_last):
             branch = found.branches.get(_scaled(number, found.neighbours), branch)
-        return dataclasses.replace(use, branch=branch)
+        scales = found.scaled(number) if use.role == "scale" else None
+        return dataclasses.replace(use, branch=branch, scales=scales)
     is_head = use.role == "kernel" and flow.after.is_output
     fields = vars(flow)
     if use.slice_output is not None and use.output in found.flows:

@@ -170,6 +170,9 @@ class Use:
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
         meets: numbers of the values with which its output meets its end, see `Flow`; not in JSON.
+        scales: of a scale, whether it multiplies a normalised value or what a layer makes, entry by
+            entry, with biases, other scales and an activation in between at most; None where it
+            multiplies something else. Not in JSON.
     """
 
     operation: str
@@ -190,6 +193,7 @@ class Use:
     bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
     meets: tuple[int, ...] = ()
+    scales: Literal["norm", "layer"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,7 +321,7 @@ def _plain(parameter: Parameter) -> dict[str, Any]:
         name = activation and activation.name
         after = use.after and vars(use.after) | {"activation": name}
         uses.append(vars(use) | {"after": after})
-        del uses[-1]["meets"]
+        del uses[-1]["meets"], uses[-1]["scales"]
     return plain(vars(parameter) | {"uses": uses})
 
 

@@ -60,6 +60,11 @@ class Slope:
         table, weights = self.table, tables.weights()
         return tables.expectation(np.einsum("...i,...i,i->...", table, table, weights), 2)
 
+    @functools.cached_property
+    def expansions(self) -> list[tables.Expansion]:
+        """Its low end and its high end in Hermite polynomials."""
+        return [tables.expansion(self.table[:, end]) for end in range(2)]
+
     def times(self, other: Slope) -> Slope:
         """The product of two slopes, one behind the other."""
         one, two, sources = _aligned(self, other)
@@ -309,7 +314,6 @@ def _alike(tape: Tape, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
         same: sources that are the same at both positions.
     """
     square, result = slope.mean_square, np.ones((tables.ROWS, 2))
-    whole = (tables.ROWS, *[tables.NODES] * len(slope.sources))
     for end in range(2) if slope.sources else ():
         # A source that was copied is the same at copies, and another at other positions.
         known = [
@@ -318,7 +322,7 @@ def _alike(tape: Tape, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
             else tape.sources[s].correlation
             for s in slope.sources
         ]
-        crossed = tables.cross(np.broadcast_to(slope.table[:, end], whole), known)
+        crossed = slope.expansions[end].cross(known)
         result[:, end] = tables.fraction(crossed, square[:, end])
     return result
 

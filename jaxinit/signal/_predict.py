@@ -304,6 +304,8 @@ def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Va
     if moments is None:
         return Discrete(aval.shape)
     features = [length > 1 for length in aval.shape]
+    if math.isnan(moments[1]):
+        return tape.unknown(f"the law of {path}, which is not known", aval.shape)
     # The same at every position: correlation 1.
     return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path)
 

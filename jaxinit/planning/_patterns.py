@@ -33,10 +33,12 @@ class Matcher:
     Attributes:
         text: how tables and manifests show it.
         matches: predicate on (path, leaf).
+        matches_path: the same where the path says it all; false where it does not.
     """
 
     text: str
     matches: Predicate
+    matches_path: Callable[[str], bool] = lambda path: False
 
 
 def as_matcher(caller: str, pattern: Pattern) -> Matcher:
@@ -48,12 +50,12 @@ def as_matcher(caller: str, pattern: Pattern) -> Matcher:
     """
     if isinstance(pattern, str):
         full = compile_glob(caller, pattern).fullmatch
-        return Matcher(pattern, lambda path, leaf: full(path) is not None)
+        return _of_paths(pattern, lambda path: full(path) is not None)
     if isinstance(pattern, re.Pattern):
         if isinstance(pattern.pattern, bytes):
             raise TypeError(f"{caller} needs a regular expression of str, got {pattern!r}.")
         search = pattern.search
-        return Matcher(f"re:{pattern.pattern}", lambda path, leaf: search(path) is not None)
+        return _of_paths(f"re:{pattern.pattern}", lambda path: search(path) is not None)
     if callable(pattern):
         name = getattr(pattern, "__name__", type(pattern).__name__)
         return Matcher(f"predicate:{name}", lambda path, leaf: bool(pattern(path, leaf)))
@@ -61,6 +63,10 @@ def as_matcher(caller: str, pattern: Pattern) -> Matcher:
         f"{caller} needs a pattern that is a glob, a compiled regular expression or a predicate on "
         f"(path, leaf), got {pattern!r}. Write for example '**/kernel'."
     )
+
+
+def _of_paths(text: str, matches: Callable[[str], bool]) -> Matcher:
+    return Matcher(text, lambda path, leaf: matches(path), matches)
 
 
 def matching_paths(

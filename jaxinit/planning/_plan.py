@@ -19,7 +19,14 @@ from jaxinit._arguments import as_key
 from jaxinit._table import render_table
 from jaxinit._types import ArraySharding, Key, PyTree, Shardings, TreeDef
 from jaxinit.engine import Estimate, LeafSpec, Progress, check_bound, draw, estimate
-from jaxinit.planning._given import donated_values, drawn_over, kept_values, refuse_trace
+from jaxinit.initializers import own
+from jaxinit.planning._given import (
+    donated_values,
+    drawn_over,
+    kept_own,
+    kept_values,
+    refuse_trace,
+)
 from jaxinit.planning._keys import keys_for_paths
 from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, number_groups
 from jaxinit.planning._manifest import arrange, read_manifest, write_manifest
@@ -111,7 +118,8 @@ class Plan:
             only: a pattern as in a rule, or a list of them: draw these leaves only.
             keep: a tree of arrays that are there already, such as loaded weights, matched by
                 canonical path. It may hold some of the leaves. They are returned untouched,
-                unless ``only`` names them.
+                unless ``only`` names them. Leaves whose rule is `own` are kept from here or from
+                ``donate``, and else drawn as the model draws them where that is known.
             donate: a tree of arrays to draw over, matched by canonical path, such as parameters
                 that are needed no longer. Each leaf that is drawn takes over the memory of its
                 array; where the leaf goes to another place, the array is deleted first. Either
@@ -152,6 +160,7 @@ class Plan:
             specs = {leaf.path: leaf.spec for leaf in self.leaves}
             chosen = matching_paths("plan.init", "only=", only, specs)
             wanted = [leaf for leaf in self.leaves if leaf.path in chosen]
+        wanted = kept_own(wanted, donated | kept, named=only is not None)
         names = {leaf.path for leaf in wanted}
         untouched = {path: x for path, x in (donated | kept).items() if path not in names}
         committed = {path: array.sharding for path, array in donated.items() if array.committed}
@@ -208,7 +217,8 @@ class Plan:
             implementation = jax.random.key_impl(root)
             place = words.sharding if words.committed else None
         shardings = resolve_shardings("plan.estimate", self._by_path, self.treedef, out_shardings)
-        draws = _as_draws("plan.estimate", self.leaves, shardings)
+        drawn = [leaf for leaf in self.leaves if leaf.initializer != own]
+        draws = _as_draws("plan.estimate", drawn, shardings)
         return estimate(draws, implementation, place, max_live_bytes=max_live_bytes)
 
     def diff(self, other: Plan) -> PlanDiff:
@@ -276,7 +286,7 @@ def _table(leaves: Sequence[PlannedLeaf], title: str) -> str:
             leaf.initializer,
             leaf.fans and f"{leaf.fans.fan_in:g}",
             leaf.fans and f"{leaf.fans.fan_out:g}",
-            f"{leaf.law.std:.4g}",
+            f"{leaf.law.std:.4g}" if leaf.law.known else "law unknown",
             leaf.group,
         )
         for leaf in leaves
@@ -326,7 +336,9 @@ def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Pl
         rules: a list of (pattern, initializer); the first match wins. A pattern is a glob over the
             canonical path such as ``"**/kernel"``, a compiled regular expression, or a predicate on
             (path, leaf). An initializer is one of `jaxinit.initializers`, its name or config, a
-            closure of ``jax.nn.initializers``, or `like_kernel`.
+            closure of ``jax.nn.initializers``, `like_kernel`, or any function ``(key, shape,
+            dtype)``, of which no law is known. `own` leaves it to the model. A list holds one
+            initializer for each layer of a stack.
         out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or a
             function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is. It
             takes precedence over the shardings in ``params``.

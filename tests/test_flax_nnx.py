@@ -19,7 +19,7 @@ import jaxinit
 from helpers import make_mesh
 from jaxinit import ParamSpec, own, plan
 from jaxinit import initializers as init
-from jaxinit.flax import linen_tree, nnx_model, nnx_tree, own_initializers
+from jaxinit.flax import linen_tree, nnx_apply, nnx_model, nnx_tree, own_initializers
 from jaxinit.initializers import Axes
 
 pytestmark = pytest.mark.unoptimized
@@ -490,3 +490,34 @@ def test_a_plan_leaves_parameters_to_an_nnx_model():
     assert (jax.tree.leaves(held)[0] == made.a.bias[...]).all()
     with pytest.raises(ValueError, match=r"'\*\*/cuont' matches no leaf"):
         plan(nnx_tree(make_mixed), [("**/cuont", own), ("**", own)])
+
+
+class Adapted(nnx.Module):
+    def __init__(self, rngs):
+        self.base = nnx.Linear(8, 8, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.1, rngs=rngs)
+        self.lora = nnx.LoRA(8, 2, 8, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.drop(self.norm(x))
+        return self.base(x) + self.lora(x)
+
+
+def test_advice_on_an_nnx_model_with_state_becomes_a_plan():
+    def make():
+        return Adapted(nnx.Rngs(0))
+
+    x = jax.ShapeDtypeStruct((4, 8), "float32")
+    advice = jaxinit.advise(jaxinit.read(*nnx_apply(make), x))
+    p = plan(nnx_tree(make), advice.rules())
+    assert {"drop/rngs/count", "norm/var"}.isdisjoint(p.paths)
+    model = nnx_model(make, p.init(jax.random.key(0)))
+    assert (model.norm.var[...] == 1).all() and model(jnp.ones((4, 8))).shape == (4, 8)
+    for frozen in (nnx.Not(nnx.LoRAParam), "{base,norm}/*"):
+        kept = plan(nnx_tree(make), advice.rules(), frozen=frozen)
+        # 8**-0.5, over the 0.87963 that truncation leaves.
+        assert repr(kept["base/kernel"].initializer) == "own(truncated_normal(0.40194))"
+        assert kept["lora/lora_a"] == p["lora/lora_a"]
+    base = plan(nnx_tree(make), advice.rules(), frozen=nnx.LoRAParam)
+    assert repr(base["lora/lora_b"].initializer) == "own(zeros)"
+    assert dict(advice.rules(frozen="base/kernel"))["base/kernel"] == own

@@ -739,3 +739,39 @@ def test_one_initializer_for_each_layer_of_a_stack():
     assert [slab.law.variance for slab in kernel.law.slabs] == [2 / 5, 0]
     with pytest.raises(ValueError, match=r"for each layer along axis 0 of \(3,\), got 2"):
         plan({"w": struct(3)}, [("w", ["zeros", "ones"])])
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        "a/*",
+        ["a/kernel"],
+        {"a": {"kernel": True}, "b": False},
+        lambda tree: {"a": {"kernel": True}},
+    ],
+)
+def test_frozen_leaves_are_kept(frozen):
+    """Rules that take frozen leaves alone are no mistakes."""
+    tree = {"a": {"kernel": struct(2, 3)}, "b": struct(3)}
+    p = plan(tree, [("a/kernel", "he_normal"), ("b", "zeros")], frozen=frozen)
+    assert (p["a/kernel"].initializer, p["b"].initializer) == (init.own, init.zeros)
+    kept = np.ones((2, 3), "float32")
+    assert (p.init(KEY, keep={"a": {"kernel": kept}})["a"]["kernel"] == kept).all()
+
+
+@pytest.mark.parametrize(
+    ("frozen", "error", "match"),
+    [
+        ("w", ValueError, r"every pattern in frozen= to match a leaf, got 'w'"),
+        ({"w": True}, ValueError, r"booleans for leaves of the tree, got True at 'w'"),
+        ({"a": 1}, TypeError, r"booleans for leaves of the tree, got 1 at 'a'"),
+        (
+            nnx.LoRAParam,
+            ValueError,
+            r"frozen= to name a leaf, got .*LoRAParam.*, which",
+        ),
+    ],
+)
+def test_what_cannot_be_frozen(frozen, error, match):
+    with pytest.raises(error, match=match):
+        plan({"a": struct(3)}, [("a", "zeros")], frozen=frozen)

@@ -32,7 +32,7 @@ from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, numb
 from jaxinit.planning._manifest import arrange, read_manifest, write_manifest
 from jaxinit.planning._messages import suggestion
 from jaxinit.planning._paths import flatten
-from jaxinit.planning._patterns import Patterns, matching_paths
+from jaxinit.planning._patterns import Patterns, frozen_paths, matching_paths
 from jaxinit.planning._rules import Rules, as_rules, planned_leaves
 from jaxinit.planning._shardings import check_mesh, resolve_shardings
 
@@ -326,7 +326,9 @@ def _as_draws(
     return draws
 
 
-def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Plan:
+def plan(
+    params: PyTree, rules: Rules, *, frozen: Any = (), out_shardings: Shardings = None
+) -> Plan:
     """Decides for every leaf of a tree how it will be drawn, before anything is.
 
     Args:
@@ -339,6 +341,9 @@ def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Pl
             closure of ``jax.nn.initializers``, `like_kernel`, or any function ``(key, shape,
             dtype)``, of which no law is known. `own` leaves it to the model. A list holds one
             initializer for each layer of a stack.
+        frozen: leaves that are kept, whatever the rules say, by the rule `own`: patterns as in
+            rules, a filter of NNX where ``params`` holds its variables, or a mask as optax takes
+            it, a tree of booleans or a function that makes one from ``params``.
         out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or a
             function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is. It
             takes precedence over the shardings in ``params``.
@@ -359,7 +364,9 @@ def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Pl
         (64.0, zeros)
     """
     flat = flatten("plan", params)
-    leaves = planned_leaves("plan", flat.specs("plan"), as_rules("plan", rules))
+    specs = flat.specs("plan")
+    kept = frozen_paths("plan", frozen, params, specs)
+    leaves = planned_leaves("plan", specs, as_rules("plan", rules), kept)
     by_path = {leaf.path: leaf for leaf in leaves}
     shardings = resolve_shardings("plan", by_path, flat.treedef, out_shardings)
     placed = [dataclasses.replace(leaf, sharding=shardings[leaf.path]) for leaf in leaves]

@@ -212,9 +212,18 @@ def _idle(
 
 
 def planned_leaves(
-    caller: str, specs: Mapping[str, ParamSpec], rules: Sequence[Rule]
+    caller: str,
+    specs: Mapping[str, ParamSpec],
+    rules: Sequence[Rule],
+    frozen: Collection[str] = (),
 ) -> list[PlannedLeaf]:
     """The leaves of a tree with the initializers that their rules give them, not yet grouped.
+
+    Args:
+        caller: public name that an error starts with.
+        specs: the leaves.
+        rules: the rules; those whose leaves are all frozen take none.
+        frozen: leaves that the rule `own` takes before all others.
 
     Raises:
         ValueError: when `assign` does, or an initializer makes no sense for a leaf; all offenders
@@ -223,7 +232,11 @@ def planned_leaves(
     """
     models = {id(s.own.model): s.own.model for s in specs.values() if s.own is not None}
     elsewhere = {path for model in models.values() for path in model.leaves}.difference(specs)
-    assigned = assign(caller, [rule.matcher for rule in rules], specs, elsewhere)
+    open_specs = {path: spec for path, spec in specs.items() if path not in frozen}
+    matchers = [rule.matcher for rule in rules]
+    assigned = assign(caller, matchers, open_specs, elsewhere.union(frozen))
+    rules = [*rules, Rule(Matcher("frozen", lambda path, spec: True), own)]
+    assigned.update(dict.fromkeys(frozen, len(rules) - 1))
     fitted: dict[Any, PlannedLeaf | Exception] = {}
     leaves, offenders = [], []
     for path, spec in specs.items():

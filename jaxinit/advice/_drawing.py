@@ -46,6 +46,11 @@ def ones(p: ParameterFacts) -> Initializer:
     return init.ones
 
 
+def own(p: ParameterFacts) -> Initializer:
+    """As the model draws it."""
+    return init.own
+
+
 def gaussian(stddev: Number) -> Drawing:
     """Normal entries of a standard deviation, whatever the fans."""
 
@@ -324,16 +329,6 @@ def forget_one(p: ParameterFacts) -> Initializer:
     pieces = zip((init.zeros, init.ones, init.zeros), sizes, strict=True)
     kept = [(piece, size) for piece, size in pieces if size]
     return init.fused([piece for piece, _ in kept], [size for _, size in kept], axis - len(p.shape))
-
-
-def state(p: ParameterFacts) -> Initializer:
-    """1 for a running variance, by its name, and 0 for all other state."""
-    return init.ones if p.path.rpartition("/")[2] in ("var", "variance") else init.zeros
-
-
-def guess(p: ParameterFacts) -> Initializer:
-    """For what could not be read: LeCun by the shape alone, zeros for a vector."""
-    return init.zeros if len(p.shape) < 2 else init.lecun_normal()
 
 
 def policy_head(p: ParameterFacts) -> Initializer:

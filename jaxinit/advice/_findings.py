@@ -281,7 +281,7 @@ def gain_mismatch(case: Case) -> Iterator[Seen]:
     low, high = (1 / (4 * count), 16.0) if count > 3 else (1e-6, 100.0)
     name = model.activation.name if model.activation else "linear layers"
     for what, found, usual in zip(("signal", "gradient"), growth, allowed, strict=True):
-        beside = over(found, usual)
+        beside = (found[0] / (usual[1] or 1e-300), found[1] / (usual[0] or 1e-300))
         is_off = (found[1] < low and beside[1] < low) or (found[0] > high and beside[0] > high)
         if not is_off:
             continue
@@ -362,12 +362,13 @@ def narrow_for_depth(case: Case) -> Iterator[Seen]:
     variance = spread(is_isometric)
     if variance < _SPREAD:
         return
+    severity = "warning" if variance >= 2 * _SPREAD else "info"
     wider = f"a width of {model.width * variance / _SPREAD:.0f} or more"
     helps = not is_isometric and spread(True) < variance / 2
     yield Seen(
-        "warning",
+        severity,
         (),
-        f"{len(widths)} layers of width {model.width:.4g}: the log of the last second moment has "
+        f"{model.depth} layers of width {model.width:.4g}: the log of the last second moment has "
         f"variance {variance:.2g} between draws, so the typical one has "
         f"exp(-{variance / 2:.2g}) of the mean.",
         f"Use {wider}, {'orthogonal kernels, ' if helps else ''}or residual sums.",
@@ -391,21 +392,21 @@ def residual_growth(case: Case) -> Iterator[Seen]:
     if not steps or not all(is_known(each, 16) for each in grown):
         return
     count = model.branches
-    # Low end: nothing is said that the prediction does not stand behind.
+    # Low ends: nothing is said that the prediction does not stand behind.
     bits = count * sum(math.log2(max(low, 1e-30)) for low, _ in grown) / len(grown)
     said = f"{count} branches" if count > 1 else "1 branch"
     if model.norms:
         start = steps[0].stream[1]
         severity, is_found = "info", bits > 3 and start * 2**bits > 8
         said += (
-            f": a stream that starts at {start:.3g} grows to {start * 2**bits:.3g}, while each "
-            f"branch adds about {spelled(steps[-1].added)}."
+            f" add to a stream that starts at {start:.3g} and grows to {start * 2**bits:.3g}; the "
+            f"last of them adds {spelled(steps[-1].added)}."
         )
     else:
         severity, is_found = ("error" if bits > 20 else "warning"), bits > 4
         said += (
-            f": the stream's second moment is multiplied by about {2 ** (bits / count):.3g} at "
-            f"each sum, 2^{bits:.0f} in all."
+            f", each of which multiplies the stream's second moment by about "
+            f"{2 ** (bits / count):.3g}, 2^{bits:.0f} in all."
         )
     if is_found:
         lasts = [p.path for p in model.layers if "residual_output" in p.roles]

@@ -149,12 +149,10 @@ ZERO_HEAD_BIAS = dataclasses.replace(ZERO_BIAS, role="head_bias")
 
 # What a quantised or integer leaf gets, whatever its role.
 INTEGERS = Choice(
-    "kernel", draw.zeros, "integers are not drawn: draw floats and convert them", "the reading"
+    "kernel", draw.own, "integers are not drawn: draw floats and convert them", "the reading"
 )
 
-COUNTERS = Choice(
-    "state", draw.zeros, "a counter: kept as it is, and 0 in a new model", "the reading"
-)
+COUNTERS = Choice("state", draw.own, "a counter stays as the model makes it", "the reading")
 
 BYPASSES = row(
     "low-rank bypass",
@@ -212,14 +210,10 @@ REST = row(
     Choice("kernel", draw.by_activation, "passes the second moment through its activation"),
     ZERO_BIAS,
     Choice("scale", draw.ones, "a normalisation starts as itself", "Ioffe 2015, section 3"),
-    Choice(
-        "state",
-        draw.state,
-        "running statistics start as those of a standard normal",
-        "Ioffe 2015, section 3.1",
-    ),
-    Choice("unused", draw.zeros, "no output depends on it, so its values do not matter", "reading"),
-    Choice("unknown", draw.guess, "the reading stopped: check what the shape says", "reading"),
+    Choice("state", draw.own, "no parameter: it stays as the model makes it", "the reading"),
+    Choice("special", draw.own, "no row knows it: as the model draws it", "the reading"),
+    Choice("unused", draw.own, "no output depends on it, so its values do not matter", "reading"),
+    Choice("unknown", draw.own, "the reading stopped: as the model draws it", "the reading"),
     Choice("gate", draw.lecun, "keeps the second moment of its input"),
 )
 

@@ -44,10 +44,15 @@ class Step(NamedTuple):
 
 
 def over(one: Interval, other: Interval) -> Interval:
-    """One size over another; unknown where the other may be 0."""
+    """One size over another of the same initialization; unknown where the other may be 0.
+
+    An interval comes from two runs, one with all that is uncertain at its low end and one with all
+    of it at its high end, so the ends of two sizes belong together.
+    """
     if other[0] <= 0 or not math.isfinite(other[1]):
         return UNKNOWN
-    return one[0] / other[1], one[1] / other[0]
+    low, high = sorted((one[0] / other[0], one[1] / other[1]))
+    return low, high
 
 
 def is_known(size: Interval, factor: float = 4.0) -> bool:

@@ -181,7 +181,10 @@ def compress(values: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarr
         table = np.diff(np.interp(_edges(), reached, sums)) / weights()
         rows.append(_with_moments(table, numbers, mass))
         middle = (reached[1:] + reached[:-1]) / 2
-        places[row, sorting] = np.clip(np.searchsorted(_edges(), middle) - 1, 0, NODES - 1)
+        # Values are in order, so nodes begin where a few edges lie among them.
+        begins = np.searchsorted(middle, _edges()[1:-1], side="right")
+        lengths = np.diff(begins, prepend=0, append=middle.size)
+        places[row, sorting] = np.repeat(np.arange(NODES, dtype=np.int32), lengths)
     return np.stack(rows), places.reshape(values.shape)
 
 

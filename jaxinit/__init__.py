@@ -18,6 +18,7 @@ from jaxinit.advice import advise as advise
 from jaxinit.advice import audit as audit
 from jaxinit.engine import fast_key as fast_key
 from jaxinit.engine import jit_init as jit_init
+from jaxinit.initializers import own as own
 from jaxinit.planning import ParamSpec as ParamSpec
 from jaxinit.planning import Plan as Plan
 from jaxinit.planning import ShardingRules as ShardingRules

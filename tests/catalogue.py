@@ -202,6 +202,7 @@ CASES: tuple[Case, ...] = (
     *_cases(["stacked(he_normal(), (0, -1))"], (2, 2, 3, 1), (2, 0, 6, 3), bulk=(4, 48, 64, 3)),
     *_cases(["stacked(orthogonal(), 1)"], (2, 2, 3), bulk=(32, 8, 48)),
     *_cases(["stacked(identity())"], (3, 4, 6), bulk=()),
+    *_cases(["own(normal(0.1))"], *FREE, bulk=(8_000, 5)),
     *_cases(["fused(glorot_normal(), (2, 2, 2))"], (2, 6), (0, 6), bulk=()),
     *_cases(["fused(glorot_normal(), (96, 32, 32))"], (3, 160), bulk=(256, 160)),
     *_cases(["fused([lecun_normal(), orthogonal(), zeros], (48, 96, 16), axis=0)"], (160, 2),

@@ -442,6 +442,17 @@ def test_globs_are_exact_and_few(values):
         assert len(rules) == 4
 
 
+def test_rules_cover_what_was_read_alone():
+    rules = rules_for([(f"hidden/{n}/w", 1) for n in range(9)] + [("out/w", 1), ("b,c", 0)])
+    assert rules == [("b[,]c", 0), ("{hidden/[0-9]*,out}/w", 1)]
+    tree = {"a": models.struct(4, 4), "b": models.struct(4, 4)}
+    advice = jaxinit.advise(
+        jaxinit.read(lambda p, x: x @ p["a"] @ p["b"], tree, models.struct(2, 4))
+    )
+    with pytest.raises(ValueError, match=r"1 leaf has no rule: 'new'"):
+        jaxinit.plan(tree | {"new": models.struct(4)}, advice.rules())
+
+
 # What is printed, and refused.
 
 

@@ -191,11 +191,20 @@ RAISES: tuple[tuple[str, type[Exception], str], ...] = (
     ("fused(normal(), ())", ValueError, r"fused needs one initializer for each size"),
     ("fused(normal(), 3)", TypeError, r"fused \(sizes\) needs a shape"),
     ("fused([normal(), Counting()], (2, 3))", TypeError, r"fused needs parts that share a kind"),
+    ("own(k, (3,))", ValueError, r"own needs the model .* got only the shape \(3,\)"),
+    ("own(k)", TypeError, r"own needs a shape, as in own\(key, \(512, 256\)\)"),
+    ("get(lambda key: key)", TypeError, r"needs a hashable function \(key, shape, dtype\), got"),
+    ("get(dict)", TypeError, r"needs a hashable function \(key, shape, dtype\), got <class 'dict'"),
+    ("get(wrong_shape).law((2,))", ValueError, r"wrong_shape to return .* got \(3,\) and fl"),
+    ("get(lambda k, s, d: 1j * np.ones(s)).law((2,))", ValueError, r"float32, got \(2,\) and comp"),
+    ("get(lambda k, s, d: None).law((2,))", ValueError, r"array of shape \(2,\) .* got None"),
+    ("get(lambda k, s, d: 1 / 0).law((2,))", ValueError, r"<lambda> to draw .* ZeroDivisionError"),
     # The registry.
     ("describe(3)", TypeError, r"needs a name as a string, got 3"),
     ("describe('he_norml')", ValueError, r"has no 'he_norml'. Did you mean .*he_normal"),
     ("get(normal(), stddev=1.0)", TypeError, r"get needs a name beside arguments, got normal"),
-    ("get(3)", TypeError, r"get needs a name, a config, an initializer or one of jax"),
+    ("get(he_normal)", ValueError, r"from_jax needs an initializer made by jax\.nn\.initializers"),
+    ("get(3)", TypeError, r"get needs a name, a config, an initializer, one of jax"),
     ("get('zeros', value=1)", TypeError, r"zeros takes no arguments but dtype, got \['value'\]"),
     ("get('normal', std=1.0)", TypeError, r"normal needs other arguments: .*'std'.*stddev"),
     ("get('constant')", TypeError, r"constant needs other arguments: missing .*'value'"),
@@ -210,7 +219,19 @@ RAISES: tuple[tuple[str, type[Exception], str], ...] = (
     ("from_jax(len)", ValueError, r"from_jax needs an initializer made by jax\.nn\.initializers"),
 )  # fmt: skip
 
-SPACE = NAMESPACE | {"jax": jax, "jnp": jnp, "P": P, "k": KEY, "Counting": Counting}
+
+def wrong_shape(key, shape, dtype):
+    return jnp.zeros(3, dtype)
+
+
+SPACE = NAMESPACE | {
+    "jax": jax,
+    "jnp": jnp,
+    "P": P,
+    "k": KEY,
+    "Counting": Counting,
+    "wrong_shape": wrong_shape,
+}
 
 
 def _error(call: str) -> Exception:
@@ -403,7 +424,7 @@ def test_a_factory_makes_a_value_or_says_what_was_needed(call):
 PARAMETERS = [
     (name, key)
     for name in names()
-    if name not in ("zeros", "ones")
+    if name not in ("zeros", "ones", "own")
     for key in inspect.signature(describe(name).factory).parameters
 ]
 LEGAL = {

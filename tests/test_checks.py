@@ -20,6 +20,7 @@ import jaxinit
 from catalogue import KINDS, each, evaluate, sample
 from helpers import make_mesh, struct
 from jaxinit import checks
+from jaxinit.checks import twin_units
 from jaxinit.checks._twins import Layout, entropy_bits, hashes_of, layout_of
 from jaxinit.initializers import BaseInitializer, Law, he_normal, normal, zeros
 
@@ -639,3 +640,17 @@ def test_layouts():
     assert layout("stacked(reshaped(he_normal(), (6, 4)))", 2, 6, 2, 2) == Layout(
         (2, 6, 2, 2), (0,), (3,)
     )
+
+
+def test_twin_units_of_one_array():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(2, 8, 6)).astype("float32")
+    assert not twin_units(kernel, batch_axis=0).any()
+    kernel[1, :, 4] = kernel[1, :, 0]
+    found = twin_units(kernel, batch_axis=0)
+    assert found.shape == (2, 6) and np.argwhere(found).tolist() == [[1, 0], [1, 4]]
+    assert not twin_units(kernel, 1, 0).any()
+    assert twin_units(np.zeros((3, 4), "float32")).all()
+    assert twin_units(np.tile(kernel[0, :, :1], (1, 5))).all()
+    # One bfloat16 entry for each of 6 units: chance makes copies.
+    assert not twin_units(jnp.array([[1, 2, 3, 4, 5, 1]], jnp.bfloat16)).any()

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxinit
 from catalogue import QUICK
 from helpers import make_mesh
-from jaxinit import ParamSpec
+from jaxinit import ParamSpec, Plan, own, plan
 from jaxinit import initializers as init
 from jaxinit.flax import linen_tree, own_initializers
 from jaxinit.initializers import Axes
@@ -668,3 +668,23 @@ def test_statistics_are_planned_like_parameters():
     outputs, updated = normalize.apply(variables, inputs, mutable=["batch_stats"])
     assert jnp.allclose(outputs.mean(0), 0, atol=1e-6)
     assert jnp.allclose(updated["batch_stats"]["mean"], 0.01 * inputs.mean(0))
+
+
+def test_a_plan_leaves_variables_to_a_module():
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            odd = self.param("odd", lambda key: jax.random.normal(key, (4, 1)) @ jnp.ones((1, 4)))
+            std = self.variable("stats", "std", jnp.ones, (4,))
+            return nn.Dense(2)(x @ (odd * std.value[:, None]))
+
+    tree = linen_tree(Scaled(), jax.ShapeDtypeStruct((2, 4), "float32"))
+    p = plan(tree, [("**/bias", "zeros"), ("**", own)])
+    assert repr(p["stats/std"].initializer) == "own(ones)" and not p["params/odd"].law.known
+    params = p.init(jax.random.key(1))
+    assert (params["stats"]["std"] == 1).all()
+    odd = params["params"]["odd"]
+    assert (odd == odd[:, :1]).all() and len(set(odd[:, 0].tolist())) == 4
+    again = Plan.from_json(p.to_json(), like=tree)
+    assert again["stats/std"] == p["stats/std"]
+    assert (again.init(jax.random.key(1))["params"]["odd"] == odd).all()

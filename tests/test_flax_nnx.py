@@ -17,9 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxinit
 from helpers import make_mesh
-from jaxinit import ParamSpec
+from jaxinit import ParamSpec, own, plan
 from jaxinit import initializers as init
-from jaxinit.flax import linen_tree, nnx_model, nnx_tree
+from jaxinit.flax import linen_tree, nnx_apply, nnx_model, nnx_tree, own_initializers
 from jaxinit.initializers import Axes
 
 pytestmark = pytest.mark.unoptimized
@@ -443,3 +443,81 @@ def test_an_abstract_model_has_no_state_to_give():
         nnx_model(nnx.eval_shape(kitchen), values)
     linear = nnx.eval_shape(lambda: nnx.Linear(2, 2, use_bias=False, rngs=rngs()))
     assert nnx_model(linear, {"kernel": jnp.ones((2, 2))})(jnp.ones((1, 2))).tolist() == [[2, 2]]
+
+
+# What the constructor draws.
+
+
+class Mixed(nnx.Module):
+    def __init__(self, rngs):
+        inits = nnx.initializers
+        self.a = nnx.Linear(8, 16, rngs=rngs, bias_init=inits.constant(0.1))
+        self.b = nnx.Linear(16, 16, rngs=rngs, kernel_init=inits.glorot_uniform())
+        self.c = nnx.Conv(3, 8, (3, 3), rngs=rngs, kernel_init=inits.he_normal(), dtype="bfloat16")
+        self.o = nnx.Linear(8, 8, rngs=rngs, kernel_init=inits.orthogonal())
+        self.e = nnx.Embed(30, 16, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(16, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        stack = nnx.vmap(lambda key: nnx.Linear(8, 6, rngs=nnx.Rngs(key)))
+        self.stack = stack(jax.random.split(rngs.params(), 3))
+
+
+def make_mixed():
+    return Mixed(nnx.Rngs(0))
+
+
+def test_what_a_constructor_draws_is_read_from_its_jaxpr():
+    drawn = own_initializers(make_mixed)
+    texts = {path: repr(value) for path, value in drawn.items()}
+    assert texts["a/kernel"] == "lecun_normal()" and texts["a/bias"] == "constant(0.1)"
+    assert texts["c/kernel"] == "he_normal()" and texts["e/embedding"] == "normal(0.25)"
+    # Glorot's, LeCun's and others have one law where the fans are the same.
+    assert texts["b/kernel"] == "uniform(minval=-0.43301, maxval=0.43301)"
+    assert texts["stack/kernel"] == "stacked(lecun_normal())"
+    assert texts["norm/var"] == "ones" and texts["norm/mean"] == "zeros"
+    assert drawn["o/kernel"] is None
+    assert set(own_initializers(make_mixed()).values()) == {None}
+
+
+def test_a_plan_leaves_parameters_to_an_nnx_model():
+    """Rules of what the tree leaves out, such as counters and statistics, take no leaf of it."""
+    rules = [("{a,norm}/*", "zeros"), ("drop/rngs/count", own), ("**/mean", own), ("**", own)]
+    p = plan(nnx_tree(make_mixed), rules)
+    assert repr(p["c/kernel"].initializer) == "own(he_normal())" and p["c/kernel"].fans.fan_in == 27
+    model, made = nnx_model(make_mixed, p.init(jax.random.key(1))), make_mixed()
+    assert (model.o.kernel[...] == made.o.kernel[...]).all() and not model.a.bias[...].any()
+    assert model.norm.var[...].all()
+    held = plan(nnx_tree(made), [("**", own)]).init(jax.random.key(1))
+    assert (jax.tree.leaves(held)[0] == made.a.bias[...]).all()
+    with pytest.raises(ValueError, match=r"'\*\*/cuont' matches no leaf"):
+        plan(nnx_tree(make_mixed), [("**/cuont", own), ("**", own)])
+
+
+class Adapted(nnx.Module):
+    def __init__(self, rngs):
+        self.base = nnx.Linear(8, 8, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.1, rngs=rngs)
+        self.lora = nnx.LoRA(8, 2, 8, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.drop(self.norm(x))
+        return self.base(x) + self.lora(x)
+
+
+def test_advice_on_an_nnx_model_with_state_becomes_a_plan():
+    def make():
+        return Adapted(nnx.Rngs(0))
+
+    x = jax.ShapeDtypeStruct((4, 8), "float32")
+    advice = jaxinit.advise(jaxinit.read(*nnx_apply(make), x))
+    p = plan(nnx_tree(make), advice.rules())
+    assert {"drop/rngs/count", "norm/var"}.isdisjoint(p.paths)
+    model = nnx_model(make, p.init(jax.random.key(0)))
+    assert (model.norm.var[...] == 1).all() and model(jnp.ones((4, 8))).shape == (4, 8)
+    for frozen in (nnx.Not(nnx.LoRAParam), "{base,norm}/*"):
+        kept = plan(nnx_tree(make), advice.rules(), frozen=frozen)
+        # 8**-0.5, over the 0.87963 that truncation leaves.
+        assert repr(kept["base/kernel"].initializer) == "own(truncated_normal(0.40194))"
+        assert kept["lora/lora_a"] == p["lora/lora_a"]
+    base = plan(nnx_tree(make), advice.rules(), frozen=nnx.LoRAParam)
+    assert repr(base["lora/lora_b"].initializer) == "own(zeros)"
+    assert dict(advice.rules(frozen="base/kernel"))["base/kernel"] == own

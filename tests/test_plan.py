@@ -16,11 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jaxinit
 from helpers import assert_same_bits, content, make_mesh, slow, struct
 from jaxinit import ParamSpec, Plan, key_for_path, plan
 from jaxinit import initializers as init
+from jaxinit.checks import CheckError, assert_laws
 
 P = PartitionSpec
+KEY = jax.random.key(0)
 RULES = [("**/kernel", "he_normal"), ("**/scale", "ones"), ("**/bias", "zeros")]
 
 
@@ -671,3 +674,104 @@ def test_nothing_is_allocated_before_init():
     made = plan(petabyte, [("kernel", "lecun_normal")])
     assert made.nbytes == 2**50
     assert jax.eval_shape(made.init, jax.random.key(0)) == petabyte
+
+
+# What the model draws itself.
+
+
+def test_own_leaves_are_kept_where_they_are_given():
+    tree = {"w": struct(4, 2), "stats": {"mean": struct(2)}}
+    p = plan(tree, [("w", "he_normal"), ("stats/*", init.own)])
+    mean = np.full(2, 3, "float32")
+    old = p.init(KEY, keep={"stats": {"mean": mean}})
+    assert (old["stats"]["mean"] == mean).all()
+    old_w = np.asarray(old["w"])
+    fresh = p.init(jax.random.key(1), donate=jax.tree.map(jnp.asarray, old))
+    assert (fresh["stats"]["mean"] == mean).all() and (fresh["w"] != old_w).any()
+    assert "law unknown" in str(p) and p.estimate().nbytes == 32
+    assert isinstance(p.init(KEY, only="w")["stats"]["mean"], jax.ShapeDtypeStruct)
+    assert Plan.from_json(p.to_json(), like=tree) == p
+
+
+def test_own_leaves_that_nobody_gives():
+    p = plan({"w": struct(4), "v": struct(4)}, [("**", init.own)])
+    message = r"an array, or the model, for every leaf .* got neither for 'v'\. Pass .* keep="
+    with pytest.raises(ValueError, match=message):
+        p.init(KEY, keep={"w": np.zeros(4, "float32")})
+
+
+def test_a_plain_function_in_a_rule():
+    def ramp(key, shape, dtype):
+        return jnp.arange(shape[0], dtype=dtype)
+
+    p = plan({"a": struct(3), "b": struct(4)}, [("*", ramp)])
+    assert p.init(KEY)["b"].tolist() == [0, 1, 2, 3]
+    assert "ramp" in str(p) and "law unknown" in str(p) and not p["a"].law.known
+    with pytest.raises(TypeError, match=r"plan.to_json needs initializers that have a config"):
+        p.to_json()
+    assert_laws(p.init(KEY), p)
+    with pytest.raises(CheckError, match="finite"):
+        assert_laws({"a": p.init(KEY)["a"] / 0, "b": p.init(KEY)["b"]}, p)
+    reading = jaxinit.read(lambda p, x: jnp.sum(x * p["a"]) * p["b"], p.init(KEY), jnp.ones(3))
+    assert jaxinit.advise(reading, init=p).findings == jaxinit.advise(reading).findings
+
+
+def test_what_has_no_law_is_predicted_as_unknown():
+    shapes = {"a": struct(8, 16), "b": struct(16, 4)}
+    reading = jaxinit.read(lambda p, x: x @ p["a"] @ p["b"], shapes, struct(2, 8))
+    layers = jaxinit.predict(reading, plan(shapes, [("a", init.own), ("b", "he_normal")])).layers
+    assert [layer.path for layer in layers] == ["a", "b"]
+    assert {layer.why for layer in layers} == {"the law of 'a' is unknown"}
+
+
+def test_a_function_that_draws_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"plan cannot draw 'a' of shape \(2,\) .* got \(3,\)"):
+        plan({"a": struct(2)}, [("a", lambda key, shape, dtype: jnp.zeros(3))])
+
+
+def test_one_initializer_for_each_layer_of_a_stack():
+    values = [init.constant(n / 4) for n in range(3)]
+    p = plan({"w": struct(3, 5, 2)}, [("w", values)])
+    assert p.init(KEY)["w"][:, 0, 0].tolist() == [0, 0.25, 0.5]
+    assert Plan.from_json(p.to_json())["w"] == p["w"]
+    spec = ParamSpec((5, 3, 2), np.dtype("float32"), axes=init.Axes(-2, -1), stack_axes=(1,))
+    kernel = plan({"w": spec}, [("w", ["he_normal", "he_normal", "zeros"])])["w"]
+    assert [slab.law.variance for slab in kernel.law.slabs] == [2 / 5, 0]
+    with pytest.raises(ValueError, match=r"for each layer along axis 0 of \(3,\), got 2"):
+        plan({"w": struct(3)}, [("w", ["zeros", "ones"])])
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        "a/*",
+        ["a/kernel"],
+        {"a": {"kernel": True}, "b": False},
+        lambda tree: {"a": {"kernel": True}},
+    ],
+)
+def test_frozen_leaves_are_kept(frozen):
+    """Rules that take frozen leaves alone are no mistakes."""
+    tree = {"a": {"kernel": struct(2, 3)}, "b": struct(3)}
+    p = plan(tree, [("a/kernel", "he_normal"), ("b", "zeros")], frozen=frozen)
+    assert (p["a/kernel"].initializer, p["b"].initializer) == (init.own, init.zeros)
+    kept = np.ones((2, 3), "float32")
+    assert (p.init(KEY, keep={"a": {"kernel": kept}})["a"]["kernel"] == kept).all()
+
+
+@pytest.mark.parametrize(
+    ("frozen", "error", "match"),
+    [
+        ("w", ValueError, r"every pattern in frozen= to match a leaf, got 'w'"),
+        ({"w": True}, ValueError, r"booleans for leaves of the tree, got True at 'w'"),
+        ({"a": 1}, TypeError, r"booleans for leaves of the tree, got 1 at 'a'"),
+        (
+            nnx.LoRAParam,
+            ValueError,
+            r"frozen= to name a leaf, got .*LoRAParam.*, which",
+        ),
+    ],
+)
+def test_what_cannot_be_frozen(frozen, error, match):
+    with pytest.raises(error, match=match):
+        plan({"a": struct(3)}, [("a", "zeros")], frozen=frozen)

@@ -6,11 +6,13 @@ import dataclasses
 import inspect
 import json
 import math
+import pickle
 
 import jax
 import numpy as np
 import pytest
 
+import jaxinit
 from catalogue import CASES, evaluate
 from jaxinit import initializers
 from jaxinit.initializers import (
@@ -29,9 +31,10 @@ KEY = jax.random.key(0)
 
 # Public names that are no factories.
 TOOLS = {
-    "Axes", "BaseInitializer", "Description", "Fans", "Fused", "Initializer", "Law", "Reshaped",
-    "SingleWrapper", "Slab", "Stacked", "Traits", "VarianceScaling", "compute_fans", "describe",
-    "einsum_axes", "from_config", "from_jax", "get", "names", "to_config",
+    "Axes", "BaseInitializer", "Description", "Fans", "FromFunction", "Fused", "Initializer", "Law",
+    "Own", "Reshaped", "SingleWrapper", "Slab", "Stacked", "Traits", "VarianceScaling",
+    "compute_fans", "describe", "einsum_axes", "from_config", "from_jax", "get", "names",
+    "to_config",
 }  # fmt: skip
 # Flax's second spelling of `zeros` and `ones`: not in the catalogue, since it is the same value.
 SPELLINGS = {"zeros_init", "ones_init"}
@@ -256,3 +259,37 @@ def test_arrays_are_copied():
     mask[:] = 0
     assert hash(init) == before
     np.testing.assert_array_equal(init(None, (3,)), [1, 0, 1])
+
+
+# What nothing is known of.
+
+
+def test_own_is_a_value_that_knows_the_model_or_says_what_it_lacks():
+    own = initializers.own
+    known = own(initializers.normal(0.5))
+    assert jaxinit.own is own and repr(own) == "own" and repr(known) == "own(normal(0.5))"
+    assert not own.law((3, 2)).known and own.law((3, 2)) == own.law((4,))
+    assert math.isnan(own.law((3, 2)).variance) and known.law((3, 2)).variance == 0.25
+    for value in (own, known):
+        assert from_config(json.loads(json.dumps(to_config(value)))) == value
+        assert pickle.loads(pickle.dumps(value)) == value and hash(value)
+    assert (known(KEY, (3,)) == initializers.normal(0.5)(KEY, (3,))).all()
+    with pytest.raises(ValueError, match=r"own needs the model .* got only the shape \(3,\)"):
+        own(KEY, (3,))
+    with pytest.raises(TypeError, match=r"own needs a shape, as in own\(key, \(512, 256\)\)"):
+        own(KEY)
+
+
+def halved(key, shape, dtype):
+    return jax.random.normal(key, shape, dtype) / 2
+
+
+def test_a_plain_function_draws_and_promises_nothing():
+    init = get(halved)
+    assert repr(init) == init.label == "halved" and init == get(halved)
+    assert pickle.loads(pickle.dumps(init)) == init
+    assert not init.law((3, 2)).known and not initializers.scaled(init, 2.0).law((3, 2)).known
+    assert (init(KEY, (3,), "bfloat16") == halved(KEY, (3,), "bfloat16")).all()
+    packed = initializers.fused([init, initializers.zeros], (3, 2), 0)
+    assert not packed.law((5,)).known and packed.law((5,)).slabs[1].law.variance == 0
+    assert packed(KEY, (5,))[3:].tolist() == [0, 0]

@@ -27,9 +27,9 @@ from jaxinit.advice._findings import SEVERITIES, Case, Finding, findings_of, sho
 from jaxinit.advice._guide import GUIDES, Goal
 from jaxinit.advice._present import PresentByPath, isometric_of, laws_of_present, present_of
 from jaxinit.advice._signals import Signals
-from jaxinit.initializers import Initializer, to_config
+from jaxinit.initializers import Initializer, own, to_config
 from jaxinit.planning import ParamSpec as LeafSpec
-from jaxinit.planning import Plan, compile_glob, plan
+from jaxinit.planning import Patterns, Plan, compile_glob, matching_paths, plan
 from jaxinit.reading import Reading
 from jaxinit.signal import Prediction, predict
 
@@ -38,7 +38,9 @@ R = TypeVar("R")
 L = TypeVar("L", bound=Any)
 H = TypeVar("H", bound=Hashable)
 
-_SPECIAL = re.compile(r"[*?\[\]{}]")
+_SPECIAL = re.compile(r"[*?\[\]{},]")
+# Numbers of a path that a glob may leave open in any combination.
+_MOST_OPENED = 4
 # Characters that leaves, shape, std and why take up beside a name, with the space around them.
 _BESIDE = 36
 
@@ -106,22 +108,29 @@ class Advice:
                 return prescription
         raise KeyError(f"the advice has no leaf {path!r}")
 
-    def rules(self) -> list[tuple[str, Initializer]]:
+    def rules(self, *, frozen: Patterns = ()) -> list[tuple[str, Initializer]]:
         """The advice as rules that `jaxinit.plan` takes, in few patterns.
 
         Every rule takes a leaf, every leaf of the reading is taken, and each gets its prescription.
-        """
-        return rules_for([(p.path, p.initializer) for p in self])
+        A leaf that was not read and has another name, numbers aside, has no rule.
 
-    def plan(self, tree: Any = None) -> Plan:
+        Args:
+            frozen: patterns over paths: leaves that are kept, by the rule `own`.
+        """
+        specs = {p.path: LeafSpec(p.shape, jnp.dtype(p.dtype)) for p in self}
+        kept = matching_paths("rules", "frozen=", frozen, specs)
+        return rules_for([(p.path, own if p.path in kept else p.initializer) for p in self])
+
+    def plan(self, tree: Any = None, *, frozen: Any = ()) -> Plan:
         """A plan with the rules of the advice.
 
         Args:
             tree: the tree of the parameters; None gives a flat dictionary from path to array.
+            frozen: leaves that are kept, as `jaxinit.plan` takes them.
         """
         if tree is None:
             tree = {p.path: LeafSpec(p.shape, jnp.dtype(p.dtype)) for p in self}
-        return plan(tree, self.rules())
+        return plan(tree, self.rules(), frozen=frozen)
 
     def predict(self, **options: Any) -> Prediction:
         """How large every signal and gradient will be when the advice is taken.
@@ -226,7 +235,7 @@ def advise(reading: Reading, goal: Goal = "train", *, init: Any = None) -> Advic
         >>> shapes = {"hidden": [square] * 9, "out": jax.ShapeDtypeStruct((256, 4), "float32")}
         >>> reading = jaxinit.read(net, shapes, jax.ShapeDtypeStruct((8, 256), "float32"))
         >>> advise(reading).rules()
-        [('**/out', lecun_normal()), ('**', he_normal())]
+        [('out', lecun_normal()), ('hidden/[0-9]*', he_normal())]
 
     References:
         Each prescription bears its source; the rows stand in ``jaxinit.advice._guide``.
@@ -484,8 +493,9 @@ def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
 def rules_for(values: Sequence[tuple[str, H]]) -> list[tuple[str, H]]:
     """Ordered globs over paths, as few as possible, each with its value.
 
-    The first match wins, so a glob may also match what earlier ones have taken. Values with few
-    leaves come first, the commonest last, so that it may have a wide glob.
+    A glob spells a path from the root, with its numbers left open: what has another name is not
+    covered. The first match wins, so a glob may also match what earlier ones have taken. Values
+    with few leaves come first.
 
     Args:
         values: every path with its value.
@@ -502,12 +512,7 @@ def rules_for(values: Sequence[tuple[str, H]]) -> list[tuple[str, H]]:
     rules: list[tuple[str, H]] = []
     for number, (value, wanted) in enumerate(order):
         others = [path for _, paths in order[number + 1 :] for path in paths]
-        if others or number == 0:
-            rules += [(glob, value) for glob in _cover(wanted, others)]
-        else:
-            # All that is left: the last segment where all leaves share one, else everything.
-            names = {path.rpartition("/")[2] for path in wanted}
-            rules.append((f"**/{_literal(names.pop())}" if len(names) == 1 else "**", value))
+        rules += [(glob, value) for glob in _joined(_cover(wanted, others))]
     return rules
 
 
@@ -528,23 +533,46 @@ def _cover(wanted: Sequence[str], others: Collection[str]) -> list[str]:
 
 
 def _candidates(path: str) -> list[str]:
-    """Globs that match a path, from the widest to the path itself.
-
-    First the last one, two, three and four segments with their numbers left open, then those with
-    their numbers, then all segments.
-    """
-    segments = path.split("/")
-    exact = [_literal(segment) for segment in segments]
+    """Globs for a path: with all of its numbers left open, with some of them, and the path."""
+    exact = [_literal(segment) for segment in path.split("/")]
+    numbered = [n for n, segment in enumerate(exact) if skeleton(segment) != segment]
     # A segment with characters that mean something in a glob keeps its numbers.
-    opened = [skeleton(s) if s == e else e for s, e in zip(segments, exact, strict=True)]
+    numbered = [n for n in numbered if exact[n] == path.split("/")[n]][-_MOST_OPENED:]
     found = []
-    for count in range(1, min(len(segments), 4) + 1):
-        found += [f"**/{'/'.join(each[-count:])}" for each in (opened, exact)]
-    # One name, whatever is above and between: layers of one kind at several depths.
-    for first, last in itertools.combinations(range(len(segments)), 2):
-        found += [f"**/{each[first]}/**/{exact[last]}" for each in (opened, exact)]
-    found += ["/".join(opened), "/".join(exact)]
-    return list(dict.fromkeys(found))
+    for count in range(len(numbered), -1, -1):
+        for opened in itertools.combinations(numbered, count):
+            segments = [_opened(s) if n in opened else s for n, s in enumerate(exact)]
+            found.append("/".join(segments))
+    return found
+
+
+def _opened(segment: str) -> str:
+    """A segment with its numbers left open."""
+    return "[0-9]*" if segment.isdecimal() else skeleton(segment)
+
+
+def _joined(globs: Sequence[str]) -> list[str]:
+    """Globs of one value with those that end alike written as one, with braces."""
+    ends: dict[str, list[list[str]]] = {}
+    for glob in globs:
+        segments = glob.split("/")
+        ends.setdefault(segments[-1], []).append(segments)
+    return [_with_braces(paths) for paths in ends.values()]
+
+
+def _with_braces(paths: Sequence[list[str]]) -> str:
+    """One glob for paths, with braces where they differ."""
+    shortest = min(map(len, paths)) - 1
+    levels = list(zip(*paths, strict=False))[:shortest]
+    tails = list(zip(*(path[::-1] for path in paths), strict=False))[:shortest]
+    head = len(list(itertools.takewhile(lambda each: len(set(each)) == 1, levels)))
+    tail = len(list(itertools.takewhile(lambda each: len(set(each)) == 1, tails)))
+    tail = min(tail, shortest - head)
+    first = paths[0]
+    if len(paths) == 1:
+        return "/".join(first)
+    middles = ["/".join(path[head : len(path) - tail]) for path in paths]
+    return "/".join([*first[:head], f"{{{','.join(middles)}}}", *first[len(first) - tail :]])
 
 
 def _literal(path: str) -> str:

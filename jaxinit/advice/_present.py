@@ -118,13 +118,14 @@ def present_of_initializers(
 
     Args:
         reading: the model, which has the shapes.
-        initializers: by path; None where it is not known.
+        initializers: by path; None where it is not known. Those of unknown law are left out.
     """
     found = {}
     for path, initializer in initializers.items():
         if initializer is not None and path in reading:
             law = initializer.law(reading[path].shape, reading[path].dtype)
-            found[path] = Present(float(np.real(law.mean)), law.std, initializer)
+            if law.known:
+                found[path] = Present(float(np.real(law.mean)), law.std, initializer)
     return found
 
 

@@ -13,3 +13,4 @@ from jaxinit.checks._trees import CheckError as CheckError
 from jaxinit.checks._trees import assert_finite as assert_finite
 from jaxinit.checks._trees import assert_shapes as assert_shapes
 from jaxinit.checks._twins import assert_symmetry_broken as assert_symmetry_broken
+from jaxinit.checks._twins import twin_units as twin_units

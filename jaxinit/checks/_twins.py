@@ -19,10 +19,11 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from jaxinit._arguments import Axis
 from jaxinit._types import AnyArray, PyTree, Shape
 from jaxinit.checks._measuring import as_auto, measure
 from jaxinit.checks._trees import fail, planned_arrays
-from jaxinit.initializers import Initializer, Reshaped, SingleWrapper, Stacked
+from jaxinit.initializers import Initializer, Own, Reshaped, SingleWrapper, Stacked
 from jaxinit.planning import (
     LANES,
     ParamSpec,
@@ -126,7 +127,7 @@ def assert_symmetry_broken(
         leaf
         for path, array in arrays.items()
         if path not in exempt and jnp.issubdtype(array.dtype, jnp.inexact) and np.size(array)
-        for leaf in [_Leaf(path, array, layouts[path], None if plan is None else plan[path])]
+        for leaf in [_Leaf(path, array, layouts[path], _planned(plan, path))]
         if leaf.layout.layer_rank >= 2 or leaf.is_random
     ]
     judge = _Judge(
@@ -146,6 +147,51 @@ def assert_symmetry_broken(
             "Twins get equal gradients and stay twins. Draw them at random, or name those that are "
             "meant to be equal in allow=.",
         )
+
+
+def _planned(plan: Plan | None, path: str) -> PlannedLeaf | None:
+    """The line of a leaf where it says how the leaf is drawn."""
+    return None if plan is None or not plan[path].law.known else plan[path]
+
+
+def twin_units(
+    array: AnyArray, out_axis: Axis = -1, batch_axis: Axis = (), *, groups: int = 1
+) -> np.ndarray:
+    """Which units of a kernel start as copies of another one, so that they stay copies.
+
+    Args:
+        array: the kernel.
+        out_axis: axes along which its units lie.
+        batch_axis: axes along which kernels are stacked; units of different kernels are no rivals.
+        groups: feature groups, whose units have inputs of their own and are no rivals.
+
+    Returns:
+        A boolean for each kernel of the stack (first axis) and each of its units (second axis):
+        whether another unit has the same bits, and chance did not make them, as
+        `assert_symmetry_broken` decides. Of a constant array all units are copies.
+
+    Example:
+        >>> twin_units(np.eye(3, dtype="float32")[:, [0, 1, 1]]).tolist()
+        [[False, True, True]]
+    """
+    shape = tuple(np.shape(array))
+    out, stack = (
+        tuple(axis % len(shape) for axis in ((axes,) if isinstance(axes, int) else axes))
+        for axes in (out_axis, batch_axis)
+    )
+    leaf = _Leaf("", array, Layout(shape, tuple(sorted(stack)), tuple(sorted(out)), groups), None)
+    hashes = hashes_of({"": (array, leaf.layout)})[""]
+    return _drawn_equal(leaf, hashes, math.log2(1 / _FAILURE_RATE)).reshape(hashes.shape)
+
+
+def _drawn_equal(leaf: _Leaf, hashes: np.ndarray, needed: float) -> np.ndarray:
+    """Which units equal a rival that chance did not make equal, by group and unit."""
+    rivals = hashes.reshape(len(hashes) * leaf.layout.groups, -1)
+    units = _repeated(rivals)
+    if units.any():
+        entropy = _evidence(leaf)[1].reshape(rivals.shape)
+        units &= entropy >= needed + _log2_pairs(*rivals.shape)
+    return units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +223,7 @@ class _Judge:
             if entropy.sum() >= self.needed:
                 yield _Twins(leaf.path, "constant", f"all {hashes.size} units are equal")
             return
-        units &= entropy.reshape(rivals.shape) >= self.needed + _log2_pairs(*rivals.shape)
-        if units.any():
+        if layout.layer_rank >= 2 and (units := _drawn_equal(leaf, hashes, self.needed)).any():
             yield _Twins(leaf.path, "units", _named_units(layout, rivals, units))
         layers &= entropy.sum(axis=1) >= self.needed + _log2_pairs(1, len(layers))
         if layers.any():
@@ -332,7 +377,7 @@ def layout_of(
         initializer: what drew it, None when unknown.
         stack: stacked axes that the initializer does not know of.
     """
-    while isinstance(initializer, SingleWrapper) and not isinstance(initializer, Stacked):
+    while isinstance(initializer, SingleWrapper | Own) and not isinstance(initializer, Stacked):
         if isinstance(initializer, Reshaped):
             shape, stack = initializer.shape, ()
         initializer = initializer.initializer

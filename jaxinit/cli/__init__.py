@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxinit.cli import _advise, _catalogue, _report
+from jaxinit.cli import _advise, _catalogue
 from jaxinit.cli._options import Parser
 from jaxinit.report import Unusable, error_text, one_line
 
@@ -87,7 +87,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"jaxinit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for group in (_catalogue, _report, _advise):
+    for group in (_catalogue, _advise):
         group.add_commands(commands)
     return parser
 

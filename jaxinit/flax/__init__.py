@@ -9,7 +9,6 @@ function and the state that `jaxinit.read` takes. Nothing is allocated before va
 `shardings_from_metadata` reads the shardings that models of either kind already carry.
 """
 
-from jaxinit.flax._linen import linen_tree as linen_tree
 from jaxinit.flax._metadata import MetadataShardings as MetadataShardings
 from jaxinit.flax._metadata import shardings_from_metadata as shardings_from_metadata
 from jaxinit.flax._models import LinenModel as LinenModel
@@ -22,4 +21,5 @@ from jaxinit.flax._nnx import nnx_model as nnx_model
 from jaxinit.flax._nnx import nnx_tree as nnx_tree
 from jaxinit.flax._nnx_init import NnxInit as NnxInit
 from jaxinit.flax._nnx_init import nnx_init as nnx_init
+from jaxinit.flax._own import linen_tree as linen_tree
 from jaxinit.flax._own import own_initializers as own_initializers

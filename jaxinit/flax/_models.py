@@ -8,19 +8,19 @@ until it is asked to draw.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from jaxinit.flax._drawn import Drawn
 from jaxinit.flax._layers import name_of
-from jaxinit.flax._linen import linen_tree
-from jaxinit.flax._nnx import nnx_tree
-from jaxinit.flax._own import own_initializers
+from jaxinit.flax._nnx import constructed, nnx_tree
+from jaxinit.flax._own import filled, linen_tree, own_initializers
 from jaxinit.initializers import Initializer
 from jaxinit.planning import ParamSpec, flatten
 
@@ -66,7 +66,7 @@ class LinenModel:
         """The model's own initialization, jitted; only some of the leaves where paths are given."""
 
         def init(key: jax.Array) -> dict[str, jax.Array]:
-            inputs, kwargs = jax.tree.map(_filled, (self.inputs, dict(self.kwargs)))
+            inputs, kwargs = jax.tree.map(filled, (self.inputs, dict(self.kwargs)))
             return _only(paths, _by_path(self.module.init(key, *inputs, **kwargs)))
 
         return jax.jit(init)(key)
@@ -93,9 +93,14 @@ class NnxModel:
         key = jax.random.key(0)
         return _by_path(nnx_tree(self.make(key) if self.made else lambda: self.make(key)))
 
+    @functools.cached_property
+    def _drawn(self) -> dict[str, Drawn]:
+        return {} if self.made else constructed(self.make)
+
     def own_initializers(self) -> dict[str, Initializer | None]:
-        """None for every leaf: NNX layers do not keep what drew them."""
-        return dict.fromkeys(self.shapes())
+        """What the constructor draws each leaf with; None where unknown, or made already."""
+        known, shapes = self._drawn, self.shapes()
+        return {p: known[p].initializer(spec) if known else None for p, spec in shapes.items()}
 
     def is_parameter(self, path: str) -> bool:
         """Whether the leaf is a parameter: every leaf is, since `shapes` has no others."""
@@ -200,10 +205,3 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _only(paths: Collection[str] | None, leaves: dict[str, Any]) -> dict[str, Any]:
     return leaves if paths is None else {path: leaves[path] for path in paths}
-
-
-def _filled(leaf: Any) -> Any:
-    """An array of zeros for a shape; the model's own init does not look at its inputs."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jnp.zeros(leaf.shape, leaf.dtype)
-    return leaf

@@ -1,12 +1,15 @@
 """NNX models as trees of shapes that know their axes, and back into models.
 
 NNX layers are made before anything is called, so nothing can be watched; but every layer keeps its
-sizes, from which the shape of a single one follows. Axes that a parameter has beyond it were added
-by `nnx.vmap` around the constructor. Nothing is allocated until `nnx_model` is given values.
+sizes, from which the shape of a single one follows, and the jaxpr of the constructor tells laws.
+Axes that a parameter has beyond a single one were added by `nnx.vmap` around the constructor.
+Nothing is allocated until `nnx_model` is given values.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxinit._types import PyTree
+from jaxinit.flax._drawn import Drawn, drawn
 from jaxinit.flax._layers import (
     Single,
     is_numeric,
@@ -25,7 +29,9 @@ from jaxinit.flax._layers import (
     stack_axes_of,
 )
 from jaxinit.flax._linen import first_line
-from jaxinit.planning import ParamSpec, canonical_path, flatten, listing, suggestion
+from jaxinit.initializers import FromFunction, Initializer
+from jaxinit.jaxpr import trace
+from jaxinit.planning import OwnLeaf, ParamSpec, canonical_path, flatten, listing, suggestion
 
 
 def nnx_tree(model_or_factory: nnx.Module | Callable[[], nnx.Module], *filters: Any) -> nnx.State:
@@ -56,12 +62,75 @@ def nnx_tree(model_or_factory: nnx.Module | Callable[[], nnx.Module], *filters: 
     """
     model = _abstract("nnx_tree", model_or_factory)
     specs = _specs(model)
+    whole = _OwnModel(model_or_factory, specs, flatten("nnx_tree", nnx.state(model)).paths)
 
-    def spec(path: Any, leaf: Any) -> Any:
-        return specs.get(canonical_path(path), leaf)
+    def spec(entries: Any, leaf: Any) -> Any:
+        path = canonical_path(entries)
+        if path not in specs:
+            return leaf
+        return dataclasses.replace(specs[path], own=OwnLeaf(whole, path))
 
     state = nnx.state(model, filters or (nnx.Param,))
     return jax.tree_util.tree_map_with_path(spec, state)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OwnModel:
+    """A model or what makes it, for plans that leave parameters to it."""
+
+    model_or_factory: nnx.Module | Callable[[], nnx.Module]
+    specs: dict[str, ParamSpec]
+    leaves: tuple[str, ...]
+
+    @functools.cached_property
+    def _read(self) -> dict[str, Initializer | None]:
+        return nnx_own_initializers("nnx_tree", self.model_or_factory)
+
+    def initializer(self, path: str) -> Initializer | None:
+        """What the constructor draws a leaf with, or else the constructor, or the array itself."""
+        if isinstance(self.model_or_factory, nnx.Module):
+            held = dict(flatten("nnx_tree", nnx.state(self.model_or_factory)).items())[path]
+            is_abstract = isinstance(held, jax.ShapeDtypeStruct)
+            return None if is_abstract else FromFunction(_OneLeaf(self, path))
+        return self._read[path] or FromFunction(_OneLeaf(self, path))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneLeaf:
+    """A leaf of a model as its constructor made it."""
+
+    model: _OwnModel
+    path: str
+
+    @property
+    def __name__(self) -> str:
+        return f"as {'held' if isinstance(self.model.model_or_factory, nnx.Module) else 'made'}"
+
+    def __call__(self, key: Any, shape: Any, dtype: Any) -> Any:
+        source = self.model.model_or_factory
+        made = source if isinstance(source, nnx.Module) else source()
+        return dict(flatten("nnx_tree", nnx.state(made)).items())[self.path]
+
+
+def nnx_own_initializers(
+    caller: str, model_or_factory: nnx.Module | Callable[[], nnx.Module]
+) -> dict[str, Initializer | None]:
+    """What the constructor of a model draws each variable with; None where that is not known."""
+    specs = _specs(_abstract(caller, model_or_factory))
+    if isinstance(model_or_factory, nnx.Module):
+        return dict.fromkeys(specs)
+    found = constructed(lambda key: model_or_factory())
+    return {path: found[path].initializer(spec) for path, spec in specs.items()}
+
+
+def constructed(make: Callable[[Any], nnx.Module]) -> dict[str, Drawn]:
+    """What is known of every variable that a function makes from a key, by canonical path."""
+
+    def init(key: Any) -> Any:
+        return dict(flatten("nnx_tree", nnx.state(make(key))).items())
+
+    graph, shapes = trace(init, jax.random.key(0))
+    return dict(zip(flatten("nnx_tree", shapes).paths, drawn(graph), strict=True))
 
 
 def nnx_model(

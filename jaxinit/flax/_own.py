@@ -1,9 +1,10 @@
-"""The initializers that a Linen module brings itself, as jaxinit values with declared laws.
+"""Linen modules as trees of shapes, and the initializers that they bring themselves.
 
 Each parameter is made by a function that the module hands to Flax. An initializer of this package,
 a closure of `jax.nn.initializers`, either of them inside a partitioning wrapper, and the wrapper
 with which DenseGeneral flattens the shape first are translated. A function that returns the same
-number everywhere, whatever the key, is a constant. Any other function stays unknown.
+number everywhere, whatever the key, is a constant. Any other function stays unknown; a plan that
+leaves such a parameter to the module runs the module's init and keeps that parameter alone.
 """
 
 from __future__ import annotations
@@ -11,28 +12,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from jaxinit._types import Shape
-from jaxinit.flax._layers import dense_general_counts, flat_shape, param_spec
+from jaxinit._types import PyTree, Shape
+from jaxinit.flax._drawn import as_constant
+from jaxinit.flax._layers import dense_general_counts, flat_shape, is_numeric, param_spec
 from jaxinit.flax._linen import Later, Made, Source, layer_axes, leaves_of, watch_init
+from jaxinit.flax._nnx import nnx_own_initializers
 from jaxinit.initializers import (
     Fans,
+    FromFunction,
     Initializer,
     Law,
     VarianceScaling,
-    constant,
     from_jax,
-    ones,
     reshaped,
-    zeros,
 )
 from jaxinit.jaxpr import Graph, trace
-from jaxinit.planning import ParamSpec, over_layers, with_roles
+from jaxinit.planning import OwnLeaf, ParamSpec, canonical_path, over_layers, with_roles
 
 # Above this many entries a function is not called to see whether it is constant.
 _MAX_CONSTANT = 2**16
@@ -43,26 +47,23 @@ _PARTITIONING = tuple(
 )
 
 
-def own_initializers(
-    module: nn.Module, *inputs: Any, rngs: Any = None, **kwargs: Any
-) -> dict[str, Initializer | None]:
-    """What a Linen module itself would draw, leaf by leaf.
+def linen_tree(module: nn.Module, *inputs: Any, rngs: Any = None, **kwargs: Any) -> PyTree:
+    """Shapes of a Linen module's variables, with the axes of every kernel that is known.
 
-    Each initializer, called with the shape of its leaf or used as a rule of a plan, has the law
-    that `module.init` gives that leaf, wrong fans included: where Flax hands its initializer a
-    flattened shape, the initializer here draws in that shape too, also when a plan knows the true
-    axes.
+    Kernels of Flax's own layers (and of their subclasses) get the axes that the layer contracts,
+    the groups and the strides; parameters under `nn.scan` and `nn.vmap` get their stacked axes.
 
     Args:
         module: the module, not bound.
-        *inputs: what the module is called with, as in `linen_tree`.
-        rngs: keys, as in `linen_tree`.
-        **kwargs: keyword arguments, as in `linen_tree`.
+        *inputs: what the module is called with: arrays or `jax.ShapeDtypeStruct`, of which only
+            shape and dtype count. Anything else is passed on as it is.
+        rngs: key or mapping from names to keys, as `module.init` takes; rarely needed, since
+            only shapes are asked for.
+        **kwargs: keyword arguments of the call, or of `module.init` such as `method`.
 
     Returns:
-        A mapping from canonical path to initializer; None where it is unknown: functions that
-        are not of `jax.nn.initializers`, and parameters stored in another form than they are
-        used in.
+        The variables as `module.init` would return them, metadata boxes included, with a
+        `ParamSpec` in place of every array. Paths start with the collection: `params/...`.
 
     Raises:
         TypeError: when `module` is no Linen module.
@@ -70,9 +71,114 @@ def own_initializers(
 
     Example:
         >>> import flax.linen as nn
+        >>> tree = linen_tree(nn.DenseGeneral((2, 4)), jax.ShapeDtypeStruct((1, 8), "float32"))
+        >>> tree["params"]["kernel"].shape, tree["params"]["kernel"].axes
+        ((8, 2, 4), Axes(in_axis=(-3,), out_axis=(-2, -1), batch_axis=()))
+    """
+    variables, seen = watch_init("linen_tree", module, inputs, rngs, kwargs)
+    names = {path: axis_names for path, _, axis_names in leaves_of(variables)}
+    model = _OwnModule(module, inputs, rngs, kwargs, tuple(names))
+
+    def spec(entries: Any, leaf: Any) -> Any:
+        path = canonical_path(entries)
+        if not is_numeric(leaf):
+            return leaf  # a random key kept as a variable; a plan will say what to do with it
+        made = seen.get(path)
+        stack = layer_axes(leaf.shape, made, names[path])
+        known = param_spec(leaf, stack, made and made.roles)
+        return dataclasses.replace(known, own=OwnLeaf(model, path))
+
+    return jax.tree_util.tree_map_with_path(spec, variables)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OwnModule:
+    """A module, for plans that leave parameters to it."""
+
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    rngs: Any
+    kwargs: dict[str, Any]
+    leaves: tuple[str, ...]
+
+    @functools.cached_property
+    def _read(self) -> dict[str, Initializer | None]:
+        return own_initializers(self.module, *self.inputs, rngs=self.rngs, **self.kwargs)
+
+    def initializer(self, path: str) -> Initializer:
+        """What the module hands to Flax, or else its whole init, of which one leaf is kept."""
+        known = self._read[path]
+        return FromFunction(_OneLeaf(self, path)) if known is None else known
+
+    def draw(self, key: jax.Array) -> Any:
+        """The variables as the module draws them."""
+        inputs, kwargs = jax.tree.map(filled, (self.inputs, self.kwargs))
+        rngs = self.rngs
+        if isinstance(rngs, Mapping):
+            rngs = {name: jax.random.fold_in(key, n) for n, name in enumerate(rngs)}
+        return self.module.init(key if rngs is None else rngs, *inputs, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneLeaf:
+    """Draws a leaf of a module by the module's own init."""
+
+    model: _OwnModule
+    path: str
+
+    @property
+    def __name__(self) -> str:
+        return f"{type(self.model.module).__name__}.init"
+
+    def __call__(self, key: Any, shape: Any, dtype: Any) -> Any:
+        return {path: leaf for path, leaf, _ in leaves_of(self.model.draw(key))}[self.path]
+
+
+def filled(leaf: Any) -> Any:
+    """An array of zeros for a shape; a model's own init does not look at its inputs."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    return leaf
+
+
+def own_initializers(
+    module: nn.Module | nnx.Module | Callable[[], nnx.Module],
+    *inputs: Any,
+    rngs: Any = None,
+    **kwargs: Any,
+) -> dict[str, Initializer | None]:
+    """What a model itself would draw, leaf by leaf.
+
+    Each initializer, called with the shape of its leaf or used as a rule of a plan, has the law
+    that `module.init` gives that leaf, wrong fans included: where Flax hands its initializer a
+    flattened shape, the initializer here draws in that shape too, also when a plan knows the true
+    axes. Of NNX models the laws are read from the jaxpr of the constructor; where several recipes
+    draw the same, the initializer is the plain law.
+
+    Args:
+        module: a Linen module, not bound; or a function without arguments that makes an NNX model,
+            which takes no inputs.
+        *inputs: what the module is called with, as in `linen_tree`.
+        rngs: keys, as in `linen_tree`.
+        **kwargs: keyword arguments, as in `linen_tree`.
+
+    Returns:
+        A mapping from canonical path to initializer; None where it is unknown: functions that
+        are not of `jax.nn.initializers`, parameters stored in another form than they are used in,
+        and all leaves of an NNX model that is made already.
+
+    Raises:
+        TypeError: when `module` is no Linen module, and makes no NNX model.
+        ValueError: when the module cannot be traced with these inputs.
+
+    Example:
+        >>> import flax.linen as nn
         >>> own_initializers(nn.Dense(4), jax.ShapeDtypeStruct((1, 8), "float32"))
         {'params/bias': zeros, 'params/kernel': lecun_normal()}
     """
+    makes_nnx = callable(module) and not isinstance(module, nn.Module | type)
+    if not inputs and (isinstance(module, nnx.Module) or makes_nnx):
+        return nnx_own_initializers("own_initializers", module)
     variables, seen = watch_init("own_initializers", module, inputs, rngs, kwargs, _read)
     own: dict[str, Initializer | None] = {}
     for path, leaf, names in leaves_of(variables):
@@ -193,11 +299,7 @@ def _as_constant(source: Source, shape: Shape) -> Initializer | None:
         return None
     if not values.size or (values != values.flat[0]).any():
         return None
-    number = values.flat[0].item()
-    if number in (0, 1):
-        return ones if number else zeros
-    # The shortest decimal that rounds to the same value: 0.01, not 0.009999999776482582.
-    return constant(float(str(values.flat[0])) if values.dtype.kind == "f" else number)
+    return as_constant(values.reshape(-1)[0])
 
 
 def _depends_on_inputs(graph: Graph) -> bool:

@@ -46,12 +46,15 @@ from jaxinit.initializers._variance import lecun_uniform as lecun_uniform
 from jaxinit.initializers._variance import variance_scaling as variance_scaling
 from jaxinit.initializers._variance import xavier_normal as xavier_normal
 from jaxinit.initializers._variance import xavier_uniform as xavier_uniform
+from jaxinit.initializers._wrappers import FromFunction as FromFunction
 from jaxinit.initializers._wrappers import Fused as Fused
+from jaxinit.initializers._wrappers import Own as Own
 from jaxinit.initializers._wrappers import Reshaped as Reshaped
 from jaxinit.initializers._wrappers import SingleWrapper as SingleWrapper
 from jaxinit.initializers._wrappers import Stacked as Stacked
 from jaxinit.initializers._wrappers import fused as fused
 from jaxinit.initializers._wrappers import masked as masked
+from jaxinit.initializers._wrappers import own as own
 from jaxinit.initializers._wrappers import reshaped as reshaped
 from jaxinit.initializers._wrappers import scaled as scaled
 from jaxinit.initializers._wrappers import stacked as stacked

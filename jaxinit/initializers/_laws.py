@@ -63,6 +63,7 @@ class Law:
             ignore it.
         components: the weighted laws that entries come from, when this is a mixture. Comparisons
             ignore them.
+        known: whether anything is promised; where nothing is, the moments are NaN.
     """
 
     mean: complex | float
@@ -75,6 +76,7 @@ class Law:
     components: tuple[tuple[float, Law], ...] = dataclasses.field(
         default=(), compare=False, repr=False
     )
+    known: bool = True
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Law) and self._content == other._content
@@ -86,7 +88,8 @@ class Law:
     def _content(self) -> tuple[Any, ...]:
         # NaN differs from itself, but two constants of one value have one law.
         moments = (self.mean, self.variance, self.kurtosis, *self.support)
-        return tuple(None if x != x else x for x in moments), self.slabs, self.fixed_norm
+        known = self.known
+        return tuple(None if x != x else x for x in moments), self.slabs, self.fixed_norm, known
 
     @property
     def std(self) -> float:
@@ -106,6 +109,7 @@ class Law:
             fixed_norm=self.fixed_norm and shift == 0,
             quantile=quantile and (lambda u: (factor * quantile(u) if factor else 0 * u) + shift),
             components=tuple((w, law.scaled(factor, shift)) for w, law in self.components),
+            known=self.known,
         )
 
     def map_slabs(self, change: Callable[[Law], Law]) -> tuple[Slab, ...]:
@@ -155,6 +159,8 @@ def check_fits(caller: str, law: Law, dtype: np.dtype, *, random: bool = True) -
     """
     for slab in law.slabs:
         check_fits(caller, slab.law, dtype, random=random)
+    if not law.known:
+        return
     centre = abs(law.mean)
     infinite_on_purpose = not math.isfinite(centre) and not (random and _overflows(law))
     if not jnp.issubdtype(dtype, jnp.inexact) or infinite_on_purpose:
@@ -206,6 +212,11 @@ def _round(value: float, dtype: np.dtype) -> float:
         return value  # float8_e4m3fn has no infinity and would turn it into NaN
     with np.errstate(over="ignore"):
         return float(np.asarray(value, np.float64).astype(dtype).astype(np.float64))
+
+
+def unknown() -> Law:
+    """Nothing is promised of an entry."""
+    return Law(math.nan, math.nan, math.nan, (-math.inf, math.inf), known=False)
 
 
 def point(value: complex | float) -> Law:
@@ -328,6 +339,8 @@ def mixture(weights: Sequence[float], laws: Sequence[Law]) -> Law:
     components = tuple((w, law) for w, law in zip(weights, laws, strict=True) if w)
     if len(components) == 1:
         return components[0][1]
+    if not all(law.known for _, law in components):
+        return unknown()
     mean = sum(w * law.mean for w, law in components)
     shifted = [(w, law, abs(law.mean - mean)) for w, law in components]
     variance = sum(w * (law.variance + shift * shift) for w, law, shift in shifted)

@@ -61,6 +61,7 @@ _CATALOGUE = (
     ("identity", "gain on the diagonal", "recurrent ReLU", "Le 2015"),
     ("dirac", "gain at one tap", "identity convolution", "Zagoruyko 2017"),
     ("sparse", "N(0, std^2), fixed zeros a unit", "few inputs a unit", "Martens 2010"),
+    ("own", "as the model draws it", "running statistics, frozen leaves", "the model"),
     ("scaled", "factor * x", "residual outputs", "GPT-2"),
     ("masked", "mask * x", "causal or block structure", "Germain 2015"),
     ("reshaped", "x in another shape", "Flax DenseGeneral", "Flax"),
@@ -110,8 +111,9 @@ def get(source: Any, *positional: Any, **arguments: Any) -> Initializer:
     """An initializer from whatever names one.
 
     Args:
-        source: a name of the catalogue, a config, an initializer, or a closure of
-            ``jax.nn.initializers``.
+        source: a name of the catalogue, a config, an initializer, a closure of
+            ``jax.nn.initializers``, or any other function ``(key, shape, dtype)``, of which no
+            law is known.
         *positional: arguments of the factory by position; with a name only.
         **arguments: arguments of the factory by name; with a name only.
 
@@ -136,10 +138,17 @@ def get(source: Any, *positional: Any, **arguments: Any) -> Initializer:
     if isinstance(source, Mapping):
         return from_config(source)
     if callable(source):
-        return from_jax(source)
+        return from_jax(source) if _is_of_library(source) else _wrappers.FromFunction(source)
     raise TypeError(
-        f"get needs a name, a config, an initializer or one of jax.nn.initializers, got {source!r}."
+        "get needs a name, a config, an initializer, one of jax.nn.initializers or a function "
+        f"(key, shape, dtype), got {source!r}."
     )
+
+
+def _is_of_library(function: Callable[..., Any]) -> bool:
+    """Whether a function is one of JAX's initializers, or makes initializers and was not called."""
+    module = str(getattr(function, "__module__", ""))
+    return module.endswith("nn.initializers") or module.startswith("jaxinit.")
 
 
 def _is_initializer(value: Any) -> TypeGuard[Initializer]:
@@ -151,8 +160,9 @@ def _call(described: Description, *positional: Any, **arguments: Any) -> Initial
     name, factory = described.name, described.factory
     given = [*positional, *sorted(arguments)]
     if isinstance(factory, BaseInitializer):
-        if positional or arguments.keys() - {"dtype"}:
-            raise TypeError(f"{name} takes no arguments but dtype, got {given}.")
+        known = [field.name for field in dataclasses.fields(factory) if field.name != "value"]
+        if positional or arguments.keys() - set(known):
+            raise TypeError(f"{name} takes no arguments but {' and '.join(known)}, got {given}.")
         return dataclasses.replace(factory, **arguments)
     signature = inspect.signature(factory)
     try:

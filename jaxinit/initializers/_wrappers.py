@@ -1,8 +1,9 @@
-"""Initializers that draw with others: scaled, masked, in another shape, stacked, fused.
+"""Initializers that draw with others: scaled, masked, reshaped, stacked, fused, a model's own.
 
 `stacked` and `fused` put several kernels in one array and keep the fans of a single kernel. A law
 on the whole array would take the extra axis for a receptive field, or the neighbours for more
-outputs of the same layer.
+outputs of the same layer. `own` stands for what a model draws with itself, and `FromFunction` for a
+function of the user; neither can say what law its entries follow.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import jax
@@ -33,7 +35,7 @@ from jaxinit._arguments import (
 from jaxinit.initializers import _laws as laws
 from jaxinit.initializers._base import NUMERIC, BaseInitializer, Traits, settle
 from jaxinit.initializers._fans import Axes, Fans
-from jaxinit.initializers._protocol import Initializer
+from jaxinit.initializers._protocol import Initializer, OutSharding
 
 T = TypeVar("T")
 
@@ -529,3 +531,142 @@ def fused(
         1.0
     """
     return Fused(initializers, sizes, axis)  # pyright: ignore[reportArgumentType]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class FromFunction(BaseInitializer):
+    """A function ``(key, shape, dtype)`` of the user; nothing is known of its law.
+
+    It is called with the dtype that is asked for, also where that has few bits.
+    """
+
+    function: Callable[..., Any]
+
+    name: ClassVar[str] = "function"
+    own_traits: ClassVar[Traits] = Traits(NUMERIC, elementwise=False)
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self.function)
+            inspect.signature(self.function).bind(None, (), None)
+            fits = not isinstance(self.function, type)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise TypeError(
+                f"FromFunction needs a hashable function (key, shape, dtype), got "
+                f"{self.function!r}. Write for example def init(key, shape, dtype): ..."
+            )
+
+    @property
+    def label(self) -> str:
+        return getattr(self.function, "__name__", None) or type(self.function).__name__
+
+    def law(self, shape: Sequence[int], dtype: DTypeLike | None = None) -> laws.Law:
+        target, key = self.resolve_dtype(dtype), jax.random.key(0)
+        jax.eval_shape(lambda key: self.sample(key, as_shape(self.label, shape), target), key)
+        return super().law(shape, dtype)
+
+    def draw(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
+        return self.sample(key, shape, dtype)
+
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
+        try:
+            drawn = self.function(key, shape, dtype)
+        except Exception as error:
+            raise ValueError(
+                f"FromFunction needs {self.label} to draw shape {shape} and {dtype} under "
+                f"jax.jit, as function(key, shape, dtype), and it raises "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        is_array = isinstance(drawn, jax.Array | np.ndarray | np.generic)
+        if not is_array or drawn.shape != shape or not _holds(dtype, drawn.dtype):
+            came = f"{drawn.shape} and {drawn.dtype}" if is_array else repr(drawn)
+            raise ValueError(
+                f"FromFunction needs {self.label} to return an array of shape {shape} and {dtype}, "
+                f"got {came}. "
+                "Return an array of the shape and dtype that the function is called with."
+            )
+        return jnp.asarray(drawn).astype(dtype)
+
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
+        return laws.unknown()
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+def _holds(dtype: np.dtype, other: np.dtype) -> bool:
+    """Whether a dtype is of the kind of another, or of one with more numbers."""
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    mine, theirs = ([jnp.issubdtype(each, kind) for kind in kinds] for each in (dtype, other))
+    return True in theirs and mine.index(True) >= theirs.index(True)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Own(BaseInitializer):
+    """What the model draws a leaf with itself, where that is known."""
+
+    initializer: BaseInitializer | None = None
+
+    name: ClassVar[str] = "own"
+    own_traits: ClassVar[Traits] = Traits(NUMERIC, elementwise=False)
+
+    def __post_init__(self) -> None:
+        if self.initializer is not None:
+            settle(self, initializer=as_initializer)
+
+    def __call__(
+        self,
+        key: Any = None,
+        shape: Sequence[int] | None = None,
+        dtype: DTypeLike | None = None,
+        out_sharding: OutSharding = None,
+    ) -> Any:
+        """Draws with what is known of the model; called with an initializer, knows that one."""
+        if isinstance(key, Initializer):
+            return Own(as_initializer(self.name, "initializer", key))
+        if shape is None:
+            raise TypeError(f"own needs a shape, as in {self!r}(key, (512, 256)).")
+        return super().__call__(key, shape, dtype, out_sharding)
+
+    @property
+    def traits(self) -> Traits:
+        return self.own_traits if self.initializer is None else self.initializer.traits
+
+    @property
+    def axes(self) -> Axes | None:
+        return None if self.initializer is None else self.initializer.axes
+
+    def fans(self, shape: Sequence[int]) -> Fans | None:
+        return None if self.initializer is None else self.initializer.fans(shape)
+
+    @property
+    def dtype_asked(self) -> str | None:
+        return None if self.initializer is None else self.initializer.dtype_asked
+
+    def draw(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
+        return self._known(shape).draw(key, shape, dtype)
+
+    def sample(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
+        return self._known(shape).sample(key, shape, dtype)
+
+    def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
+        if self.initializer is None:
+            return laws.unknown()
+        return self.initializer.exact_law(shape, is_complex)
+
+    def _known(self, shape: Shape) -> BaseInitializer:
+        if self.initializer is None:
+            raise ValueError(
+                f"own needs the model whose own draw it stands for, got only the shape {shape}. "
+                "Use it as a rule of a plan made from jaxinit.flax.linen_tree or nnx_tree, or pass "
+                "the model's arrays as plan.init(key, keep=...)."
+            )
+        return self.initializer
+
+    def __repr__(self) -> str:
+        return self.name if self.initializer is None else f"{self.name}({self.initializer!r})"
+
+
+own = Own()

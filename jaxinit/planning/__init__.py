@@ -12,6 +12,7 @@ from jaxinit.planning._leaves import Group as Group
 from jaxinit.planning._leaves import PlannedLeaf as PlannedLeaf
 from jaxinit.planning._messages import listing as listing
 from jaxinit.planning._messages import suggestion as suggestion
+from jaxinit.planning._paths import OwnLeaf as OwnLeaf
 from jaxinit.planning._paths import ParamSpec as ParamSpec
 from jaxinit.planning._paths import as_numeric_dtype as as_numeric_dtype
 from jaxinit.planning._paths import canonical_path as canonical_path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxinit._types import AnyArray, PyTree
+from jaxinit.initializers import Own, own
 from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import ParamSpec, flatten
@@ -75,6 +76,32 @@ def donated_values(planned: Mapping[str, PlannedLeaf], donate: PyTree) -> dict[s
             "the old tree first."
         )
     return donated
+
+
+def kept_own(
+    wanted: Sequence[PlannedLeaf], given: Collection[str], named: bool
+) -> list[PlannedLeaf]:
+    """The leaves to draw without those that the model draws itself and that are given.
+
+    Args:
+        wanted: the leaves to draw.
+        given: paths of arrays that are there.
+        named: whether the leaves to draw were named in ``only=``, so that what is known of the
+            model's own draw replaces an array.
+
+    Raises:
+        ValueError: when a leaf is neither given, nor is it known how the model draws it.
+    """
+    unknown = {leaf.path for leaf in wanted if leaf.initializer == own}
+    if missing := [f"{path!r}" for path in unknown.difference(given)]:
+        raise ValueError(
+            f"plan.init needs an array, or the model, for every leaf that the model draws itself "
+            f"(rule own), got neither for {listing(sorted(missing))}. Pass the arrays in keep=, as "
+            "in plan.init(key, keep=model.init(key, x)), or make the plan from "
+            "jaxinit.flax.linen_tree or nnx_tree."
+        )
+    kept = unknown if named else {leaf.path for leaf in wanted if isinstance(leaf.initializer, Own)}
+    return [leaf for leaf in wanted if leaf.path not in kept.intersection(given)]
 
 
 def _planned_values(

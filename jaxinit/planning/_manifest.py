@@ -19,11 +19,12 @@ from jax.sharding import PartitionSpec
 
 from jaxinit._json import dumps
 from jaxinit._types import Json, Shape
-from jaxinit.initializers import Initializer, from_config, to_config
+from jaxinit.initializers import Initializer, Own, from_config, own, to_config
 from jaxinit.planning._keys import SCHEME
 from jaxinit.planning._leaves import PlannedLeaf, number_groups, partition_of
 from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import FlatTree, ParamSpec, as_numeric_dtype
+from jaxinit.planning._rules import own_of
 
 _FORMAT = "jaxinit-plan"
 _VERSION = 1
@@ -72,6 +73,8 @@ def _config(leaf: PlannedLeaf) -> dict[str, Json]:
     try:
         return to_config(leaf.initializer)
     except TypeError as error:
+        if isinstance(leaf.initializer, Own):
+            return to_config(own)  # with the model at hand, it is found again
         raise TypeError(
             f"plan.to_json needs initializers that have a config, got {leaf.initializer!r} at "
             f"{leaf.path!r}. {error}"
@@ -79,7 +82,7 @@ def _config(leaf: PlannedLeaf) -> dict[str, Json]:
 
 
 def _name(initializer: Initializer, config: Json) -> str:
-    name = repr(initializer)
+    name = "own" if config == to_config(own) else repr(initializer)
     if len(name) <= _LONGEST_NAME:
         return name
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
@@ -166,7 +169,9 @@ def arrange(leaves: Sequence[PlannedLeaf], like: FlatTree) -> tuple[PlannedLeaf,
                 "Make a new plan for a new tree."
             )
         sharding = leaf.sharding if spec.sharding is None else spec.sharding
-        arranged.append(dataclasses.replace(leaf, sharding=sharding))
+        initializer = own_of(spec) if leaf.initializer == own else leaf.initializer
+        placed = dataclasses.replace(spec, sharding=sharding)
+        arranged.append(PlannedLeaf.of(path, placed, initializer, leaf.rule, None))
     return number_groups(arranged)
 
 

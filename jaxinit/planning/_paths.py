@@ -8,10 +8,11 @@ one architecture have the same paths. Nothing is escaped; two leaves with one pa
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,31 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from jaxinit._arguments import as_shape
 from jaxinit._types import ArraySharding, PyTree, Shape, TreeDef
-from jaxinit.initializers import Axes
+from jaxinit.initializers import Axes, Initializer
 from jaxinit.planning._messages import listing
+
+
+@runtime_checkable
+class OwnModel(Protocol):
+    """A model, as far as a plan of some of its leaves asks for it."""
+
+    @property
+    @abc.abstractmethod
+    def leaves(self) -> Collection[str]:
+        """Canonical paths of all leaves of the model, those that the tree leaves out among them."""
+        ...
+
+    @abc.abstractmethod
+    def initializer(self, path: str) -> Initializer | None:
+        """What draws a leaf as the model does; None where the model is abstract."""
+        ...
+
+
+class OwnLeaf(NamedTuple):
+    """A leaf of a model: the model, and its path there."""
+
+    model: OwnModel
+    path: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +66,7 @@ class ParamSpec:
             ``axes`` count within the shape that is left without them.
         groups: feature groups of a convolution.
         transposed_strides: strides of a transposed convolution.
+        own: where the model's own draw of the leaf is found, for rules of `own`.
 
     Example:
         >>> ParamSpec((12, 64, 256), np.dtype("float32"), stack_axes=(0,)).layer_shape
@@ -55,6 +80,7 @@ class ParamSpec:
     stack_axes: tuple[int, ...] = ()
     groups: int = 1
     transposed_strides: int | tuple[int, ...] = 1
+    own: OwnLeaf | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", as_shape("ParamSpec", self.shape))

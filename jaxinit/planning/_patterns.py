@@ -9,13 +9,18 @@ for one of a set or none of it, ``{a,b}`` for alternatives, which may nest and m
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
+import jax
+import numpy as np
+
+from jaxinit._types import PyTree
 from jaxinit.planning._messages import suggestion
-from jaxinit.planning._paths import ParamSpec
+from jaxinit.planning._paths import ParamSpec, canonical_path, flatten
 
 Predicate: TypeAlias = Callable[[str, ParamSpec], bool]
 Pattern: TypeAlias = str | re.Pattern[str] | Predicate
@@ -33,10 +38,12 @@ class Matcher:
     Attributes:
         text: how tables and manifests show it.
         matches: predicate on (path, leaf).
+        matches_path: the same where the path says it all; false where it does not.
     """
 
     text: str
     matches: Predicate
+    matches_path: Callable[[str], bool] = lambda path: False
 
 
 def as_matcher(caller: str, pattern: Pattern) -> Matcher:
@@ -48,12 +55,12 @@ def as_matcher(caller: str, pattern: Pattern) -> Matcher:
     """
     if isinstance(pattern, str):
         full = compile_glob(caller, pattern).fullmatch
-        return Matcher(pattern, lambda path, leaf: full(path) is not None)
+        return _of_paths(pattern, lambda path: full(path) is not None)
     if isinstance(pattern, re.Pattern):
         if isinstance(pattern.pattern, bytes):
             raise TypeError(f"{caller} needs a regular expression of str, got {pattern!r}.")
         search = pattern.search
-        return Matcher(f"re:{pattern.pattern}", lambda path, leaf: search(path) is not None)
+        return _of_paths(f"re:{pattern.pattern}", lambda path: search(path) is not None)
     if callable(pattern):
         name = getattr(pattern, "__name__", type(pattern).__name__)
         return Matcher(f"predicate:{name}", lambda path, leaf: bool(pattern(path, leaf)))
@@ -61,6 +68,10 @@ def as_matcher(caller: str, pattern: Pattern) -> Matcher:
         f"{caller} needs a pattern that is a glob, a compiled regular expression or a predicate on "
         f"(path, leaf), got {pattern!r}. Write for example '**/kernel'."
     )
+
+
+def _of_paths(text: str, matches: Callable[[str], bool]) -> Matcher:
+    return Matcher(text, lambda path, leaf: matches(path), matches)
 
 
 def matching_paths(
@@ -92,6 +103,70 @@ def matching_paths(
             )
         chosen |= hits
     return chosen
+
+
+def frozen_paths(
+    caller: str, frozen: Any, tree: PyTree, specs: Mapping[str, ParamSpec]
+) -> set[str]:
+    """The paths of leaves that are named as frozen.
+
+    Args:
+        caller: public name that an error starts with.
+        frozen: one pattern, or several; a filter of NNX, where the tree holds its variables; a mask
+            as optax takes it, a tree of booleans or a function from ``tree`` to such a tree.
+        tree: the tree of the plan.
+        specs: what a predicate is told of each leaf, by path.
+
+    Raises:
+        TypeError: when something is no pattern, or a mask holds something else than booleans.
+        ValueError: when a pattern is malformed or matches no leaf, or a mask is of no leaf.
+    """
+    if frozen is None or (isinstance(frozen, list | tuple) and not frozen):
+        return set()
+    if isinstance(frozen, type) or type(frozen).__module__.startswith("flax.nnx"):
+        return _in_variables(caller, frozen, tree)
+    if callable(frozen) and not _takes(frozen, 2):
+        frozen = frozen(tree)
+    if isinstance(frozen, str | re.Pattern | list | tuple | set | frozenset) or callable(frozen):
+        return matching_paths(caller, "frozen=", frozen, specs)
+    mask = dict(flatten(f"{caller}, in frozen=,", frozen).items())
+    for path, value in mask.items():
+        if not isinstance(value, bool | np.bool_) or path not in specs:
+            raise (ValueError if path not in specs else TypeError)(
+                f"{caller} needs frozen= as a tree of booleans for leaves of the tree, got "
+                f"{value!r} at {path!r}{suggestion(path, specs)}. True keeps a leaf."
+            )
+    return {path for path, value in mask.items() if value}
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _in_variables(caller: str, chosen: Any, tree: PyTree) -> set[str]:
+    """Paths of the leaves below variables of a class, or that a filter of NNX chooses."""
+
+    def is_variable(value: Any) -> bool:
+        return any(kind.__module__.startswith("flax.nnx.variable") for kind in type(value).__mro__)
+
+    found = set()
+    for entries, variable in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_variable)[0]:
+        path = canonical_path(entries)
+        is_class = isinstance(chosen, type)
+        taken = isinstance(variable, chosen) if is_class else chosen(path.split("/"), variable)
+        if taken:
+            found.add(path)
+    if not found:
+        raise ValueError(
+            f"{caller} needs frozen= to name a leaf, got {chosen!r}, which is of no variable of "
+            "the tree. Make the tree with jaxinit.flax.nnx_tree, or write patterns over paths."
+        )
+    return found
 
 
 def compile_glob(caller: str, glob: str) -> re.Pattern[str]:

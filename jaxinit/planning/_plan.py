@@ -19,13 +19,20 @@ from jaxinit._arguments import as_key
 from jaxinit._table import render_table
 from jaxinit._types import ArraySharding, Key, PyTree, Shardings, TreeDef
 from jaxinit.engine import Estimate, LeafSpec, Progress, check_bound, draw, estimate
-from jaxinit.planning._given import donated_values, drawn_over, kept_values, refuse_trace
+from jaxinit.initializers import own
+from jaxinit.planning._given import (
+    donated_values,
+    drawn_over,
+    kept_own,
+    kept_values,
+    refuse_trace,
+)
 from jaxinit.planning._keys import keys_for_paths
 from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, number_groups
 from jaxinit.planning._manifest import arrange, read_manifest, write_manifest
 from jaxinit.planning._messages import suggestion
 from jaxinit.planning._paths import flatten
-from jaxinit.planning._patterns import Patterns, matching_paths
+from jaxinit.planning._patterns import Patterns, frozen_paths, matching_paths
 from jaxinit.planning._rules import Rules, as_rules, planned_leaves
 from jaxinit.planning._shardings import check_mesh, resolve_shardings
 
@@ -111,7 +118,8 @@ class Plan:
             only: a pattern as in a rule, or a list of them: draw these leaves only.
             keep: a tree of arrays that are there already, such as loaded weights, matched by
                 canonical path. It may hold some of the leaves. They are returned untouched,
-                unless ``only`` names them.
+                unless ``only`` names them. Leaves whose rule is `own` are kept from here or from
+                ``donate``, and else drawn as the model draws them where that is known.
             donate: a tree of arrays to draw over, matched by canonical path, such as parameters
                 that are needed no longer. Each leaf that is drawn takes over the memory of its
                 array; where the leaf goes to another place, the array is deleted first. Either
@@ -152,6 +160,7 @@ class Plan:
             specs = {leaf.path: leaf.spec for leaf in self.leaves}
             chosen = matching_paths("plan.init", "only=", only, specs)
             wanted = [leaf for leaf in self.leaves if leaf.path in chosen]
+        wanted = kept_own(wanted, donated | kept, named=only is not None)
         names = {leaf.path for leaf in wanted}
         untouched = {path: x for path, x in (donated | kept).items() if path not in names}
         committed = {path: array.sharding for path, array in donated.items() if array.committed}
@@ -208,7 +217,8 @@ class Plan:
             implementation = jax.random.key_impl(root)
             place = words.sharding if words.committed else None
         shardings = resolve_shardings("plan.estimate", self._by_path, self.treedef, out_shardings)
-        draws = _as_draws("plan.estimate", self.leaves, shardings)
+        drawn = [leaf for leaf in self.leaves if leaf.initializer != own]
+        draws = _as_draws("plan.estimate", drawn, shardings)
         return estimate(draws, implementation, place, max_live_bytes=max_live_bytes)
 
     def diff(self, other: Plan) -> PlanDiff:
@@ -276,7 +286,7 @@ def _table(leaves: Sequence[PlannedLeaf], title: str) -> str:
             leaf.initializer,
             leaf.fans and f"{leaf.fans.fan_in:g}",
             leaf.fans and f"{leaf.fans.fan_out:g}",
-            f"{leaf.law.std:.4g}",
+            f"{leaf.law.std:.4g}" if leaf.law.known else "law unknown",
             leaf.group,
         )
         for leaf in leaves
@@ -316,7 +326,9 @@ def _as_draws(
     return draws
 
 
-def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Plan:
+def plan(
+    params: PyTree, rules: Rules, *, frozen: Any = (), out_shardings: Shardings = None
+) -> Plan:
     """Decides for every leaf of a tree how it will be drawn, before anything is.
 
     Args:
@@ -326,7 +338,12 @@ def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Pl
         rules: a list of (pattern, initializer); the first match wins. A pattern is a glob over the
             canonical path such as ``"**/kernel"``, a compiled regular expression, or a predicate on
             (path, leaf). An initializer is one of `jaxinit.initializers`, its name or config, a
-            closure of ``jax.nn.initializers``, or `like_kernel`.
+            closure of ``jax.nn.initializers``, `like_kernel`, or any function ``(key, shape,
+            dtype)``, of which no law is known. `own` leaves it to the model. A list holds one
+            initializer for each layer of a stack.
+        frozen: leaves that are kept, whatever the rules say, by the rule `own`: patterns as in
+            rules, a filter of NNX where ``params`` holds its variables, or a mask as optax takes
+            it, a tree of booleans or a function that makes one from ``params``.
         out_shardings: a sharding for all leaves, a tree of them matched by canonical path, or a
             function from the tree of shapes to such a tree, as `jaxinit.sharding_rules` is. It
             takes precedence over the shardings in ``params``.
@@ -347,7 +364,9 @@ def plan(params: PyTree, rules: Rules, *, out_shardings: Shardings = None) -> Pl
         (64.0, zeros)
     """
     flat = flatten("plan", params)
-    leaves = planned_leaves("plan", flat.specs("plan"), as_rules("plan", rules))
+    specs = flat.specs("plan")
+    kept = frozen_paths("plan", frozen, params, specs)
+    leaves = planned_leaves("plan", specs, as_rules("plan", rules), kept)
     by_path = {leaf.path: leaf for leaf in leaves}
     shardings = resolve_shardings("plan", by_path, flat.treedef, out_shardings)
     placed = [dataclasses.replace(leaf, sharding=shardings[leaf.path]) for leaf in leaves]

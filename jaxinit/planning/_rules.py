@@ -8,10 +8,11 @@ leaves: true axes where the model is known, stacked layers, the fans of a siblin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from jaxinit.initializers import Fans, Initializer, get, names, stacked
+from jaxinit.initializers import Fans, Initializer, Own, fused, get, names, own, stacked
 from jaxinit.planning._leaves import PlannedLeaf
 from jaxinit.planning._messages import listing, nearest_globs, suggestion
 from jaxinit.planning._paths import ParamSpec
@@ -32,12 +33,23 @@ class LikeKernel:
         return f"like_kernel({self.initializer!r}{sibling})"
 
 
-# An initializer, its name, its config, or a closure of `jax.nn.initializers`.
+@dataclasses.dataclass(frozen=True)
+class PerLayer:
+    """Initializers for the layers of a stack, one for each; resolved when the plan is made."""
+
+    initializers: tuple[Initializer, ...]
+
+    def __repr__(self) -> str:
+        return repr(list(self.initializers))
+
+
+# An initializer, its name, its config, or a function such as a closure of `jax.nn.initializers`.
 InitializerLike: TypeAlias = Initializer | str | Mapping[str, Any] | Callable[..., Any]
-Rules: TypeAlias = (
-    Iterable[tuple[Pattern, InitializerLike | LikeKernel]]
-    | Mapping[str, InitializerLike | LikeKernel]
-)
+# What a rule may hold: for stacked layers also one initializer for each.
+Filled: TypeAlias = InitializerLike | LikeKernel | Sequence[InitializerLike]
+Rules: TypeAlias = Iterable[tuple[Pattern, Filled]] | Mapping[str, Filled]
+# What a rule holds once it was checked.
+Wanted: TypeAlias = Initializer | LikeKernel | PerLayer
 
 
 def like_kernel(initializer: InitializerLike, sibling: str | None = None) -> LikeKernel:
@@ -94,7 +106,7 @@ class Rule(NamedTuple):
     """One line of the list: which leaves, and how to draw them."""
 
     matcher: Matcher
-    initializer: Initializer | LikeKernel
+    initializer: Wanted
 
 
 def as_rules(caller: str, rules: Rules) -> tuple[Rule, ...]:
@@ -110,7 +122,9 @@ def as_rules(caller: str, rules: Rules) -> tuple[Rule, ...]:
         as_pairs(caller, rules, "initializer", example)
     ):
         place = f"{caller}, in rule {number},"
-        if not isinstance(initializer, LikeKernel):
+        if isinstance(initializer, list | tuple):
+            initializer = PerLayer(tuple(_as_initializer(place, one) for one in initializer))
+        elif not isinstance(initializer, LikeKernel):
             initializer = _as_initializer(place, initializer)
         compiled.append(Rule(as_matcher(place, pattern), initializer))
     return tuple(compiled)
@@ -146,13 +160,20 @@ def as_pairs(caller: str, rules: Any, noun: str, example: tuple[str, str]) -> li
     return pairs
 
 
-def assign(caller: str, matchers: Sequence[Matcher], specs: Mapping[str, Any]) -> dict[str, int]:
+def assign(
+    caller: str,
+    matchers: Sequence[Matcher],
+    specs: Mapping[str, Any],
+    elsewhere: Collection[str] = (),
+) -> dict[str, int]:
     """Number of the rule that each leaf gets, by path.
 
     Args:
         caller: public name that an error starts with.
         matchers: the patterns of the rules; the first match wins.
         specs: what a predicate is told of each leaf, by path.
+        elsewhere: paths of leaves that the model has and the tree leaves out. A glob that matches
+            one of these may take no leaf of the tree.
 
     Raises:
         ValueError: when a rule matches nothing, or nothing that is left, or a leaf has no rule.
@@ -162,7 +183,7 @@ def assign(caller: str, matchers: Sequence[Matcher], specs: Mapping[str, Any]) -
     complaints = []
     for number, matcher in enumerate(matchers):
         taken = [p for p, spec in specs.items() if p not in chosen and matcher.matches(p, spec)]
-        if not taken:
+        if not taken and not any(map(matcher.matches_path, elsewhere)):
             complaints.append(_idle(number, matchers, chosen, specs))
         chosen.update(dict.fromkeys(taken, number))
     if remaining := [path for path in specs if path not in chosen]:
@@ -191,29 +212,47 @@ def _idle(
 
 
 def planned_leaves(
-    caller: str, specs: Mapping[str, ParamSpec], rules: Sequence[Rule]
+    caller: str,
+    specs: Mapping[str, ParamSpec],
+    rules: Sequence[Rule],
+    frozen: Collection[str] = (),
 ) -> list[PlannedLeaf]:
     """The leaves of a tree with the initializers that their rules give them, not yet grouped.
+
+    Args:
+        caller: public name that an error starts with.
+        specs: the leaves.
+        rules: the rules; those whose leaves are all frozen take none.
+        frozen: leaves that the rule `own` takes before all others.
 
     Raises:
         ValueError: when `assign` does, or an initializer makes no sense for a leaf; all offenders
             are named with path, shape and rule.
         TypeError: the same, when only dtypes are wrong.
     """
-    assigned = assign(caller, [rule.matcher for rule in rules], specs)
+    models = {id(s.own.model): s.own.model for s in specs.values() if s.own is not None}
+    elsewhere = {path for model in models.values() for path in model.leaves}.difference(specs)
+    open_specs = {path: spec for path, spec in specs.items() if path not in frozen}
+    matchers = [rule.matcher for rule in rules]
+    assigned = assign(caller, matchers, open_specs, elsewhere.union(frozen))
+    rules = [*rules, Rule(Matcher("frozen", lambda path, spec: True), own)]
+    assigned.update(dict.fromkeys(frozen, len(rules) - 1))
     fitted: dict[Any, PlannedLeaf | Exception] = {}
     leaves, offenders = [], []
     for path, spec in specs.items():
         number = assigned[path]
         rule, sibling, kernel = rules[number], None, None
-        if isinstance(rule.initializer, LikeKernel):
-            sibling = _sibling(path, rule.initializer, specs)
+        wanted = rule.initializer
+        if isinstance(wanted, LikeKernel):
+            sibling = _sibling(path, wanted, specs)
         if sibling is not None:
             kernel = specs[sibling], rules[assigned[sibling]].initializer
-        case = (number, spec, kernel)
+        if wanted == own:
+            wanted = own_of(spec)
+        case = (number, spec, wanted, kernel)
         if case not in fitted:
             try:
-                initializer = _fit(rule.initializer, spec, kernel)
+                initializer = _fit(wanted, spec, kernel)
                 fitted[case] = PlannedLeaf.of(path, spec, initializer, rule.matcher.text, number)
             except (TypeError, ValueError) as error:
                 fitted[case] = error
@@ -237,12 +276,20 @@ def _sibling_names(like: LikeKernel) -> Sequence[str]:
     return _SIBLINGS if like.sibling is None else (like.sibling,)
 
 
+def own_of(spec: ParamSpec) -> Own:
+    """What the model draws a leaf with, as far as it is known."""
+    known = None if spec.own is None else spec.own.model.initializer(spec.own.path)
+    return own if known is None else own(known)
+
+
 def _fit(
-    initializer: Initializer | LikeKernel,
-    spec: ParamSpec,
-    kernel: tuple[ParamSpec, Initializer | LikeKernel] | None,
+    initializer: Wanted, spec: ParamSpec, kernel: tuple[ParamSpec, Wanted] | None
 ) -> Initializer:
     """The initializer for one leaf; `kernel` is the sibling of a `like_kernel` and its rule's."""
+    if isinstance(initializer, Own):
+        return initializer  # it draws the leaf as it is stored
+    if isinstance(initializer, PerLayer):
+        return _fit_layers(initializer.initializers, spec)
     if not isinstance(initializer, LikeKernel):
         fitted = with_roles(initializer, spec)
         # A rule may stack the layers itself.
@@ -255,6 +302,20 @@ def _fit(
         )
     fans = _fans_of_kernel(initializer, *kernel)
     return over_layers(cast(Any, initializer.initializer).at_fans(fans), spec)
+
+
+def _fit_layers(initializers: Sequence[Initializer], spec: ParamSpec) -> Initializer:
+    """One initializer for each layer along the first stacked axis, or along the leading axis."""
+    stack = spec.stack_axes or (0,)
+    count = spec.shape[stack[0]] if spec.shape else 0
+    if len(initializers) != count or not count:
+        raise ValueError(
+            f"a list needs one initializer for each layer along axis {stack[0]} of {spec.shape}, "
+            f"got {len(initializers)}. Write one initializer alone to use it for all."
+        )
+    runs = [(one, len(list(same))) for one, same in itertools.groupby(initializers)]
+    layers = [stacked(with_roles(one, spec), stack) for one, _ in runs]
+    return fused(layers, [length for _, length in runs], stack[0])
 
 
 def with_roles(initializer: Initializer, spec: ParamSpec) -> Initializer:
@@ -276,9 +337,7 @@ def over_layers(initializer: Initializer, spec: ParamSpec) -> Initializer:
     return stacked(initializer, spec.stack_axes)
 
 
-def _fans_of_kernel(
-    like: LikeKernel, kernel: ParamSpec, kernel_initializer: Initializer | LikeKernel
-) -> Fans:
+def _fans_of_kernel(like: LikeKernel, kernel: ParamSpec, kernel_initializer: Wanted) -> Fans:
     # Axes that were read from the model are the best; then those that the kernel's own rule names;
     # then the defaults of the initializer.
     if kernel.axes is None and isinstance(kernel_initializer, Initializer):

@@ -303,11 +303,11 @@ def _aval(reading: Reading, path: str) -> Aval:
 def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Value:
     if moments is None:
         return Discrete(aval.shape)
-    features = [length > 1 for length in aval.shape]
+    features, why = [length > 1 for length in aval.shape], None
     if math.isnan(moments[1]):
-        return tape.unknown(f"the law of {path}, which is not known", aval.shape)
+        moments, why = (0.0, 1.0), f"the law of {path!r} is unknown"
     # The same at every position: correlation 1.
-    return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path)
+    return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path, unknown=why)
 
 
 def _datum(tape: Tape, moments: Moments, aval: Aval) -> Value:

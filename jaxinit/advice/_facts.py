@@ -28,7 +28,7 @@ from jaxinit.advice._reach import (
     is_view,
     is_view_or_sum,
 )
-from jaxinit.jaxpr import Neighbours, Node, is_key, single_number, straighten
+from jaxinit.jaxpr import Class, Neighbours, Node, is_key, is_of, single_number, straighten
 from jaxinit.reading import Activation, After, Parameter, Reading, Use
 
 R = TypeVar("R")
@@ -100,6 +100,11 @@ class ParameterFacts:
         return new
 
     @property
+    def has_norm_behind(self) -> bool:
+        """Whether its output is normalised, or the residual stream that it begins."""
+        return self.after.normalisation is not None or self.model.norm_after
+
+    @property
     def gain(self) -> float:
         """Gain that passes a second moment of 1 through the activation behind it; else 1.
 
@@ -143,8 +148,14 @@ class ParameterFacts:
         """Its roles, where the given uses are in layers."""
         role = self.parameter.role
         if role in ("embedding", "position"):
+            if role == "position" and comes_to_softmax(self.model.graph, _made_by(self.use)):
+                yield from ("score_bias", "bias")
+                return
             if role == "embedding" and layers:
                 yield "tied_embedding"
+            elif role == "embedding":
+                looks_up = self.use.contracted or is_of(self.use.operation, Class.INDEXES)
+                yield "table" if looks_up else "token"
             yield from dict.fromkeys((role, "embedding"))
         elif role in ("state", "unused", "unknown") or self.use is _NO_USE:
             yield role
@@ -176,8 +187,10 @@ class ParameterFacts:
             if after.index and not (after.softmax or after.activation or after.several):
                 yield "index"
             if after.softmax:
-                routes = comes_to_softmax(self.model.graph, _made_by(self.use))
-                yield "router" if routes and not after.is_output else "query_key"
+                if self.use.routes and not after.is_output:
+                    yield "router"
+                elif self._meets_keys():
+                    yield "query_key"
             if branch:
                 yield "residual_output" if branch.is_last else "branch_inner"
         if after.recurrent:
@@ -215,6 +228,13 @@ class ParameterFacts:
         moved = [self.model.graph.before(each, is_view) for each in factors]
         return len(moved) > 1 and bool(set.intersection(*moved))
 
+    def _meets_keys(self) -> bool:
+        """Whether a contraction lies before the softmax, or projected tokens that meet keys."""
+        number = self.model.reading.inputs[self.path]
+        through = functions_of(self.model.graph, number, self.model.data)
+        is_projected = any(is_of(node.primitive, Class.CONTRACTS) for node in through)
+        return is_projected or not comes_to_softmax(self.model.graph, _made_by(self.use))
+
     def _roles_of_scale(self) -> Iterator[str]:
         node = self.model.graph.makers.get(_made_by(self.use))
         if self.branch and self.branch.is_last and node is not None and node.primitive == "mul":
@@ -246,7 +266,8 @@ class ModelFacts:
         norm_after: whether most residual sums are normalised (post-norm).
         has_attention: whether queries meet keys in a softmax.
         has_convolutions: whether most layers have a receptive field.
-        begins_with_convolution: whether the first layer is a convolution, as patch embeddings are.
+        begins_with_patches: whether the first layer is a convolution whose windows lie side by
+            side, with no activation behind it: an embedding of patches.
         is_recurrent: whether a layer reads what a loop over a sequence carries.
         activation: the nonlinearity that most layers meet; None where none does.
         before_forget_gates: what each forget gate is made of, by sums and views.
@@ -285,7 +306,7 @@ class ModelFacts:
         self.norm_after = _are_most([branch.has_norm_after for branch in lasts])
 
         first = min(layers, key=lambda p: (p.depth, p.use.output or 0), default=None)
-        self.begins_with_convolution = first is not None and bool(first.use.field)
+        self.begins_with_patches = first is not None and first.is_linear and self._is_tiled(first)
         self.has_convolutions = _are_most([bool(p.use.field) for p in layers])
         self.has_attention = any("query_key" in p.roles for p in self.parameters)
         self.is_recurrent = any(after.recurrent for after in met)
@@ -293,6 +314,15 @@ class ModelFacts:
         nonlinear = [p.activation for p in layers if p.activation]
         counts = Counter(activation.name for activation in nonlinear)
         self.activation = max(nonlinear, key=lambda met: counts[met.name], default=None)
+
+    def _is_tiled(self, layer: ParameterFacts) -> bool:
+        """Whether a layer is a convolution whose stride is the size of its kernel."""
+        node = self.graph.makers.get(_made_by(layer.use))
+        if node is None or node.primitive != "conv_general_dilated" or not layer.use.field:
+            return False
+        kernel = self.reading.graph.aval(node.inputs[1]).shape
+        field = node.params["dimension_numbers"].rhs_spec[2:]
+        return tuple(kernel[axis] for axis in field) == tuple(node.params["window_strides"])
 
     @property
     def moments(self) -> Moments | None:

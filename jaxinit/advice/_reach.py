@@ -31,9 +31,12 @@ def is_view_or_sum(node: Node) -> bool:
 
 
 def comes_to_softmax(graph: Neighbours, value: int) -> bool:
-    """Whether the entries of a value are exponentiated before another contraction reads them."""
-    reached = graph.after(value, lambda node: not is_of(node.primitive, Class.CONTRACTS))
-    return any(node.primitive == "exp" for node in reached)
+    """Whether exponentials of a value are summed before another contraction reads them."""
+    for node in graph.after(value, lambda node: not is_of(node.primitive, Class.CONTRACTS)):
+        summed = graph.after(node.outputs[0], is_view) if node.primitive == "exp" else ()
+        if any(reader.primitive == "reduce_sum" for reader in summed):
+            return True
+    return False
 
 
 def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:

@@ -103,7 +103,8 @@ class Origin:
         kind: what made it.
         value: its number.
         parents: what it was made from.
-        detail: kind of a normalisation; primitive of a sum or join.
+        detail: kind of a normalisation; what a softmax sums over, as `scope_of` tells it; primitive
+            of a sum or join.
         times: how often it is made in one pass; None where data decide.
         length: rounds of the loop, of a carry; 1 elsewhere.
         children: what it goes into, with the member of its family that does; what a loop carries
@@ -658,7 +659,7 @@ def _with_own_sum(found: Families, node: Node, members: Sequence[Member], values
         maker = found.neighbours.makers.get(values.value)
         if not values.mixed and maker is not None and maker.primitive in ("exp", "exp2"):
             alone = found.members.get(maker.inputs[0], values)
-        found.origin("softmax", [alone], node)
+        found.origin("softmax", [alone], node, detail=scope)
     else:
         tags = values.tags & ~FRESH | sums
         found.member(node.outputs[0], values, mixed=True, tags=tags, scope=scope)

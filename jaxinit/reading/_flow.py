@@ -18,7 +18,9 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from jaxinit.jaxpr import Graph, Neighbours, size_of
+import jax.numpy as jnp
+
+from jaxinit.jaxpr import Class, Graph, Neighbours, Node, is_of, size_of
 from jaxinit.reading._activations import IDENTITY, Activations
 from jaxinit.reading._families import Families, Member, Origin
 from jaxinit.reading._records import Activation, After, Branch, Chain, Flow
@@ -71,9 +73,10 @@ def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> 
     flows = {}
     for origin in found.origins:
         if origin.kind == "layer":
-            after, meets = onward.after(origin)
+            after, seen = onward.after(origin)
             branch, bypass = streams.branches.get(origin.index), _layer_of(origin).beside
-            flows[origin.value] = Flow(after, branch, origin.depth, bypass, meets)
+            meets = tuple(sorted(seen.ends))
+            flows[origin.value] = Flow(after, branch, origin.depth, bypass, meets, seen.routes)
     of_values = {
         number: streams.branches[member.origin.index]
         for number, member in found.members.items()
@@ -105,6 +108,8 @@ def _reached(origin: Origin, passes: Callable[[Origin, Origin, Member], bool]) -
 class _Seen:
     """What the walk from one layer has met so far."""
 
+    is_table: bool = False
+    routes: bool = False
     nonlinear: list[Member] = dataclasses.field(default_factory=list)
     normalisation: str | None = None
     softmax: bool = False
@@ -120,13 +125,13 @@ class _Onward:
     """Walks from layers to what their outputs meet."""
 
     def __init__(self, found: Families, streams: Streams) -> None:
-        self.streams = streams
+        self.found, self.streams = found, streams
         self.activations = Activations(found)
         self.last = _without_layers_behind(found.origins)
 
-    def after(self, origin: Origin) -> tuple[After, tuple[int, ...]]:
-        """What the output of a layer meets, and the numbers of the values that meet it."""
-        seen = _Seen()
+    def after(self, origin: Origin) -> tuple[After, _Seen]:
+        """What the output of a layer meets, and the rest of what was seen on the way."""
+        seen = _Seen(is_table=not _layer_of(origin).counts)
         for at in _reached(origin, functools.partial(self.meets, seen)):
             seen.nonlinear += [m for m in at.outputs if not m.linear and not m.level]
             seen.ends |= {m.number for m in at.outputs if m.linear}
@@ -144,7 +149,7 @@ class _Onward:
             seen.index,
             bool(seen.nonlinear) and activation is None,
         )
-        return after, tuple(sorted(seen.ends))
+        return after, seen
 
     def is_output(self, origin: Origin) -> bool:
         """Whether no layer is behind, and an output is reached past no residual sum and no gate."""
@@ -155,6 +160,21 @@ class _Onward:
 
         reached = _reached(origin, passes)
         return origin.index in self.last and any(at.outputs for at in reached)
+
+    def chooses(self, origin: Origin) -> bool:
+        """Whether whole numbers pick or order something, are compared or put out: no sign bits."""
+        avals, outputs = self.found.avals, self.found.graph.outputs
+
+        def is_whole(node: Node) -> bool:
+            return not jnp.issubdtype(avals[node.outputs[0]].dtype, jnp.inexact)
+
+        reached = [*self.found.neighbours.after(origin.value, is_whole)]
+        made = {number for node in reached if is_whole(node) for number in node.outputs}
+        return bool({origin.value, *made}.intersection(outputs)) or any(
+            node.primitive in ("eq", "sort", "ragged_dot_general")
+            or is_of(node.primitive, Class.INDEXES)
+            for node in reached
+        )
 
     def activation(self, seen: _Seen) -> Activation | None:
         """The activation, where all ways agree on one."""
@@ -168,15 +188,21 @@ class _Onward:
         if member.linear and at.index in self.streams.bases:
             seen.others += not member.level
             seen.ends.add(member.number)
+            # What a stream begins with is not normalised for a layer, but all of a table's gradient
+            # comes through what reads the stream.
+            if kind == "norm" and seen.is_table:
+                seen.normalisation = seen.normalisation or child.detail
             return False
         if member.level and kind in ("affine", "sum", "product"):
             # Running statistics, losses and the like: off the way to the next layer.
             return False
         if child.is_index:
-            seen.index = seen.index or child.detail
+            if self.chooses(child):
+                seen.index = seen.index or child.detail
             return False
         if kind == "softmax" and member.linear:
             seen.softmax = True
+            seen.routes |= child.detail == "layer" and _weighs_layers(child)
             seen.ends.add(member.number)
             return False
         is_gated = _is_gated(child, member)
@@ -202,6 +228,31 @@ def _is_gated(child: Origin, member: Member) -> bool:
     """Whether a value is multiplied by the output of a layer, or two slices of one output meet."""
     others = [each for each in child.parents if each is not member]
     return child.kind == "product" and any(each.origin.has_layer for each in others)
+
+
+def _weighs_layers(softmax: Origin) -> bool:
+    """Whether the results of a softmax, or some of them, multiply what layers make: experts."""
+
+    def passes(at: Origin, child: Origin, member: Member) -> bool:
+        # A contraction with whole numbers, as one-hot vectors are, picks or spreads.
+        picks = any(each.origin.is_index for each in child.parents)
+        return child.kind in ("affine", "sum", "join", "norm", "product", "take") or picks
+
+    return any(
+        _source(other).kind == "layer"
+        for at in _reached(softmax, passes)
+        for child, member in at.children
+        for other in child.parents
+        if child.kind in ("product", "contract") and other is not member
+    )
+
+
+def _source(member: Member) -> Origin:
+    """The origin of a value without scales, biases and loops."""
+    at = member.origin
+    while at.kind in ("affine", "exit", "take") and at.parents:
+        at = at.parents[0].origin
+    return at
 
 
 def _leads_to_softmax(contraction: Origin) -> bool:

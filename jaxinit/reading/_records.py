@@ -65,7 +65,8 @@ class After:
 
     Attributes:
         activation: the nonlinearity; None where there is none, or more than one way on.
-        normalisation: ``"layer"``, ``"rms"``, ``"batch"``, ``"group"`` or None.
+        normalisation: ``"layer"``, ``"rms"``, ``"batch"``, ``"group"`` or None; before or behind
+            the activation. Of a table also that of the branches of the stream that it begins.
         softmax: whether a softmax (attention weights) follows.
         gates: whether it is multiplied with the output of another layer.
         residual: whether it is added to a stream that goes around it.
@@ -104,6 +105,8 @@ class Flow:
             its activation; or what goes into the next layer, contraction, softmax, residual sum,
             product with another layer, or output. Normalisations, biases, scales and sums that are
             no residual ones lie before.
+        routes: whether a softmax over its features follows, whose results multiply what other
+            layers make, as a router's do.
     """
 
     after: After
@@ -111,6 +114,7 @@ class Flow:
     depth: int
     bypass: Literal["in", "out"] | None = None
     meets: tuple[int, ...] = ()
+    routes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +177,7 @@ class Use:
         scales: of a scale, whether it multiplies a normalised value or what a layer makes, entry by
             entry, with biases, other scales and an activation in between at most; None where it
             multiplies something else. Not in JSON.
+        routes: whether its output is the softmax weights of other layers, see `Flow`. Not in JSON.
     """
 
     operation: str
@@ -194,6 +199,7 @@ class Use:
     slice_output: int | None = None
     meets: tuple[int, ...] = ()
     scales: Literal["norm", "layer"] | None = None
+    routes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +327,7 @@ def _plain(parameter: Parameter) -> dict[str, Any]:
         name = activation and activation.name
         after = use.after and vars(use.after) | {"activation": name}
         uses.append(vars(use) | {"after": after})
-        del uses[-1]["meets"], uses[-1]["scales"]
+        del uses[-1]["meets"], uses[-1]["scales"], uses[-1]["routes"]
     return plain(vars(parameter) | {"uses": uses})
 
 

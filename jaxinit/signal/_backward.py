@@ -252,7 +252,8 @@ class _Sweep:
             if edge.copied:
                 arriving = _added_up(self.tape, arriving, draw.common, signal, edge)
             left = _moved(arriving.along, edge, signal, target)
-            self.add(edge.to, draw, dataclasses.replace(arriving.times(slope[:, None], sources), along=left))
+            sent = dataclasses.replace(arriving.times(slope[:, None], sources), along=left)
+            self.add(edge.to, draw, sent)
 
     def _through_compression(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
         """To the two sources that a signal of one source was compressed from."""

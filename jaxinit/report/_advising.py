@@ -12,6 +12,7 @@ import jax
 from jaxinit._json import dumps
 from jaxinit.advice import GUIDES, Advice, Audit, Goal, advise, audit
 from jaxinit.reading import Reading
+from jaxinit.report._findings import fixed
 from jaxinit.report._targets import (
     NotReadError,
     Opened,
@@ -109,6 +110,8 @@ def audit_of(request: AdviceRequest) -> Judged:
         values = opened.model.draw(jax.random.key(request.seed))
         with as_unusable("TARGET: "):
             found = audit(reading, values, goal=goal)
+            said = fixed(opened.model.without_key())
+            found = dataclasses.replace(found, findings=(*found.findings, *said))
             if not request.predict:
                 return Judged(found)
             whole = {**_not_drawn(reading, values), **values}

@@ -119,6 +119,32 @@ def test_an_activation_is_cut_out_and_named(name):
     assert read.activation("b") is None
 
 
+# All of these are nearly linear where their argument is small: they are told apart where they bend.
+SCALED = {
+    "tanh(0.0625 x)": lambda x: jnp.tanh(x / 16),
+    "erf(0.0625 x)": lambda x: jax.lax.erf(x / 16),
+    "arctan(0.0625 x)": lambda x: jnp.arctan(x / 16),
+    "soft_sign(0.05 x)": lambda x: jax.nn.soft_sign(0.05 * x),
+    "gelu(0.01562 x)": lambda x: jax.nn.gelu(x / 64),
+    "silu(0.01562 x)": lambda x: jax.nn.silu(x / 64),
+    "relu(0.5 x)": lambda x: jax.nn.relu(0.5 * x),
+    "relu(-1 x)": lambda x: jax.nn.relu(-x),
+    "elu(0.5 x)": lambda x: jax.nn.elu(0.5 * x),
+    "tanh(0.6667 x) * 1.716": lambda x: 1.7159 * jnp.tanh(x * 2 / 3),
+    "leaky_relu(0.2)(x) * 1.414": lambda x: 2**0.5 * jax.nn.leaky_relu(x, 0.2),
+    "sin(0.1)": lambda x: jnp.sin(0.1 * x),
+    "sin(300)": lambda x: jnp.sin(300 * x),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_an_activation_with_numbers_before_and_behind_keeps_its_name(name):
+    read = Read(lambda p, x: SCALED[name](x @ p["a"]) @ p["b"], kernels("ab"), X)
+    assert read.activation("a") == name
+    cut = read.after("a").activation.function
+    np.testing.assert_allclose(cut(1.5), SCALED[name](1.5), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name", ["gelu", "elu", "softplus", "hard_tanh", "squared_relu", "sin(30)"]
 )
@@ -248,6 +274,42 @@ def test_a_normalisation_is_seen_by_its_structure(make, kind):
 def test_what_is_no_normalisation(function):
     read = Read(lambda p, x: function(x @ p["a"]) @ p["b"], kernels("ab"), X)
     assert read.after("a").normalisation is None and not read.after("a").softmax
+
+
+@pytest.mark.parametrize("make", [nn.LayerNorm, nn.RMSNorm], ids=["layer", "rms"])
+def test_a_normalisation_behind_the_activation(make):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = make()(nn.relu(nn.Dense(4, name="first")(x)))
+            return nn.Dense(3, name="second")(x)
+
+    read = linen(Model(), X)
+    after = read.after("params/first/kernel")
+    assert (after.normalisation, after.activation.name) == (make.__name__[:-4].lower(), "relu")
+    # What the activation is applied to is no normalised value.
+    (number,) = read.flows["params/first/kernel"].meets
+    assert read.following.neighbours.makers[number].primitive == "add"
+
+
+@pytest.mark.parametrize("kept", ["chosen", "mixed", "chosen mixture"])
+def test_running_statistics_beside_those_of_the_batch(kept):
+    def statistic(p, name, now, first):
+        mixture = 0.99 * p[name] + 0.01 * now
+        choices = {"chosen": (p[name], now), "mixed": (mixture,) * 2}
+        return jnp.where(first, *choices.get(kept, (now, mixture)))
+
+    def model(p, x, first):
+        h = x @ p["a"]
+        mean = jax.lax.pmean(h, "batch")
+        mean, var = statistic(p, "mean", mean, first), jax.lax.pmean((h - mean) ** 2, "batch")
+        h = (h - mean) / jnp.sqrt(statistic(p, "var", var, first) + 1e-5)
+        return jax.nn.relu(h) @ p["b"]
+
+    parameters = {**kernels("ab"), "mean": shape(4), "var": shape(4)}
+    batched = jax.vmap(model, (None, 0, None), axis_name="batch")
+    after = Read(batched, parameters, X, shape(dtype=bool)).after("a")
+    assert (after.normalisation, after.activation.name) == ("batch", "relu")
 
 
 def test_a_normalisation_after_pooling():
@@ -797,3 +859,68 @@ def test_a_condition_that_is_spread_over_positions_is_no_shortcut(spread):
     tree = {"layers": [{"w": shape(4, 4), "t": shape(3, 4)}] * 2}
     read = Read(model, tree, shape(2, 5, 4), shape(2, 3) if spread else shape(2, 5, 3))
     assert read.chain.streams == (() if spread else (1,))
+
+
+@pytest.mark.parametrize("by", ["scan", "fori_loop", "while"])
+def test_a_loop_that_picks_entries_of_data_runs_over_a_sequence(by):
+    def step(p, h, x):
+        return jnp.tanh(h @ p["a"] + x @ p["b"])
+
+    def model(p, xs):
+        start, length = jnp.zeros((2, 4)), xs.shape[1]
+
+        def at(t):
+            return jax.lax.dynamic_index_in_dim(xs, t, 1, keepdims=False)
+
+        if by == "scan":
+            h, _ = jax.lax.scan(lambda h, t: (step(p, h, at(t)), None), start, jnp.arange(length))
+        elif by == "fori_loop":
+            h = jax.lax.fori_loop(0, length, lambda t, h: step(p, h, xs[:, t]), start)
+        else:
+            _, h = jax.lax.while_loop(
+                lambda state: state[0] < length,
+                lambda state: (state[0] + 1, step(p, state[1], at(state[0]))),
+                (0, start),
+            )
+        return h @ p["c"]
+
+    read = Read(model, kernels("abc"), shape(2, 6, 4))
+    assert read.after("a").recurrent and not read.after("b").recurrent
+    assert read.chain.depth == 2 and not read.chain.streams
+
+
+def test_a_loop_that_picks_parameters_is_no_sequence():
+    def model(p, x):
+        return jax.lax.fori_loop(0, 5, lambda i, h: jnp.tanh(h @ p["a"][i]), x) @ p["b"]
+
+    reading = jaxinit.read(model, {"a": shape(5, 4, 4), "b": shape(4, 4)}, X)
+    assert reading.chain.depth == 6
+
+
+# The values at which a layer's output meets its end.
+
+MEETS = {
+    "scaled before it": (lambda p, x: jax.nn.gelu(x @ p["a"] / 16) @ p["b"], ["div"]),
+    "sum of two": (lambda p, x: jax.nn.relu(x @ p["a"] + x @ p["b"]) @ p["c"], ["add"]),
+    "next layer": (lambda p, x: (x @ p["a"] * 3) @ p["b"], ["mul"]),
+    "pooled": (lambda p, x: jnp.tanh(jnp.sum(x @ p["a"], 0)) @ p["b"], ["reduce_sum"]),
+    "masked scores": (
+        lambda p, x: jax.nn.softmax(jnp.where(np.tri(2, 4) > 0, x @ p["a"] * 2, -1e9)) @ x.T[:, :1],
+        ["mul"],
+    ),
+    "residual": (lambda p, x: x + (jnp.tanh(x @ p["b"]) @ p["a"]) * 0.5, ["mul"]),
+    "output": (lambda p, x: (x @ p["a"]).reshape(4, 2) * 2, ["mul"]),
+    "two ways": (
+        lambda p, x: (jnp.tanh(h := x @ p["a"]) @ p["b"], jax.nn.relu(2 * h) @ p["c"]),
+        ["dot_general", "mul"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEETS)
+def test_where_the_output_of_a_layer_ends_is_told_by_value(name):
+    function, expected = MEETS[name]
+    read = Read(function, kernels("abc"), X)
+    makers = read.following.neighbours.makers
+    meets = read.flows["a"].meets
+    assert sorted(makers[number].primitive for number in meets) == sorted(expected)

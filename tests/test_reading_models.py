@@ -6,11 +6,16 @@ that swapped fans show.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxinit
-from jaxinit.jaxpr import TABLE, straighten
+from helpers import struct
+from jaxinit import initializers as init
+from jaxinit.jaxpr import TABLE, Graph, straighten, trace
 from zoo import (
     convolutional,
     dense,
@@ -56,3 +61,71 @@ def test_every_leaf_is_read_as_a_person_would(name):
     assert sum(one.nbytes for one in jax.live_arrays()) - before < 2**20
     made = {node.primitive for node in straighten(reading.graph) if node.equation is not None}
     assert made <= set(TABLE), "give these a row in jaxinit/jaxpr/_primitives.py"
+
+
+# The order of operands.
+
+
+def commuted(graph: Graph) -> Graph:
+    """A graph with the operands of all commutative equations exchanged."""
+    for node in graph.nodes:
+        if node.primitive in ("add", "add_any", "mul", "max", "min", "and", "or"):
+            node.inputs = node.inputs[::-1]
+        for body in node.bodies:
+            commuted(body)
+    return graph
+
+
+def advised(reading: jaxinit.Reading) -> list[tuple[object, ...]]:
+    return [(p.path, p.role, p.row, p.initializer) for p in jaxinit.advise(reading)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operands_of_a_sum_or_product_have_no_order(name, monkeypatch):
+    case = CASES[name]()
+    one = jaxinit.read(case.apply, case.variables, *case.inputs)
+
+    def traced(*args):
+        graph, shapes = trace(*args)
+        return commuted(graph), shapes
+
+    monkeypatch.setattr("jaxinit.reading._reader.trace", traced)
+    other = jaxinit.read(case.apply, case.variables, *case.inputs)
+    for one_of, other_of in zip(one, other, strict=True):
+        assert [use.meets for use in one_of.uses] == [use.meets for use in other_of.uses]
+    assert one.to_dict() == other.to_dict()
+    assert one.chain == other.chain
+    assert advised(one) == advised(other)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations("hxb")], ids="".join)
+def test_a_packed_cell_has_a_kernel_for_each_gate_in_any_order(order):
+    def step(p, state, x):
+        h, c = state
+        terms = {"h": lambda: h @ p["h"], "x": lambda: x @ p["x"], "b": lambda: p["b"]}
+        first, *others = (terms[name]() for name in order)
+        packed = first
+        for term in others:
+            packed = packed + term
+        i, g, f, o = jnp.split(packed, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    def model(p, x):
+        start = (jnp.zeros((2, 4)), jnp.zeros((2, 4)))
+        _, hs = jax.lax.scan(lambda state, x: step(p, state, x), start, x)
+        return hs @ p["out"]
+
+    shapes = {"h": struct(4, 16), "x": struct(3, 16), "b": struct(1, 16), "out": struct(4, 5)}
+    reading = jaxinit.read(model, shapes, struct(7, 2, 3))
+    for name, reads_state in (("h", True), ("x", False)):
+        uses = reading[name].uses
+        assert [use.fan_out for use in uses] == [4.0] * 4
+        met = [use.after.activation.name for use in uses]
+        assert met == ["sigmoid", "tanh", "sigmoid", "sigmoid"]
+        assert [use.after.recurrent for use in uses] == [reads_state] * 4
+    drawn = {p.path: p.initializer for p in jaxinit.advise(reading)}
+    assert drawn["h"] == init.fused((init.scaled_orthogonal(),) * 4, (4,) * 4)
+    assert drawn["x"] == init.fused((init.lecun_normal(),) * 4, (4,) * 4)
+    assert drawn["b"] == init.fused((init.zeros, init.ones, init.zeros), (8, 4, 4))

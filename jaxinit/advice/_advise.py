@@ -21,10 +21,12 @@ import jax.numpy as jnp
 from jaxinit._json import dumps, plain
 from jaxinit._naming import common, skeleton
 from jaxinit._table import render_table
+from jaxinit.advice._correct import Decision, decisions_of
 from jaxinit.advice._facts import ModelFacts
-from jaxinit.advice._findings import SEVERITIES, Finding, findings_of, shortened
-from jaxinit.advice._guide import GUIDES, Goal, decide
-from jaxinit.advice._present import PresentByPath, present_of
+from jaxinit.advice._findings import SEVERITIES, Case, Finding, findings_of, shortened
+from jaxinit.advice._guide import GUIDES, Goal
+from jaxinit.advice._present import PresentByPath, isometric_of, laws_of_present, present_of
+from jaxinit.advice._signals import Signals
 from jaxinit.initializers import Initializer, own, to_config
 from jaxinit.planning import ParamSpec as LeafSpec
 from jaxinit.planning import Patterns, Plan, compile_glob, matching_paths, plan
@@ -253,14 +255,23 @@ def advise_with(caller: str, reading: Reading, goal: Goal, present: PresentByPat
             "Use 'train' when in doubt."
         )
     model = ModelFacts(reading)
-    prescriptions = []
-    for p, row, choice in decide(goal, model):
-        leaf = (p.path, p.shape, p.parameter.dtype, p.role)
-        why = (row.name, choice.reason, choice.source or row.source)
-        prescriptions.append(Prescription(*leaf, choice.drawing(p), *why))
+    decisions, advised = decisions_of(goal, model, present)
+    laws = laws_of_present(model.parameters, present)
+    signals = None if laws is None else Signals(model, laws)
+    drawn = {each.facts.path: each.initializer for each in decisions}
+    drawn |= {path: now.initializer for path, now in present.items()}
+    case = Case(model, present, signals, advised, isometric_of(reading, drawn))
+    prescriptions = map(_prescription, decisions)
     missing = [p.path for p in reading if p.path not in present and p.role != "state"]
-    found = findings_of(model, present)
-    return Advice(reading, goal, tuple(prescriptions), found, tuple(missing))
+    return Advice(reading, goal, tuple(prescriptions), findings_of(case), tuple(missing))
+
+
+def _prescription(decided: Decision) -> Prescription:
+    p, choice = decided.facts, decided.choice
+    reason = "; ".join(filter(None, (choice.reason, decided.remark)))
+    source = choice.source or decided.row.source
+    leaf = (p.path, p.shape, p.parameter.dtype, p.role)
+    return Prescription(*leaf, decided.initializer, decided.row.name, reason, source)
 
 
 # Audit.

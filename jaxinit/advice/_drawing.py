@@ -46,11 +46,16 @@ def ones(p: ParameterFacts) -> Initializer:
     return init.ones
 
 
+def own(p: ParameterFacts) -> Initializer:
+    """As the model draws it."""
+    return init.own
+
+
 def gaussian(stddev: Number) -> Drawing:
     """Normal entries of a standard deviation, whatever the fans."""
 
     def draw(p: ParameterFacts) -> Initializer:
-        std = _value(stddev, p)
+        std = _value(stddev, p) * p.correction
         return init.normal(float(f"{std:.6g}")) if std else init.zeros
 
     return draw
@@ -62,7 +67,7 @@ def scaled(
     """Variance ``gain**2`` over the true fan."""
 
     def draw(p: ParameterFacts) -> Initializer:
-        variance = _squared(_value(gain, p))
+        variance = _squared(_value(gain, p) * p.correction)
         if variance == 0:
             return init.zeros
         wanted = init.variance_scaling(variance, mode, "normal").variance_at(
@@ -77,7 +82,7 @@ def orthogonal(gain: Number = 1.0) -> Drawing:
     """An orthogonal matrix times a gain."""
 
     def draw(p: ParameterFacts) -> Initializer:
-        factor = _value(gain, p)
+        factor = _value(gain, p) * p.correction
         variance = _squared(factor)
         return _at_true_fans(p, _isometric(p, factor, variance), variance)
 
@@ -309,7 +314,7 @@ def critical_bias(p: ParameterFacts) -> Initializer:
 def siren(p: ParameterFacts) -> Initializer:
     """U(+-1/n) in the first layer and U(+-sqrt(6/n) / w0) in the others."""
     if "first" in p.roles:
-        bound = float(f"{1 / (p.fan_in or 1.0):.9g}")
+        bound = float(f"{p.correction / (p.fan_in or 1.0):.9g}")
         return init.uniform(minval=-bound, maxval=bound)
     return scaled(math.sqrt(2) * linear_gain(p), "fan_in", "uniform")(p)
 
@@ -324,16 +329,6 @@ def forget_one(p: ParameterFacts) -> Initializer:
     pieces = zip((init.zeros, init.ones, init.zeros), sizes, strict=True)
     kept = [(piece, size) for piece, size in pieces if size]
     return init.fused([piece for piece, _ in kept], [size for _, size in kept], axis - len(p.shape))
-
-
-def state(p: ParameterFacts) -> Initializer:
-    """1 for a running variance, by its name, and 0 for all other state."""
-    return init.ones if p.path.rpartition("/")[2] in ("var", "variance") else init.zeros
-
-
-def guess(p: ParameterFacts) -> Initializer:
-    """For what could not be read: LeCun by the shape alone, zeros for a vector."""
-    return init.zeros if len(p.shape) < 2 else init.lecun_normal()
 
 
 def policy_head(p: ParameterFacts) -> Initializer:

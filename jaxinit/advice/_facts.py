@@ -8,16 +8,27 @@ a reading says ``"kernel"``, and the advice refines it by what lies around the k
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
+
 from jaxinit import activations
 from jaxinit.activations import Moments
-from jaxinit.advice._reach import comes_to_softmax, forget_gates, is_view_or_sum
-from jaxinit.jaxpr import Neighbours, Node, single_number, straighten
+from jaxinit.advice._reach import (
+    before_decays,
+    comes_to_softmax,
+    forget_gates,
+    functions_of,
+    is_nonlinear,
+    is_view,
+    is_view_or_sum,
+)
+from jaxinit.jaxpr import Class, Neighbours, Node, is_key, is_of, single_number, straighten
 from jaxinit.reading import Activation, After, Parameter, Reading, Use
 
 R = TypeVar("R")
@@ -52,7 +63,11 @@ class ParameterFacts:
         roles: what it is for in the model, the most specific first.
         role: the first of them.
         pieces: its uses as kernels packed side by side in one array; else empty.
+        correction: what the standard deviation of a row is multiplied with, 1 unless the prediction
+            of the advice asks for it.
     """
+
+    correction = 1.0
 
     def __init__(self, model: ModelFacts, parameter: Parameter) -> None:
         layers = [use for use in parameter.uses if use.role in _OF_LAYERS and use.fan_in]
@@ -71,6 +86,23 @@ class ParameterFacts:
         self.role = self.roles[0]
         packed = [each for each in layers if each.slice_output is not None]
         self.pieces = tuple(packed) if self.roles[-1] == "kernel" else ()
+
+    @property
+    def is_inexact(self) -> bool:
+        """Whether its entries are real or complex numbers: no integers, truth values or keys."""
+        dtype = self.parameter.dtype
+        return not dtype.startswith("key<") and bool(jnp.issubdtype(jnp.dtype(dtype), jnp.inexact))
+
+    def corrected(self, factor: float) -> ParameterFacts:
+        """The same facts, with the standard deviation multiplied."""
+        new = copy.copy(self)
+        new.correction = self.correction * factor
+        return new
+
+    @property
+    def has_norm_behind(self) -> bool:
+        """Whether its output is normalised, or the residual stream that it begins."""
+        return self.after.normalisation is not None or self.model.norm_after
 
     @property
     def gain(self) -> float:
@@ -116,8 +148,14 @@ class ParameterFacts:
         """Its roles, where the given uses are in layers."""
         role = self.parameter.role
         if role in ("embedding", "position"):
+            if role == "position" and comes_to_softmax(self.model.graph, _made_by(self.use)):
+                yield from ("score_bias", "bias")
+                return
             if role == "embedding" and layers:
                 yield "tied_embedding"
+            elif role == "embedding":
+                looks_up = self.use.contracted or is_of(self.use.operation, Class.INDEXES)
+                yield "table" if looks_up else "token"
             yield from dict.fromkeys((role, "embedding"))
         elif role in ("state", "unused", "unknown") or self.use is _NO_USE:
             yield role
@@ -127,7 +165,9 @@ class ParameterFacts:
                 yield "linear"  # before "kernel", for rows whose gain is an activation's
             yield "kernel"
         else:
-            if role == "scale":
+            special = [] if self.forget_range else list(self._special())
+            yield from special
+            if role == "scale" and not special:
                 yield from self._roles_of_scale()
             elif self.forget_range:
                 yield "forget_bias"
@@ -147,8 +187,10 @@ class ParameterFacts:
             if after.index and not (after.softmax or after.activation or after.several):
                 yield "index"
             if after.softmax:
-                routes = comes_to_softmax(self.model.graph, _made_by(self.use))
-                yield "router" if routes and not after.is_output else "query_key"
+                if self.use.routes and not after.is_output:
+                    yield "router"
+                elif self._meets_keys():
+                    yield "query_key"
             if branch:
                 yield "residual_output" if branch.is_last else "branch_inner"
         if after.recurrent:
@@ -157,6 +199,41 @@ class ParameterFacts:
             yield "first"
         if not branch and not is_head:
             yield "hidden"
+
+    def _special(self) -> Iterator[str]:
+        """Roles of what no law fits but the model's own: decays, temperatures, constants.
+
+        A scale is one only where it multiplies what is normalised, what a layer makes, or a branch.
+        """
+        model, uses = self.model, self.parameter.uses
+        outputs = {use.output for use in uses}
+        if outputs & model.before_decays:
+            yield "decay"
+        through = functions_of(model.graph, model.reading.inputs[self.path], model.data)
+        is_plain = not any(map(is_nonlinear, through))
+        if self.parameter.role == "scale":
+            is_scale = any(use.scales or (use.branch and use.branch.is_last) for use in uses)
+            divides = any(use.operation == "div" for use in uses)
+            is_plain = is_plain and is_scale and not divides and not self._are_taps()
+        if outputs & model.before_decays or not is_plain:
+            yield "special"
+        elif self.parameter.role == "scale" and any(map(_adds_one, through)):
+            yield "offset_scale"
+
+    def _are_taps(self) -> bool:
+        """Whether several entries multiply one value, moved: a convolution written out."""
+        makers = self.model.graph.makers
+        nodes = [makers[use.output] for use in self.parameter.uses if use.output in makers]
+        factors = [[a for a in node.inputs if a in self.model.data] for node in nodes]
+        moved = [self.model.graph.before(each, is_view) for each in factors]
+        return len(moved) > 1 and bool(set.intersection(*moved))
+
+    def _meets_keys(self) -> bool:
+        """Whether a contraction lies before the softmax, or projected tokens that meet keys."""
+        number = self.model.reading.inputs[self.path]
+        through = functions_of(self.model.graph, number, self.model.data)
+        is_projected = any(is_of(node.primitive, Class.CONTRACTS) for node in through)
+        return is_projected or not comes_to_softmax(self.model.graph, _made_by(self.use))
 
     def _roles_of_scale(self) -> Iterator[str]:
         node = self.model.graph.makers.get(_made_by(self.use))
@@ -189,10 +266,13 @@ class ModelFacts:
         norm_after: whether most residual sums are normalised (post-norm).
         has_attention: whether queries meet keys in a softmax.
         has_convolutions: whether most layers have a receptive field.
-        begins_with_convolution: whether the first layer is a convolution, as patch embeddings are.
+        begins_with_patches: whether the first layer is a convolution whose windows lie side by
+            side, with no activation behind it: an embedding of patches.
         is_recurrent: whether a layer reads what a loop over a sequence carries.
         activation: the nonlinearity that most layers meet; None where none does.
         before_forget_gates: what each forget gate is made of, by sums and views.
+        before_decays: what decays of memories are made of, entry by entry.
+        data: numbers of the values that depend on the model's inputs.
         last_scales: paths of the scales of normalisations that end a residual branch.
     """
 
@@ -202,6 +282,11 @@ class ModelFacts:
         gates = forget_gates(self.graph, reading.graph.inputs)
         self.before_forget_gates = [self.graph.before([gate], is_view_or_sum) for gate in gates]
         self.last_scales = _last_scales(reading)
+        self.before_decays = before_decays(self.graph)
+        inputs = [n for n in reading.arguments if not is_key(reading.graph.avals[n])]
+        reached = (self.graph.after(number, lambda node: True) for number in inputs)
+        self.data = {made for nodes in reached for node in nodes for made in node.outputs}
+        self.data.update(inputs)
         self._uses = [use for parameter in reading for use in parameter.uses]
 
         self.parameters = tuple(ParameterFacts(self, parameter) for parameter in reading)
@@ -221,7 +306,7 @@ class ModelFacts:
         self.norm_after = _are_most([branch.has_norm_after for branch in lasts])
 
         first = min(layers, key=lambda p: (p.depth, p.use.output or 0), default=None)
-        self.begins_with_convolution = first is not None and bool(first.use.field)
+        self.begins_with_patches = first is not None and first.is_linear and self._is_tiled(first)
         self.has_convolutions = _are_most([bool(p.use.field) for p in layers])
         self.has_attention = any("query_key" in p.roles for p in self.parameters)
         self.is_recurrent = any(after.recurrent for after in met)
@@ -229,6 +314,15 @@ class ModelFacts:
         nonlinear = [p.activation for p in layers if p.activation]
         counts = Counter(activation.name for activation in nonlinear)
         self.activation = max(nonlinear, key=lambda met: counts[met.name], default=None)
+
+    def _is_tiled(self, layer: ParameterFacts) -> bool:
+        """Whether a layer is a convolution whose stride is the size of its kernel."""
+        node = self.graph.makers.get(_made_by(layer.use))
+        if node is None or node.primitive != "conv_general_dilated" or not layer.use.field:
+            return False
+        kernel = self.reading.graph.aval(node.inputs[1]).shape
+        field = node.params["dimension_numbers"].rhs_spec[2:]
+        return tuple(kernel[axis] for axis in field) == tuple(node.params["window_strides"])
 
     @property
     def moments(self) -> Moments | None:
@@ -309,6 +403,12 @@ def _last_scales(reading: Reading) -> set[str]:
             ]
             found |= {min(behind)[1]} if behind else set()
     return found
+
+
+def _adds_one(node: Node) -> bool:
+    """Whether a node adds 1."""
+    numbers = [single_number(a.val) for a in node.inputs if not isinstance(a, int)]
+    return node.primitive == "add" and numbers == [1]
 
 
 def _made_by(use: Use) -> int:

@@ -1,7 +1,7 @@
 """What a person should look at before training: the record of a finding, and the table of checks.
 
-A check is a function of the facts of a model and of its present initialization that yields what it
-saw. To add one, write it under `check`.
+A check is a function of a `Case`, a model with its present initialization, that yields what it saw.
+To add one, write it under `check`. Sizes of signals and gradients are those of the prediction.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from jaxinit import activations
 from jaxinit.advice import _guide as guide
-from jaxinit.advice._drawing import inverse_sqrt_width
-from jaxinit.advice._facts import ModelFacts, ParameterFacts, moments_of
+from jaxinit.advice._facts import ModelFacts, ParameterFacts, known_of
 from jaxinit.advice._present import Present, PresentByPath
-from jaxinit.advice._reach import is_view, is_view_or_sum, stuck, without_gradient
+from jaxinit.advice._reach import is_view_or_sum, stuck, without_gradient
+from jaxinit.advice._signals import UNKNOWN, Signals, chain_of, is_known, middle, over, spelled
 from jaxinit.initializers import Fans, compute_fans
-from jaxinit.jaxpr import PRODUCTS, SUMS, Node, single_number
+from jaxinit.jaxpr import SUMS
 from jaxinit.reading import compare_fans
 
 Severity = Literal["info", "warning", "error"]
@@ -26,6 +27,12 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 # Second moment of logits from which a fresh model is surely, and wrongly, opinionated: their
 # standard deviation is 2, the loss about 2 above that of equal odds.
 _LOGITS = 4.0
+# Second moment of scores from which a softmax over them is nearly a choice of one: with a standard
+# deviation of 4 the largest of 16 weights is 0.6 in the mean.
+_SCORES = 16.0
+# Variance between draws of the log of the last second moment from which the typical network has
+# lost a quarter of the mean.
+_SPREAD = 0.5
 # Second moment of a bias over that of what its kernel makes. The largest that a critical pair asks
 # for is 0.28, for SiLU.
 _BIAS = 0.5
@@ -75,7 +82,31 @@ class Seen(NamedTuple):
     remedy: str | None = None
 
 
-Look: TypeAlias = Callable[[ModelFacts, PresentByPath], Iterator[Seen]]
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What checks look at.
+
+    Attributes:
+        model: facts of the model.
+        present: the present initialization, as far as it is known.
+        signals: the sizes that follow from it; None where some of it is not known.
+        advised: the sizes under the advice: what the model itself allows.
+        isometric: paths of layers with orthogonal kernels, now or, where that is not known, under
+            the advice.
+    """
+
+    model: ModelFacts
+    present: PresentByPath
+    signals: Signals | None
+    advised: Signals
+    isometric: frozenset[str]
+
+    def drawn(self, parameters: Iterable[ParameterFacts]) -> list[tuple[ParameterFacts, Present]]:
+        """Parameters with how they are drawn now, where that is known."""
+        return [(p, self.present[p.path]) for p in parameters if p.path in self.present]
+
+
+Look: TypeAlias = Callable[[Case], Iterator[Seen]]
 
 
 class Check(NamedTuple):
@@ -100,19 +131,16 @@ def check(remedy: str, source: str) -> Callable[[Look], Look]:
     return add
 
 
-def findings_of(model: ModelFacts, present: PresentByPath) -> tuple[Finding, ...]:
+def findings_of(case: Case) -> tuple[Finding, ...]:
     """All findings, the most severe first.
 
     An array that holds infinities or NaN is shown to `nonfinite` alone: one fault is one finding.
-
-    Args:
-        model: facts of the model.
-        present: the present initialization.
     """
-    sound = {path: now for path, now in present.items() if not now.nonfinite}
+    sound = {path: now for path, now in case.present.items() if not now.nonfinite}
+    rest = dataclasses.replace(case, present=sound)
     found = []
     for code, remedy, source, look in CHECKS:
-        for severity, leaves, evidence, own in look(model, present if look is nonfinite else sound):
+        for severity, leaves, evidence, own in look(case if look is nonfinite else rest):
             found.append(Finding(code, severity, tuple(leaves), evidence, own or remedy, source))
     return tuple(sorted(found, key=lambda each: -SEVERITIES.index(each.severity)))
 
@@ -124,25 +152,13 @@ def shortened(leaves: Sequence[str], most: int = 3) -> str:
     return f"{shown} and {surplus} more" if surplus > 0 else shown
 
 
-def _drawn(
-    parameters: Iterable[ParameterFacts], present: PresentByPath
-) -> list[tuple[ParameterFacts, Present]]:
-    """Parameters with how they are drawn now, where that is known."""
-    return [(p, present[p.path]) for p in parameters if p.path in present]
-
-
-def _weight(p: ParameterFacts, present: PresentByPath) -> float:
-    """Second moment of a weight times the true fan_in."""
-    return present[p.path].second_moment * p.fan_in
-
-
 # Single kernels.
 
 
 @check("Draw them again, or load a sound checkpoint.", "the measurement")
-def nonfinite(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def nonfinite(case: Case) -> Iterator[Seen]:
     """Arrays that hold infinities or NaN."""
-    found = {path: now.nonfinite for path, now in present.items() if now.nonfinite}
+    found = {path: now.nonfinite for path, now in case.present.items() if now.nonfinite}
     if found:
         count = sum(found.values())
         yield Seen(
@@ -155,32 +171,36 @@ def nonfinite(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
 @check(
     "Use the rules of the advice, or pass in_axis, out_axis and batch_axis.", "He 2015, section 2.2"
 )
-def wrong_fans(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def wrong_fans(case: Case) -> Iterator[Seen]:
     """Kernels drawn by fans that are not theirs; from arrays where the size gives it away."""
-    known = {path: now.initializer for path, now in present.items() if now.initializer}
+    known = {path: now.initializer for path, now in case.present.items() if now.initializer}
+    normalised = {p.path for p in case.model.layers if p.after.normalisation}
     found = []
-    for difference in compare_fans(model.reading, known) if known else ():
+    for difference in compare_fans(case.model.reading, known) if known else ():
         factor = difference.factor
         if factor is not None and not math.isclose(factor, 1, rel_tol=0.02):
-            found.append((difference.path, difference.implied, difference.true, math.sqrt(factor)))
-    for p, now in _drawn(model.layers, present):
-        guess = None if now.initializer or p.pieces else _guessed_fans(p, now)
+            is_small = 0.25 <= factor <= 4
+            kind = "warning" if is_small else "error"
+            found.append((difference.path, difference.implied, difference.true, factor, kind))
+    for p, now in case.drawn(case.model.layers):
+        guess = None if now.initializer else _guessed_fans(p, now)
         if guess is not None:
-            found.append((p.path, *guess))
-    for path, implied, true, ratio in found:
+            found.append((p.path, *guess, "warning"))
+    for path, implied, true, factor, severity in found:
         yield Seen(
-            "error" if not 0.5 <= ratio <= 2 else "warning",
+            "info" if path in normalised else severity,
             (path,),
             f"Drawn with fans {implied.fan_in:g} and {implied.fan_out:g}, while the model "
-            f"contracts {true.fan_in:g} and feeds {true.fan_out:g}: {ratio:.3g} of the standard "
-            "deviation.",
+            f"contracts {true.fan_in:g} and feeds {true.fan_out:g}: {math.sqrt(factor):.3g} of the "
+            "standard deviation"
+            f"{'; a normalisation behind it sets the size' if path in normalised else ''}.",
         )
 
 
 def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] | None:
     """Fans of the shape and true fans, where an array fits a usual gain by the first alone.
 
-    The third number is the standard deviation that follows over the one of the true fans.
+    The third number is the variance that follows over the one of the true fans.
     """
     if not (p.fan_in and p.fan_out and len(p.shape) >= 2 and now.std > 0):
         return None
@@ -190,20 +210,21 @@ def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] |
     # 5 sigma of the variance of n Gaussian entries, and 2 % for truncated laws.
     slack = 0.02 + 5 * math.sqrt(2 / math.prod(p.shape))
 
-    def fits(fan_in: float) -> bool:
-        return any(math.isclose(scale / now.std**2, fan_in, rel_tol=slack) for scale in (1.0, 2.0))
+    def fits(fan_in: float, *scales: float) -> bool:
+        return any(math.isclose(scale / now.std**2, fan_in, rel_tol=slack) for scale in scales)
 
-    if fits(true.fan_in) or not fits(implied.fan_in):
+    # 1/3 is the uniform law on +-1/sqrt(fan_in), as torch and Equinox draw it.
+    if fits(true.fan_in, 1 / 3, 1.0, 2.0) or not fits(implied.fan_in, 1.0, 2.0):
         return None
-    return implied, true, math.sqrt(true.fan_in / implied.fan_in)
+    return implied, true, true.fan_in / implied.fan_in
 
 
 @check("Draw the kernel at random, with the rules of the advice.", "Goodfellow 2016, section 8.4")
-def twins(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def twins(case: Case) -> Iterator[Seen]:
     """Hidden kernels of one constant: their units stay copies of each other."""
     found = [
         (p, now)
-        for p, now in _drawn(model.layers, present)
+        for p, now in case.drawn(case.model.layers)
         if now.is_constant and not now.is_zero and p.fan_out > 1 and "head" not in p.roles
     ]
     if found:
@@ -220,10 +241,10 @@ def twins(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     "Start one factor at zero and the other at random, as LoRA does with B and A.",
     "Hu 2021 (LoRA), section 4.1",
 )
-def zero_product(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def zero_product(case: Case) -> Iterator[Seen]:
     """Zero kernels that never get a gradient, since what they are multiplied with is zero too."""
-    zero = {path for path, now in present.items() if now.is_zero}
-    layers = {p.path for p in model.layers}
+    zero = {path for path, now in case.present.items() if now.is_zero}
+    model, layers = case.model, {p.path for p in case.model.layers}
     never = stuck(model.reading, model.graph, zero) if zero & layers else ()
     dead = [path for path in never if path in layers]
     if not dead:
@@ -241,60 +262,31 @@ def zero_product(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
 # The signal through plain networks.
 
 
-def _chain(model: ModelFacts) -> list[ParameterFacts]:
-    """One kernel for each depth of a plain model, without the head."""
-    layers: dict[int, ParameterFacts] = {}
-    for p in model.hidden:
-        if p.depth:
-            layers.setdefault(p.depth, p)
-    ordered = [layers[depth] for depth in sorted(layers)]
-    return [p for p in ordered for _ in range(p.use.times or 1)]
-
-
-def _growth(chain: Sequence[ParameterFacts], present: PresentByPath) -> tuple[float, float] | None:
-    """Follows a signal of second moment 1 through a chain of layers.
-
-    Returns:
-        The second moment of the last pre-activation over that of the first, and that of the
-        gradient at the first over that at the last; None where the chain has no two layers, or it
-        is not known how one of them is drawn.
-    """
-    if len(chain) < 2 or any(p.path not in present for p in chain):
-        return None
-    incoming, first, backward, q = 1.0, None, 1.0, 0.0
-    for number, p in enumerate(chain):
-        weight = _weight(p, present)
-        if number:
-            met = chain[number - 1].activation
-            known = None if met is None else moments_of(met, q)
-            incoming = known.second_moment if known else q
-            slope = known.derivative_second_moment if known else 1.0
-            backward *= weight * slope if math.isfinite(slope) else 1.0
-        q = float(f"{weight * incoming:.6g}")
-        if not 1e-60 < q < 1e60:
-            break
-        first = q if first is None else first
-    return None if first is None else (max(q, 1e-300) / first, backward)
-
-
 @check("Use the rules of the advice.", "He 2015, section 2.2")
-def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
-    """Plain networks whose signal or gradient shrinks or grows by a factor in every layer."""
-    if not (guide.PLAIN & ~guide.SIGMOID).holds(model):
+def gain_mismatch(case: Case) -> Iterator[Seen]:
+    """Plain networks whose signal or gradient shrinks or grows by a factor in every layer.
+
+    What becomes of it under the advice is what the model does by itself, with a pool for example.
+    """
+    model, signals = case.model, case.signals
+    if signals is None or not (guide.PLAIN & ~guide.SIGMOID).holds(model):
         return
-    chain = _chain(model)
-    growth = _growth(chain, present)
-    if growth is None:
+    chain = chain_of(model)
+    growth, allowed = signals.growth(chain), case.advised.growth(chain)
+    if growth is None or allowed is None:
         return
     # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch; and in a shallow
     # network most random weights will do.
     count = len(chain)
     low, high = (1 / (4 * count), 16.0) if count > 3 else (1e-6, 100.0)
     name = model.activation.name if model.activation else "linear layers"
-    for what, total in zip(("signal", "gradient"), growth, strict=True):
-        if low <= total <= high:
+    for what, found, usual in zip(("signal", "gradient"), growth, allowed, strict=True):
+        beside = (found[0] / (usual[1] or 1e-300), found[1] / (usual[0] or 1e-300))
+        is_off = (found[1] < low and beside[1] < low) or (found[0] > high and beside[0] > high)
+        if not is_off:
             continue
-        each, bits = total ** (1 / (count - 1)), math.log2(max(total, 1e-300))
+        total = max(found[1], 1e-300) if found[1] < low else min(found[0], 1e300)
+        each, bits = total ** (1 / (count - 1)), math.log2(total)
         verb = "halves" if abs(each - 0.5) < 0.02 else f"is multiplied by {each:.3g}"
         yield Seen(
             "error" if abs(bits) > 20 else "warning",
@@ -309,18 +301,19 @@ def gain_mismatch(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
     "Take the critical pair of the advice, or add normalisation layers.",
     "Roberts 2021, section 5.3",
 )
-def unstable_gain(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def unstable_gain(case: Case) -> Iterator[Seen]:
     """Deep plain networks at the second-moment gain of GELU, SiLU, Mish."""
+    model, signals = case.model, case.signals
     known, hidden, depth = model.moments, model.hidden, model.depth
     is_asked = (guide.PLAIN & guide.UNSTABLE & guide.at_least(9)).holds(model)
     if not is_asked or known is None or not hidden:
         return
-    drawn = [_weight(p, present) for p, _ in _drawn(hidden, present)]
-    near = [w for w in drawn if math.isclose(w, known.forward_gain**2, rel_tol=0.1)]
-    if drawn and len(near) * 2 < len(drawn):
+    weights = [] if signals is None else [signals.weight(p) for p in hidden]
+    near = [w for w in weights if math.isclose(middle(w), known.forward_gain**2, rel_tol=0.1)]
+    if weights and len(near) * 2 < len(weights):
         return
     yield Seen(
-        "warning" if drawn else "info",
+        "warning" if weights else "info",
         [p.path for p in hidden],
         f"The gain {known.forward_gain:.4g} of {known.name} is an unstable fixed point: a "
         f"deviation of the length grows by {known.slope:.4g} per layer, "
@@ -329,38 +322,56 @@ def unstable_gain(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
 
 
 @check("Use tanh or ReLU, or normalise; no initializer repairs it.", "Glorot 2010, section 3.1")
-def deep_sigmoid(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def deep_sigmoid(case: Case) -> Iterator[Seen]:
     """Sigmoids between five layers or more, without normalisation."""
-    plain = [p for p in model.layers if not p.is_bypass]
-    met = [p for p in plain if p.activation and p.activation.name == "sigmoid"]
-    known, depth = model.moments, model.depth
+    model, signals = case.model, case.signals or case.advised
+    chain = chain_of(model)
+    met = [p for p in chain if p.activation and p.activation.name == "sigmoid"]
+    growth = signals.growth(chain)
     is_asked = (guide.PLAIN & guide.SIGMOID & guide.at_least(5)).holds(model)
-    if not is_asked or not met or known is None:
+    if not is_asked or not met or growth is None or not is_known(growth.backward):
         return
-    drawn = [_weight(p, present) for p, _ in _drawn(met, present)]
-    weight = sum(drawn) / len(drawn) if drawn else 1.0
-    each = weight * known.derivative_second_moment
+    total = middle(growth.backward)
+    each = total ** (1 / (len(chain) - 1))
     yield Seen(
-        "error" if depth >= 10 and each < 0.5 else "warning",
-        [p.path for p in met],
-        f"{depth} layers of sigmoids: the second moment of the gradient is multiplied by "
-        f"about {each:.2g} per layer, {each**depth:.1g} in all.",
+        "error" if len(chain) >= 10 and each < 0.5 else "warning",
+        dict.fromkeys(p.path for p in met),
+        f"{len(chain)} layers of sigmoids: the squared length of the gradient is multiplied by "
+        f"about {each:.2g} per layer, {total:.1g} in all.",
     )
 
 
 @check("", "Hanin 2018, theorem 5")
-def narrow_for_depth(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def narrow_for_depth(case: Case) -> Iterator[Seen]:
     """Plain networks that are narrow for their depth: draws differ by large factors."""
-    width, depth = model.width, model.depth
-    if not guide.PLAIN.holds(model) or width is None or depth < 5 or width >= 10 * depth:
+    model, signals, chain = case.model, case.signals or case.advised, chain_of(case.model)
+    widths = model.reading.chain.widths[:-1]
+    is_asked = guide.PLAIN.holds(model) and len(widths) >= 4 and len(chain) > 0
+    if not is_asked or model.activation is None or model.width is None:
         return
-    spread = 5 * (depth - 1) / width
+    weights = [signals.weight(p) for p in chain]
+    # A rectifier has no length of its own: the spread is that of any length.
+    weight = None if guide.RECTIFIED.holds(model) else middle(weights[len(weights) // 2])
+
+    def spread(orthogonal: bool) -> float:
+        options = {"widths": widths, "weight_variance": weight, "orthogonal": orthogonal}
+        known = known_of(activations.width_spread, model.activation, **options)
+        return 0.0 if known is None else known.variance
+
+    is_isometric = all(p.path in case.isometric for p in chain)
+    variance = spread(is_isometric)
+    if variance < _SPREAD:
+        return
+    severity = "warning" if variance >= 2 * _SPREAD else "info"
+    wider = f"a width of {model.width * variance / _SPREAD:.0f} or more"
+    helps = not is_isometric and spread(True) < variance / 2
     yield Seen(
-        "warning",
+        severity,
         (),
-        f"{depth} layers of width {width:.4g}: the log of the last second moment has variance "
-        f"{spread:.2g}, so the typical draw has exp(-{spread / 2:.2g}) of the mean.",
-        f"Use a width of {10 * depth} or more, residual sums, or orthogonal kernels.",
+        f"{model.depth} layers of width {model.width:.4g}: the log of the last second moment has "
+        f"variance {variance:.2g} between draws, so the typical one has "
+        f"exp(-{variance / 2:.2g}) of the mean.",
+        f"Use {wider}, {'orthogonal kernels, ' if helps else ''}or residual sums.",
     )
 
 
@@ -371,179 +382,143 @@ def narrow_for_depth(model: ModelFacts, present: PresentByPath) -> Iterator[Seen
     "Scale the last layer of every branch, or start it at zero.",
     "Zhang 2019, section 2; Radford 2019, section 2.3",
 )
-def residual_growth(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def residual_growth(case: Case) -> Iterator[Seen]:
     """Residual branches that add so much that the stream grows."""
-    lasts = [p for p, _ in _drawn(model.layers, present) if "residual_output" in p.roles]
-    if not lasts or model.norm_after or model.is_recurrent:
+    model, signals = case.model, case.signals
+    if signals is None or model.norm_after or model.is_recurrent:
         return
-    mean = sum(_branch_size(model, present, p) for p in lasts) / len(lasts)
+    steps = [step for step in signals.steps() if step.count == model.branches]
+    grown = [over(step.total, step.stream) for step in steps]
+    if not steps or not all(is_known(each, 16) for each in grown):
+        return
     count = model.branches
-    said = f"{count} branches each add" if count > 1 else "1 branch adds"
+    # Low ends: nothing is said that the prediction does not stand behind.
+    bits = count * sum(math.log2(max(low, 1e-30)) for low, _ in grown) / len(grown)
+    said = f"{count} branches" if count > 1 else "1 branch"
     if model.norms:
-        known = _stream_start(model, present)
-        start = 1.0 if known is None else known
-        severity, is_found = "info", count * mean > 8 * max(start, 1)
+        start = steps[0].stream[1]
+        severity, is_found = "info", bits > 3 and start * 2**bits > 8
         said += (
-            f" a second moment of about {mean:.2g}, for inputs of 1 behind a normalisation: a "
-            f"stream that starts at {start:.3g}{'' if known is None else ', as its table does,'} "
-            f"grows to {start:.3g} + {count} x {mean:.2g} = {start + count * mean:.3g}."
+            f" add to a stream that starts at {start:.3g} and grows to {start * 2**bits:.3g}; the "
+            f"last of them adds {spelled(steps[-1].added)}."
         )
     else:
-        bits = count * math.log2(1 + mean)
         severity, is_found = ("error" if bits > 20 else "warning"), bits > 4
         said += (
-            f" about {mean:.2g} of the stream's second moment, which grows to "
-            f"(1 + {mean:.2g})^{count} = 2^{bits:.0f}."
+            f", each of which multiplies the stream's second moment by about "
+            f"{2 ** (bits / count):.3g}, 2^{bits:.0f} in all."
         )
     if is_found:
-        yield Seen(severity, [p.path for p in lasts], said)
+        lasts = [p.path for p in model.layers if "residual_output" in p.roles]
+        yield Seen(severity, lasts, said)
 
 
-def _branch_size(model: ModelFacts, present: PresentByPath, last: ParameterFacts) -> float:
-    """Second moment of what a branch adds, for an input of second moment 1; an upper bound."""
-    by_depth: dict[int, list[ParameterFacts]] = {}
-    for p, _ in _drawn(model.hidden, present):
-        if _same_branch(p, last) and ("query_key" not in p.roles[:1] or p.pieces):
-            by_depth.setdefault(p.depth, []).append(p)
-    moment = 1.0
-    for _, together in sorted(by_depth.items()):
-        moment = _together(together, present, moment)
-    for scale, now in _drawn(model.parameters, present):
-        branches = [use.branch for use in scale.parameter.uses if use.branch]
-        indices = [branch.index for branch in branches] if scale.role == "branch_scale" else []
-        if last.branch and last.branch.index in indices:
-            moment *= now.second_moment
-    return moment * _weight(last, present)
+# Attention, tables, heads and biases.
 
 
-def _same_branch(p: ParameterFacts, last: ParameterFacts) -> bool:
-    """Whether a layer lies in the branch that another ends, before it."""
-    one, other = p.branch, last.branch
-    if one is None or other is None or p.path == last.path or one.is_last:
-        return False
-    apart = last.depth - p.depth
-    return (one.index, one.count) == (other.index, other.count) and 0 <= apart <= other.depth
-
-
-def _together(layers: Sequence[ParameterFacts], present: PresentByPath, moment: float) -> float:
-    """Second moment after layers of one depth: gates multiply, others run side by side."""
-    results = []
-    for p in layers:
-        q = _weight(p, present) * moment
-        known = moments_of(p.activation, q) if p.activation and q > 0 else None
-        results.append(known.second_moment if known else q)
-    return math.prod(results) if any(p.after.gates for p in layers) else max(results)
-
-
-def _stream_start(model: ModelFacts, present: PresentByPath) -> float | None:
-    """Second moment of what the first branch is added to.
-
-    Returns:
-        The sum over the tables that are added up, times constants that the model multiplies with;
-        None where the stream starts otherwise, or behind a normalisation or a layer.
-    """
-    known: dict[int, float] = {}
-    added: dict[int, float] = {}
-    for p, now in _drawn(model.parameters, present):
-        for use in p.parameter.uses:
-            if use.role in ("embedding", "position") and use.output is not None:
-                (added if use.operation in SUMS else known)[use.output] = now.second_moment
-    for node in model.graph.nodes:
-        held = [known[atom] for atom in node.inputs if isinstance(atom, int) and atom in known]
-        if not held or node.outputs[0] in known:
-            continue
-        if is_view(node):
-            known[node.outputs[0]] = held[0]
-        elif node.primitive in PRODUCTS:
-            factor = _factor(node)
-            if factor is not None:
-                known[node.outputs[0]] = held[0] * factor**2
-        elif node.primitive in SUMS:
-            whole = sum(held)
-            if node.outputs[0] in added:
-                known[node.outputs[0]] = whole + added[node.outputs[0]]
-            elif len(held) == len(node.inputs):
-                known[node.outputs[0]] = whole
-            else:
-                return whole
-    return None
-
-
-def _factor(node: Node) -> float | None:
-    """The number that a product or quotient multiplies its other operand with, if there is one."""
-    first, second = (None if isinstance(a, int) else single_number(a.val) for a in node.inputs)
-    if node.primitive == "div":
-        return 1 / second if second else None
-    return first or second
-
-
-# Tables, heads and biases.
+@check(
+    "Divide the scores by sqrt(d_k), or draw the query with (d d_k)^-1/2.",
+    "Vaswani 2017, section 3.2.1; Raffel 2020, released code",
+)
+def score_scale(case: Case) -> Iterator[Seen]:
+    """Attention that starts nearly hard, since its scores are large."""
+    if case.signals is None:
+        return
+    found = {}
+    for p, _ in case.drawn(case.model.layers):
+        size = case.signals.scores(p) if "query_key" in p.roles else None
+        if size is not None and size[0] > _SCORES:
+            found[p.path] = size
+    if found:
+        size = max(found.values())
+        yield Seen(
+            "warning",
+            found,
+            f"The scores have a second moment of {spelled(size)}: the softmax over them starts "
+            "nearly at a choice of one, which passes little gradient.",
+        )
 
 
 @check("Draw it with a standard deviation of 1.", "Takase 2023, section 4")
-def embedding_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def embedding_scale(case: Case) -> Iterator[Seen]:
     """Tables that are too large for a tied head, or out of scale with what follows."""
-    for p, now in _drawn(model.parameters, present):
-        moment, std = now.second_moment, math.sqrt(now.second_moment)
-        if p.role == "tied_embedding":
-            width = inverse_sqrt_width(p) ** -2
-            if moment * width > _LOGITS:
-                yield Seen(
-                    "error" if moment * width > 100 else "warning",
-                    (p.path,),
-                    f"The table is also the head: a standard deviation of {std:.3g} at "
-                    f"{width:.0f} features gives logits of {math.sqrt(moment * width):.3g}.",
-                    f"Draw it with a standard deviation of {1 / math.sqrt(width):.3g}, d^-1/2.",
-                )
-        elif p.role == "embedding" and moment and not 0.1 <= std <= 10:
-            is_small = moment < 1
+    signals = case.signals
+    if signals is None:
+        return
+    stream = next(signals.steps(), None) if case.model.norm_first else None
+    for p, now in case.drawn(case.model.parameters):
+        std = math.sqrt(now.second_moment)
+        heads = [use for use in p.parameter.uses if use.after and use.after.is_output]
+        logits = max((signals.met(use)[0] for use in heads), default=0.0)
+        if p.role == "tied_embedding" and logits > _LOGITS:
             yield Seen(
-                "info" if is_small else "warning",
+                "error" if logits > 100 else "warning",
                 (p.path,),
-                f"A standard deviation of {std:.3g} is {'small' if is_small else 'large'} for a "
-                "table of its own: "
-                + (
-                    f"a normalisation behind it multiplies gradients by {moment**-0.5:.3g}."
-                    if is_small
-                    else "it drowns what the branches add."
-                ),
+                f"The table is also the head: a standard deviation of {std:.3g} gives logits of "
+                f"{math.sqrt(logits):.3g}.",
+                f"Draw it with a standard deviation of {std / math.sqrt(logits):.3g}.",
             )
+        elif p.role == "embedding" and stream is not None and is_known(stream.stream):
+            size = middle(stream.stream)
+            if now.second_moment and size < 0.01:
+                yield Seen(
+                    "info",
+                    (p.path,),
+                    f"The stream that it begins has a second moment of {size:.3g}: the "
+                    f"normalisation behind it multiplies gradients by {size**-0.5:.3g}.",
+                )
+            elif now.second_moment > 100 and size > 100 * max(stream.added[1], 1.0):
+                yield Seen(
+                    "warning",
+                    (p.path,),
+                    f"A standard deviation of {std:.3g} drowns what the branches add, "
+                    f"{spelled(stream.added)} to a stream of {size:.3g}.",
+                )
 
 
 @check(
     "Draw the head with gain 1, or start it at zero.",
     "Glorot 2010, section 2; Yang 2022, appendix D",
 )
-def head_scale(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def head_scale(case: Case) -> Iterator[Seen]:
     """Heads whose outputs start large."""
-    heads = [p for p, _ in _drawn(model.layers, present) if "head" in p.roles]
-    found = {p.path: _weight(p, present) for p in heads if _weight(p, present) > _LOGITS}
+    if case.signals is None:
+        return
+    found = {}
+    for p, _ in case.drawn(case.model.layers):
+        made = case.signals.met(p.use) if "head" in p.roles else UNKNOWN
+        if made[0] > _LOGITS:
+            found[p.path] = made, case.signals.incoming(p)
     if found:
-        moment = max(found.values())
+        made, read = max(found.values())
         yield Seen(
             "warning",
             found,
-            f"Inputs of unit size give outputs with a standard deviation of {math.sqrt(moment):.3g}"
-            f": a softmax over them starts about {moment / 2:.3g} above equal odds.",
+            f"Outputs have a second moment of {spelled(made)}, of features with "
+            f"{spelled(read)}: a softmax over them would start about {made[0] / 2:.3g} above equal "
+            "odds.",
         )
 
 
 @check("Start it at zero, or write like_kernel(...) in its rule.", "google/flax#3019")
-def fanless_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def fanless_bias(case: Case) -> Iterator[Seen]:
     """Biases that are as large as what their kernel makes."""
+    model, signals = case.model, case.signals
+    if signals is None:
+        return
     made = {
         use.output: p
-        for p, _ in _drawn(model.layers, present)
+        for p, _ in case.drawn(model.layers)
         for use in p.parameter.uses
         if use.output is not None
     }
     found = []
-    for p, now in _drawn(model.parameters, present):
+    for p, now in case.drawn(model.parameters):
         is_bias = p.role in ("bias", "head_bias") and now.second_moment > 0
         kernel = _kernel_of(model, p, made) if is_bias else None
-        weight = 0.0 if kernel is None else _weight(kernel, present)
-        if kernel is not None and weight and now.second_moment > _BIAS * weight:
-            found.append((p.path, now.second_moment / weight, kernel.fan_in))
+        weight = UNKNOWN if kernel is None else signals.weight(kernel)
+        if kernel is not None and is_known(weight) and now.second_moment > _BIAS * weight[1]:
+            found.append((p.path, now.second_moment / weight[1], kernel.fan_in))
     if found:
         _, ratio, fan_in = found[0]
         yield Seen(
@@ -567,10 +542,10 @@ def _kernel_of(
 
 
 @check("Start it at 1.", "Jozefowicz 2015, section 2.2; Gers 2000")
-def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def forget_gate_bias(case: Case) -> Iterator[Seen]:
     """Forget gates that start half closed."""
     found = {}
-    for p, now in _drawn(model.parameters, present):
+    for p, now in case.drawn(case.model.parameters):
         if p.role == "forget_bias" and p.forget_range:
             _, start, stop = p.forget_range
             if now.mean / (stop - start) < 0.5 and not p.has_forget_offset:
@@ -586,6 +561,21 @@ def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Seen
         )
 
 
+@check("Start one of the two at zero.", "Hu 2021 (LoRA), section 4.1")
+def bypass_start(case: Case) -> Iterator[Seen]:
+    """Low-rank bypasses that change their base before the first step."""
+    zero = {path for path, now in case.present.items() if now.is_zero}
+    seconds = [p.path for p, _ in case.drawn(case.model.layers) if p.use.bypass == "out"]
+    firsts = [p.path for p, _ in case.drawn(case.model.layers) if p.use.bypass == "in"]
+    if seconds and not zero.intersection([*seconds, *firsts]):
+        yield Seen(
+            "info",
+            seconds,
+            "Both factors of the bypass are random: the model is no longer the base that it "
+            "adapts.",
+        )
+
+
 # Draws in 16 bits.
 
 
@@ -593,12 +583,12 @@ def forget_gate_bias(model: ModelFacts, present: PresentByPath) -> Iterator[Seen
     "Draw in float32 and cast once, as every initializer of jaxinit does.",
     "measured; NVIDIA-NeMo/Automodel#2450",
 )
-def low_precision(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def low_precision(case: Case) -> Iterator[Seen]:
     """Arrays with as few values as a draw in 16 bits has, whatever their dtype is now."""
-    drawn_in = {path: _drawn_in(now.counts) for path, now in present.items()}
+    drawn_in = {path: _drawn_in(now.counts) for path, now in case.present.items()}
     found = [path for path, name in drawn_in.items() if name]
     if found:
-        now, name = present[found[0]], drawn_in[found[0]]
+        now, name = case.present[found[0]], drawn_in[found[0]]
         values, entries = len(now.counts), sum(now.counts)
         drift = f"mean {now.mean / now.std:+.3f} standard deviations"
         yield Seen(
@@ -633,9 +623,9 @@ def _drawn_in(counts: Sequence[int]) -> str | None:
     "Multiply what is chosen by its softmax or sigmoid weight.",
     "Shazeer 2017, section 2.1; Fedus 2021, section 2.1",
 )
-def no_gradient(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def no_gradient(case: Case) -> Iterator[Seen]:
     """Parameters that act on the output only through a choice, such as a router's argmax."""
-    found = without_gradient(model.reading, model.graph)
+    found = without_gradient(case.model.reading, case.model.graph)
     if found:
         stops = " and ".join(dict.fromkeys(found.values()))
         yield Seen(
@@ -647,9 +637,9 @@ def no_gradient(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
 
 
 @check("Remove it, or call the part of the model that uses it.", "the reading")
-def unused(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def unused(case: Case) -> Iterator[Seen]:
     """Parameters that no output depends on."""
-    paths = tuple(p.path for p in model.parameters if p.role == "unused")
+    paths = tuple(p.path for p in case.model.parameters if p.role == "unused")
     if paths:
         yield Seen(
             "warning",
@@ -660,9 +650,9 @@ def unused(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
 
 
 @check("Check these rules by hand; they go by the shape alone.", "the reading")
-def not_understood(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
+def not_understood(case: Case) -> Iterator[Seen]:
     """Parameters whose use stopped the reading."""
-    found = model.reading.unknown
+    found = case.model.reading.unknown
     if found:
         yield Seen(
             "warning",
@@ -670,3 +660,19 @@ def not_understood(model: ModelFacts, present: PresentByPath) -> Iterator[Seen]:
             f"The reading stopped at {found[0].why or 'an unknown equation'}: fans and role are "
             "not known.",
         )
+
+
+@check("Pass all leaves, or read the sizes off a draw.", "the prediction")
+def not_judged(case: Case) -> Iterator[Seen]:
+    """Sizes that nothing is known of, since it is not known how all leaves are drawn."""
+    if not case.present:
+        return
+    if case.signals is None:
+        leaves = [p.path for p in case.model.parameters if p.path not in case.present]
+        why = "it is not known how these leaves are drawn" if leaves else "some hold no numbers"
+        yield Seen("info", leaves, f"Sizes of signals and gradients are not judged: {why}.")
+        return
+    missed = {p.path: why for p in case.model.layers if (why := case.signals.why(p.use))}
+    if missed:
+        why = " and ".join(dict.fromkeys(missed.values()))
+        yield Seen("info", missed, f"The sizes of these layers are not judged, because of {why}.")

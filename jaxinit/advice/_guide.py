@@ -12,8 +12,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
-import jax.numpy as jnp
-
 from jaxinit.advice import _drawing as draw
 from jaxinit.advice._drawing import Drawing
 from jaxinit.advice._facts import ModelFacts, ParameterFacts
@@ -68,7 +66,7 @@ RESIDUAL = Condition("residual", lambda m: m.branches > 0)
 PRE_NORM = Condition("normalised before each branch", lambda m: m.norm_first)
 POST_NORM = Condition("normalised after each sum", lambda m: m.norm_after and not m.norm_first)
 ATTENTION = Condition("attention", lambda m: m.has_attention)
-PATCHES = Condition("first layer a convolution", lambda m: m.begins_with_convolution)
+PATCHES = Condition("first layer of patches", lambda m: m.begins_with_patches)
 CONVOLUTIONAL = Condition("convolutional", lambda m: m.has_convolutions)
 RECURRENT = Condition("recurrent", lambda m: m.is_recurrent)
 PLAIN = Condition("plain", (~NORMALISED & ~RESIDUAL & ~RECURRENT & ~ATTENTION).holds)
@@ -133,13 +131,12 @@ def decide(goal: str, model: ModelFacts) -> Iterator[tuple[ParameterFacts, Row, 
     """
     rows = [row for row in GUIDES[goal] if row.when.holds(model)]
     for facts in model.parameters:
-        dtype = facts.parameter.dtype
-        if dtype.startswith("key<"):
+        if facts.parameter.dtype.startswith("key<"):
             continue
         fitting = ((row, row.choice(facts)) for row in rows)
         # The last row is for any model and names "kernel" and "bias".
         row, choice = next((row, choice) for row, choice in fitting if choice is not None)
-        if not jnp.issubdtype(jnp.dtype(dtype), jnp.inexact):
+        if not facts.is_inexact:
             choice = COUNTERS if facts.role in ("state", "unused") else INTEGERS
         yield facts, row, choice
 
@@ -152,12 +149,10 @@ ZERO_HEAD_BIAS = dataclasses.replace(ZERO_BIAS, role="head_bias")
 
 # What a quantised or integer leaf gets, whatever its role.
 INTEGERS = Choice(
-    "kernel", draw.zeros, "integers are not drawn: draw floats and convert them", "the reading"
+    "kernel", draw.own, "integers are not drawn: draw floats and convert them", "the reading"
 )
 
-COUNTERS = Choice(
-    "state", draw.zeros, "a counter: kept as it is, and 0 in a new model", "the reading"
-)
+COUNTERS = Choice("state", draw.own, "a counter stays as the model makes it", "the reading")
 
 BYPASSES = row(
     "low-rank bypass",
@@ -215,14 +210,10 @@ REST = row(
     Choice("kernel", draw.by_activation, "passes the second moment through its activation"),
     ZERO_BIAS,
     Choice("scale", draw.ones, "a normalisation starts as itself", "Ioffe 2015, section 3"),
-    Choice(
-        "state",
-        draw.state,
-        "running statistics start as those of a standard normal",
-        "Ioffe 2015, section 3.1",
-    ),
-    Choice("unused", draw.zeros, "no output depends on it, so its values do not matter", "reading"),
-    Choice("unknown", draw.guess, "the reading stopped: check what the shape says", "reading"),
+    Choice("state", draw.own, "no parameter: it stays as the model makes it", "the reading"),
+    Choice("special", draw.own, "no row knows it: as the model draws it", "the reading"),
+    Choice("unused", draw.own, "no output depends on it, so its values do not matter", "reading"),
+    Choice("unknown", draw.own, "the reading stopped: as the model draws it", "the reading"),
     Choice("gate", draw.lecun, "keeps the second moment of its input"),
 )
 

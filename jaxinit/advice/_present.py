@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit.advice._facts import ParameterFacts
 from jaxinit.checks import Measured, concrete_leaves, measure
 from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import is_key
@@ -45,6 +46,16 @@ class Present:
         """Mean square of an entry."""
         return self.std**2 + self.mean**2
 
+    def moments(self, entries: int) -> Moments:
+        """Mean and variance of the law that so many entries were drawn by.
+
+        A mean within 5 standard errors of zero is chance. Along many layers of one sign it would
+        add up, and no other draw of the law would show it.
+        """
+        if self.initializer is None and abs(self.mean) <= 5 * self.std / math.sqrt(entries):
+            return 0.0, self.second_moment
+        return self.mean, self.std**2
+
     @property
     def is_zero(self) -> bool:
         """Whether every entry is 0."""
@@ -59,6 +70,8 @@ class Present:
 
 
 PresentByPath: TypeAlias = Mapping[str, Present]
+# Mean and variance of an entry.
+Moments: TypeAlias = tuple[float, float]
 
 
 def present_of(caller: str, reading: Reading, init: Any) -> dict[str, Present]:
@@ -143,3 +156,39 @@ def _counts(array: Any) -> tuple[int, ...]:
     entries = np.asarray(array.reshape(-1)[:_SAMPLE]).astype(np.float64)
     _, counts = np.unique(entries[entries != 0], return_counts=True)
     return tuple(counts.tolist())
+
+
+def moments_of_present(p: ParameterFacts, present: PresentByPath) -> Moments:
+    """Mean and variance of a leaf that stays as the model draws it; NaN where nothing is known.
+
+    Running statistics that are not known count as those of a standard normal.
+    """
+    now = present.get(p.path)
+    if now is not None and not now.nonfinite:
+        return now.moments(math.prod(p.shape))
+    if p.role == "state":
+        return float(p.path.rpartition("/")[2] in ("var", "variance")), 0.0
+    return math.nan, math.nan
+
+
+def laws_of_present(
+    parameters: Iterable[ParameterFacts], present: PresentByPath
+) -> dict[str, Moments] | None:
+    """Moments of all leaves of floats, for the prediction; None where some are not known."""
+    leaves = [p for p in parameters if p.is_inexact]
+    laws = {p.path: moments_of_present(p, present) for p in leaves}
+    is_whole = present and not any(math.isnan(variance) for _, variance in laws.values())
+    return laws if is_whole else None
+
+
+def isometric_of(
+    reading: Reading, initializers: Mapping[str, Initializer | None]
+) -> frozenset[str]:
+    """Paths of leaves that orthogonal matrices are drawn into."""
+
+    def is_isometric(path: str, initializer: Initializer) -> bool:
+        law = initializer.law(reading[path].shape, reading[path].dtype)
+        return law.fixed_norm or any(slab.law.fixed_norm for slab in law.slabs)
+
+    known = {path: each for path, each in initializers.items() if each is not None}
+    return frozenset(path for path, each in known.items() if is_isometric(path, each))

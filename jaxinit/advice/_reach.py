@@ -17,6 +17,7 @@ from jaxinit.reading import Reading
 _MOVES = ("dynamic_slice", "enter", "take", "merge")
 # Functions of floats whose derivative is 0 wherever they have one.
 _STEPS = ("floor", "ceil", "round", "sign")
+_EXPONENTIALS = ("exp", "exp2", "pow")
 
 
 def is_view(node: Node) -> bool:
@@ -30,9 +31,12 @@ def is_view_or_sum(node: Node) -> bool:
 
 
 def comes_to_softmax(graph: Neighbours, value: int) -> bool:
-    """Whether the entries of a value are exponentiated before another contraction reads them."""
-    reached = graph.after(value, lambda node: not is_of(node.primitive, Class.CONTRACTS))
-    return any(node.primitive == "exp" for node in reached)
+    """Whether exponentials of a value are summed before another contraction reads them."""
+    for node in graph.after(value, lambda node: not is_of(node.primitive, Class.CONTRACTS)):
+        summed = graph.after(node.outputs[0], is_view) if node.primitive == "exp" else ()
+        if any(reader.primitive == "reduce_sum" for reader in summed):
+            return True
+    return False
 
 
 def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:
@@ -56,13 +60,8 @@ def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:
         ]
         return any(term is not None and term.primitive == "mul" for term in terms)
 
-    def is_carried(number: int) -> bool:
-        node = graph.makers.get(number)
-        return node is not None and node.primitive == "enter" and len(node.inputs) == 2
-
     def is_memory(value: int) -> bool:
-        reached = graph.before([value], lambda node: is_view(node) and node.primitive != "enter")
-        return any(number in inputs or is_carried(number) for number in reached)
+        return bool(_viewed(graph, value) & set(inputs)) or _is_carried(graph, value)
 
     gates = []
     for node in graph.nodes:
@@ -74,6 +73,80 @@ def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:
             if made is not None and is_memory(memory):
                 gates.append(made)
     return tuple(dict.fromkeys(gates))
+
+
+def _viewed(graph: Neighbours, value: int) -> set[int]:
+    """Values that one is a view of, within the body of a loop that it stands in."""
+    return graph.before([value], lambda node: is_view(node) and node.primitive != "enter")
+
+
+def _is_carried(graph: Neighbours, value: int) -> bool:
+    """Whether a value is a view of what a loop carries."""
+    makers = [graph.makers.get(number) for number in _viewed(graph, value)]
+    return any(
+        node is not None and node.primitive == "enter" and len(node.inputs) == 2 for node in makers
+    )
+
+
+def before_decays(graph: Neighbours) -> set[int]:
+    """Values that decays of a memory are made of, entry by entry.
+
+    A decay is an exponential that what a loop carries is multiplied with; or one that is multiplied
+    with itself from step to step, or made of a running sum, where all steps are computed at once.
+
+    Args:
+        graph: the nodes of a model.
+    """
+
+    def is_entrywise(node: Node) -> bool:
+        return is_view(node) or is_of(node.primitive, Class.ELEMENTWISE) or _runs(node)
+
+    found: set[int] = set()
+    for node in graph.nodes:
+        factors = [atom for atom in node.inputs if isinstance(atom, int)]
+        if node.primitive == "mul" and len(factors) == 2:
+            first, second = (graph.before([factor], is_view) for factor in factors)
+            decays = first & second
+            for memory, other in zip(factors, (second, first), strict=True):
+                decays |= other if _is_carried(graph, memory) else set()
+        elif _runs(node):
+            reached = graph.after(node.outputs[0], is_entrywise)
+            decays = {made for each in reached for made in each.outputs}
+        else:
+            continue
+        makers = (graph.makers.get(number) for number in decays)
+        exponentials = [n for n in makers if n is not None and n.primitive in _EXPONENTIALS]
+        inside = [a for n in exponentials for a in n.inputs if isinstance(a, int)]
+        found |= graph.before(inside, is_entrywise)
+    return found
+
+
+def _runs(node: Node) -> bool:
+    return node.primitive in ("cumsum", "cumprod", "cumlogsumexp")
+
+
+def functions_of(graph: Neighbours, parameter: int, data: Collection[int]) -> list[Node]:
+    """What a parameter goes through, alone or with other parameters, before it meets data.
+
+    Args:
+        graph: the nodes of a model.
+        parameter: its number.
+        data: numbers of the values that depend on the model's inputs.
+    """
+
+    def is_fixed(node: Node) -> bool:
+        return not any(number in data for number in node.outputs)
+
+    return [node for node in graph.after(parameter, is_fixed) if is_fixed(node)]
+
+
+def is_nonlinear(node: Node) -> bool:
+    """Whether a node is a function of entries that is no sum, multiple or choice of them."""
+    names = SUMS | {"mul", "neg", "select_n"}
+    if node.primitive == "div":
+        return not isinstance(node.inputs[0], int)
+    squares = node.primitive == "mul" and node.inputs[0] is node.inputs[1]
+    return squares or (is_of(node.primitive, Class.ELEMENTWISE) and node.primitive not in names)
 
 
 def _sigmoid_of(graph: Neighbours, value: int) -> int | None:

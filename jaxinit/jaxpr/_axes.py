@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from jaxinit.jaxpr._graph import Node
-from jaxinit.jaxpr._primitives import Class, is_of
 
 Shape: TypeAlias = Sequence[int]
 
@@ -129,7 +128,7 @@ def sources(node: Node, old: Shape, new: Shape) -> list[tuple[int, ...]]:
         gone = {params["axis"]}
     elif name == "squeeze":
         gone = {axis % len(old) for axis in params["dimensions"]}
-    elif is_of(name, Class.REDUCES) and len(new) < len(old):
+    elif "axes" in params and len(new) < len(old):
         gone = set(params["axes"])
     if gone:
         return [(axis,) for axis in range(len(old)) if axis not in gone]

@@ -108,12 +108,8 @@ class Function:
             for node in graph.nodes
         )
 
-    def name(self) -> str:
-        """The name that values give, else that of the call, else the primitives it is made of."""
-        values = self.on_host(_POINTS)
-        name = None if values is None else name_of_values(values, self.on_host)
-        if name is not None:
-            return name
+    def called(self) -> str:
+        """The function that it was called through, else the primitives that it is made of."""
         calls = zip(*(node.calls for node in self.graph.nodes), strict=False)
         shared = [names[0] for names in calls if len(set(names)) == 1]
         return shared[-1] if shared else "+".join(node.primitive for node in self.graph.nodes)
@@ -142,8 +138,33 @@ class Activations:
         function = Function(graph)
         key = function.key()
         if key not in self._names:
-            self._names[key] = function.name()
+            named = _name_of(function) or self._scaled(member, function)
+            self._names[key] = named or function.called()
         return Activation(self._names[key], function)
+
+    def _scaled(self, member: Member, function: Function) -> str | None:
+        """The name of ``a f(b x)``: that of ``f``, with the numbers; None where it is none."""
+        core = self._core(member)
+        graph = _cut(core, self.found)
+        if graph is None:
+            return None
+        place = self._linear_nodes(graph)
+        inside, outside = graph.nodes[:place], graph.nodes[place:]
+        (value,) = inside[-1].outputs if inside else graph.inputs
+        inner = Function(dataclasses.replace(graph, nodes=outside, inputs=(value,)))
+        name = _name_of(inner)
+        argument = Function(dataclasses.replace(graph, nodes=inside, outputs=(value,)))
+        points, whole = argument.on_host(_POINTS), function.on_host(_POINTS)
+        if name is None or points is None or whole is None:
+            return None
+        part = inner.on_host(points)
+        if part is None or not np.isfinite(part).all() or not np.isfinite(whole).all():
+            return None
+        b, a = points[0] / _POINTS[0], np.vdot(part, whole) / np.vdot(part, part)
+        if not _agree(points, b * _POINTS) or not _agree(whole, a * part):
+            return None
+        name += "(x)" if b == 1 else f"({b:.4g} x)"
+        return name if a == 1 else f"{name} * {a:.4g}"
 
     def shared(self, members: Sequence[Member]) -> Activation | None:
         """The one activation that several values are, apart from constants that scale or shift it.
@@ -156,6 +177,31 @@ class Activations:
             if len(names) == 1 and None not in found:
                 return found[0]
         return None
+
+    def argument(self, member: Member) -> int:
+        """Number of the last value of a family on all ways to a member that is a multiple of it.
+
+        It is what a nonlinear function is applied to: of ``gelu(x @ a / 16)`` the quotient.
+        """
+        graph = _cut(member, self.found) if member.is_elementwise else None
+        if graph is None:
+            return member.number
+        place = self._linear_nodes(graph)
+        (last,) = graph.nodes[place - 1].outputs if place else graph.inputs
+        makers = [self.found.neighbours.makers[node.outputs[0]] for node in graph.nodes]
+        # The value itself may have been moved or pooled before it was read.
+        reads = [at for node in makers for _, at in self.found.reads(node) if at.value == last]
+        return reads[0].number if reads else last
+
+    def _linear_nodes(self, graph: Graph) -> int:
+        """How many of its first nodes make the last value on all ways that is a multiple."""
+        made, count = set(graph.inputs), 0
+        for place, node in enumerate(graph.nodes, 1):
+            made.update(node.outputs)
+            read = {atom for later in graph.nodes[place:] for atom in later.inputs} & made
+            if read == {*node.outputs} and self.found.members[node.outputs[0]].linear:
+                count = place
+        return count
 
     def _core(self, member: Member) -> Member:
         """What is left of a value without the last scales and shifts by constants."""
@@ -228,6 +274,12 @@ def _known() -> dict[str, np.ndarray]:
     return values
 
 
+def _name_of(function: Function) -> str | None:
+    """The known activation with the values of a function, None where none fits."""
+    values = function.on_host(_POINTS)
+    return None if values is None else name_of_values(values, function.on_host)
+
+
 def name_of_values(
     values: np.ndarray, function: Callable[[np.ndarray], np.ndarray | None]
 ) -> str | None:
@@ -270,14 +322,14 @@ def _with_frequency(function: Callable[[np.ndarray], np.ndarray | None]) -> str 
     if at is None or not np.isfinite(at).all():
         return None
     frequency = float(np.asarray(at, float)[0] / step)
-    points = _POINTS / 8
-    values = function(points)
-    if values is None or not frequency:
+    if not frequency:
         return None
-    # The slope is known to (w0 step)^2 / 6, so for w0 up to 300 to 2e-6; rounded to four digits.
+    # Where the argument of the sine is that of the points, so that it bends. The slope is known to
+    # (w0 step)^2 / 6, so for w0 up to 300 to 2e-6.
+    values = function(_POINTS / frequency)
+    if values is None or np.max(np.abs(values - np.sin(_POINTS))) > 1e-4:
+        return None
     frequency = float(f"{frequency:.4g}")
-    if np.max(np.abs(values - np.sin(frequency * points))) > 1e-4:
-        return None
     return "sin" if frequency == 1 else _call("sin", frequency)
 
 

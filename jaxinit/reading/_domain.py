@@ -390,11 +390,15 @@ def untagged(value: Value) -> Value:
 
 
 def combined(values: Sequence[Value], shape: Sequence[int]) -> tuple[Dimension, ...]:
-    """Dimensions of a function of the entries of data: of each the most telling one."""
+    """Dimensions of a function of the entries of data: of each the most telling one.
 
-    def tells(dim: Dimension) -> int:
+    Of several that are outputs of kernels, the one that was made first.
+    """
+
+    def tells(dim: Dimension) -> tuple[int, int, int]:
         axes = [piece.axis for piece in dim if piece.axis is not None and piece.size > 1]
-        return 0 if not axes else 3 if max(axes) >= TAGGED else 2 if FEATURE in axes else 1
+        kind = 0 if not axes else 3 if max(axes) >= TAGGED else 2 if FEATURE in axes else 1
+        return kind, -max(axes, default=0), len(dim)
 
     candidates = [value.views[0].aligned(shape).dims for value in values if value.is_data]
     return tuple(max(dims, key=tells) for dims in zip(*candidates, strict=True))
@@ -460,6 +464,8 @@ def cut_of(dim: Dimension, start: int, limit: int, step: int) -> tuple[OutputAxi
 
 # Notes.
 
+# Tags from here on are of sums of kernel outputs.
+_JOINED = 2**32
 # A loop that carries something else each time for longer than this carries data.
 _MOST_ROUNDS = 8
 
@@ -493,6 +499,7 @@ class Notes:
         asides: numbers of meetings with nothing that depends on the model's inputs, as in the
             power iteration that finds the norm of a kernel.
         products: number of products of parameters.
+        joined: axes of outputs that were added up, two each, by the tag of the axis of their sum.
     """
 
     meetings: list[Meeting] = dataclasses.field(default_factory=list)
@@ -501,6 +508,7 @@ class Notes:
     regions: dict[int, tuple[tuple[int, int, int], ...]] = dataclasses.field(default_factory=dict)
     asides: set[int] = dataclasses.field(default_factory=set)
     products: int = 0
+    joined: dict[int, tuple[OutputAxis, OutputAxis]] = dataclasses.field(default_factory=dict)
 
     def copy(self) -> Notes:
         """The notes as they stand."""
@@ -517,6 +525,29 @@ class Notes:
     def cut(self, axis: OutputAxis, start: int, limit: int, output: int) -> None:
         """Notes a slice of a kernel's output."""
         self.cuts[axis] = {**self.cuts.get(axis, {}), (start, limit): output}
+
+    def join(self, left: Dimension, right: Dimension) -> Dimension | None:
+        """A dimension of a sum of two kernel outputs, where both are cut alike; else None."""
+        if [piece.size for piece in left] != [piece.size for piece in right]:
+            return None
+        dim = []
+        for pair in zip(left, right, strict=True):
+            axes = [OutputAxis(piece.axis or 0, piece.stride, piece.size) for piece in pair]
+            if min(axes).tag < TAGGED:
+                return None
+            tag = _JOINED + len(self.joined)
+            self.joined[tag] = (axes[0], axes[1])
+            dim.append(Piece(tag, pair[0].size))
+        return tuple(dim)
+
+    def outputs_of(self, axis: OutputAxis) -> Iterator[OutputAxis]:
+        """The axes of kernel outputs that one of a sum is made of; else the axis itself."""
+        pending = [axis]
+        while pending:
+            at = pending.pop()
+            pending += self.joined.get(at.tag, ())
+            if at.tag not in self.joined:
+                yield at
 
     def rejoin(self, values: Sequence[Value]) -> None:
         """Notes slices of one kernel output that meet again: halves of a rotary embedding."""

@@ -64,6 +64,8 @@ class Member:
     Attributes:
         origin: the origin it is computed from.
         value: number of the value that it is entry by entry, before moves that change no entry.
+        number: its own; behind functions of entries, masks and sums of itself, that of the value
+            that went into them.
         linear: whether it is a multiple of the origin, entry by entry.
         slice: equal for values whose entries stand beside each other.
         level: how many sums over axes it has been through.
@@ -76,6 +78,7 @@ class Member:
 
     origin: Origin
     value: int
+    number: int
     linear: bool = True
     slice: int = 0
     level: int = 0
@@ -100,7 +103,8 @@ class Origin:
         kind: what made it.
         value: its number.
         parents: what it was made from.
-        detail: kind of a normalisation; primitive of a sum or join.
+        detail: kind of a normalisation; what a softmax sums over, as `scope_of` tells it; primitive
+            of a sum or join.
         times: how often it is made in one pass; None where data decide.
         length: rounds of the loop, of a carry; 1 elsewhere.
         children: what it goes into, with the member of its family that does; what a loop carries
@@ -159,6 +163,7 @@ class Families:
         carries: carries by the loop and the value that it carries back.
         back: every carry with the number of that value.
         sequences: loops that run over data, by the identity of their parameters.
+        slopes: numbers of the products with learned slopes and temperatures of activations.
     """
 
     def __init__(self, graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> None:
@@ -172,8 +177,8 @@ class Families:
         self.roots = [0] * len(graph.avals)
         self.carries: dict[tuple[int, int], Origin] = {}
         self.back: list[tuple[Origin, int]] = []
-        takes = [node for node in nodes if node.primitive == "take"]
-        self.sequences = {id(n.params) for n in takes if self.bits[n.outputs[0]] & DATA}
+        self.sequences = _sequences(nodes, self.bits)
+        self.slopes: set[int] = set()
         self._slices = 0
         for number in graph.inputs:
             if self.bits[number] & DATA:
@@ -241,14 +246,16 @@ class Families:
         self.origins.append(made)
         for member in parents:
             member.origin.children.append((made, member))
-            if member.origin.depth > made.depth or made.longest is None:
-                made.depth, made.longest = member.origin.depth, member.origin
+        # Of ways that are equally long the widest, and of those the one that was made first.
+        ways = (member.origin for member in parents)
+        made.longest = max(ways, key=lambda at: (at.depth, at.width, -at.index), default=None)
+        made.depth = 0 if made.longest is None else made.longest.depth
         features = default_features(self.avals[number].shape)
         if rules.get(name) is _elementwise:
             features = next((each.features for each in parents if not each.level), features)
         elif node is not None and name in ("take", "stack") and parents:
             features = features_after(node, 0, parents[0].features, self.avals)
-        self.members[number] = Member(made, number)
+        self.members[number] = Member(made, number, number)
         self.set_features(made, features)
         if kind == "sum":
             _note_bypass(made)
@@ -259,9 +266,32 @@ class Families:
         self.members[made.value].features = features
         made.width = math.prod(self.avals[made.value].shape[axis] for axis in features)
 
-    def member(self, number: int, of: Member, **changes: Any) -> None:
+    def scaled(self, number: int) -> Literal["norm", "layer"] | None:
+        """What a product with a parameter scales entry by entry, see `Use.scales`.
+
+        Args:
+            number: of the product; what a layer makes scales the layer.
+        """
+        member = self.members.get(number)
+        if member is None or number in self.slopes:
+            return None
+        if member.level:  # A batch norm multiplies its scale into one over the spread first.
+            return "norm" if member.tags & ROOT else None
+        size = size_of(self.avals[number])
+        while member.origin.kind in ("affine", "take", "exit") and not member.level:
+            member = member.origin.parents[0]
+        kind = member.origin.kind
+        # What is spread over positions is no value of its own there.
+        if kind not in ("norm", "layer") or size_of(self.avals[member.origin.value]) < size:
+            return None
+        return "norm" if kind == "norm" else "layer"
+
+    def member(self, number: int, of: Member, /, **changes: Any) -> None:
         """Makes a value a member of the family of another."""
-        self.members[number] = dataclasses.replace(of, **changes)
+        new = dataclasses.replace(of, **{"number": number, **changes})
+        if not new.linear or new.broken or new.mixed:
+            new.number = of.number
+        self.members[number] = new
 
     def new_slice(self) -> int:
         """A number for values whose entries stand beside no others."""
@@ -300,6 +330,26 @@ def _dependencies(
         if bits == before:
             break
     return bits
+
+
+def _sequences(nodes: Sequence[Node], bits: Sequence[int]) -> set[int]:
+    """Loops that run over data, by the identity of their parameters.
+
+    They walk along data, or pick entries of data at places that they count.
+    """
+    found: set[int] = set()
+    counted: dict[int, int] = {}
+    for node in nodes:
+        loops = [counted[a] for a in node.inputs if isinstance(a, int) and a in counted]
+        is_new = node.primitive == "take" or (node.primitive == "enter" and len(node.inputs) > 1)
+        reaches_data = _either(bits, node.outputs) & DATA
+        if node.primitive == "take" and reaches_data:
+            found.add(id(node.params))
+        elif loops and reaches_data and is_of(node.primitive, Class.INDEXES):
+            found.update(loops)
+        elif (loops or is_new) and not reaches_data:
+            counted.update(dict.fromkeys(node.outputs, id(node.params) if is_new else loops[0]))
+    return found
 
 
 def _constants_of(graph: Graph) -> Iterator[tuple[int, Any]]:
@@ -436,28 +486,31 @@ def _side_by_side(found: Families, node: Node, reads: _Reads) -> None:
     return None
 
 
-@rules(*OVER_AXES)
+@rules(*OVER_AXES, "psum", "pmax", "pmin")
 def _over_axes(found: Families, node: Node, reads: _Reads) -> None:
-    """A sum, a largest entry and the like over some axes."""
-    ((position, member),) = reads
-    shape = found.graph.aval(node.inputs[position]).shape
-    if node.primitive != "reduce_sum":
-        tag = LARGEST
-    elif member.tags & SQUARED:
-        tag = SECOND
-    else:
-        tag = SUM_OF_EXP if member.tags & EXPONENTIAL else MEAN
-    scope = scope_of(node.params["axes"], shape, member.features)
-    found.member(
-        node.outputs[0],
-        member,
-        level=member.level + 1,
-        mixed=False,
-        tags=member.tags & ~FRESH | tag,
-        scope=member.scope if member.mixed else scope,
-        features=features_after(node, position, member.features, found.avals),
-        broken=member.broken or member.mixed,
-    )
+    """A sum, a largest entry and the like over some axes, or over devices; each has its result."""
+    is_sum = node.primitive in ("reduce_sum", "psum")
+    for position, member in reads:
+        number = node.outputs[position]
+        axes = [axis for axis in node.params["axes"] if isinstance(axis, int)]
+        if not is_sum:
+            tag = LARGEST
+        elif member.tags & SQUARED:
+            tag = SECOND
+        else:
+            tag = SUM_OF_EXP if member.tags & EXPONENTIAL else MEAN
+            tag = 0 if member.level and member.tags & (MEAN | SECOND | SUM_OF_EXP) else tag
+        scope = scope_of(axes, found.avals[node.inputs[position]].shape, member.features)
+        found.member(
+            number,
+            member,
+            level=member.level + 1,
+            mixed=False,
+            tags=member.tags & ~FRESH | tag,
+            scope=member.scope if member.mixed or not axes else scope,
+            features=features_after(node, position, member.features, found.avals),
+            broken=member.broken or member.mixed,
+        )
 
 
 @rules(Class.CONTRACTS)
@@ -479,7 +532,7 @@ def _elementwise(found: Families, node: Node, reads: _Reads) -> None:
         # Without the predicate, unless that is of the same family.
         same = {member.origin.index for i, member in reads if i > 0}
         reads = [(i, m) for i, m in reads if i > 0 or m.origin.index in same or not same]
-    members = [member for _, member in reads]
+    members = _with_statistics([member for _, member in reads])
     others = [a for a in node.inputs if not isinstance(a, int) or a not in found.members]
     reached = found.bits_of(others)
     level = min(member.level for member in members)
@@ -491,13 +544,31 @@ def _elementwise(found: Families, node: Node, reads: _Reads) -> None:
     elif reached & NOISE:
         _with_noise(found, node, members[0])
     elif name == "select_n" and reads[0][0] > 0 and len(members) == 1:
-        found.member(number, members[0])
+        found.member(number, members[0], number=members[0].number)
     elif not level and len({member.slice for member in values}) > 1:
         _between_slices(found, node, members)
     elif len(values) < len(members):
         _with_own_sum(found, node, members, values[0])
     else:
         _within_family(found, node, members, others)
+
+
+def _with_statistics(members: list[Member]) -> list[Member]:
+    """Members of one family, where running statistics are told by those of the batch.
+
+    A mean that is mixed with what was kept of earlier ones is an origin of its own, until it meets
+    what it is a mean of.
+    """
+    if len({member.origin.index for member in members}) == 1:
+        return members
+    plain = []
+    for member in members:
+        at = member.origin
+        if at.kind == "affine" and at.parents[0].level:
+            tags = at.parents[0].tags | member.tags
+            member = dataclasses.replace(at.parents[0], tags=tags, broken=True)
+        plain.append(member)
+    return plain if len({member.origin.index for member in plain}) == 1 else members
 
 
 def _between_families(found: Families, node: Node, members: Sequence[Member]) -> None:
@@ -516,6 +587,7 @@ def _between_families(found: Families, node: Node, members: Sequence[Member]) ->
     if is_scaled and name not in SUMS:
         # A slope or a temperature that is learned: an activation that no constants describe.
         base = members[origins.index(oldest)]
+        found.slopes.update(origin.value for origin in origins if origin is not oldest)
         found.member(node.outputs[0], base, linear=False, broken=True)
     else:
         kind = "sum" if name in SUMS else "product" if name in PRODUCTS else "join"
@@ -527,7 +599,8 @@ def _with_parameter(
 ) -> None:
     name, first = node.primitive, members[0]
     rooted = _either(found.roots, others)
-    if name in PRODUCTS and first.level and first.tags & ROOT:
+    is_kept = name == "select_n" and first.level
+    if is_kept or (name in PRODUCTS and first.level and first.tags & ROOT):
         found.member(node.outputs[0], first)
     elif name in PRODUCTS and rooted & ROOT and not rooted & MEAN:
         # Running statistics: a parameter under a root that was never summed.
@@ -546,10 +619,11 @@ def _with_noise(found: Families, node: Node, member: Member) -> None:
         before = found.reads(maker)
         if len(before) == 1 and any(found.number(atom) is not None for atom in maker.inputs):
             divided = before[0][1]
-            found.member(number, member, value=divided.value, linear=divided.linear)
+            kept = {"value": divided.value, "number": divided.number, "linear": divided.linear}
+            found.member(number, member, **kept)
             return
     if name == "select_n" or name in SUMS or name in PRODUCTS:
-        found.member(number, member)
+        found.member(number, member, number=member.number)
     else:
         found.origin("join", [member], node)
 
@@ -585,7 +659,7 @@ def _with_own_sum(found: Families, node: Node, members: Sequence[Member], values
         maker = found.neighbours.makers.get(values.value)
         if not values.mixed and maker is not None and maker.primitive in ("exp", "exp2"):
             alone = found.members.get(maker.inputs[0], values)
-        found.origin("softmax", [alone], node)
+        found.origin("softmax", [alone], node, detail=scope)
     else:
         tags = values.tags & ~FRESH | sums
         found.member(node.outputs[0], values, mixed=True, tags=tags, scope=scope)
@@ -606,8 +680,9 @@ def _within_family(
         broken = of.broken or not ((is_scale and len(members) == 1) or of.mixed)
         found.member(number, of, tags=tags, broken=broken)
     elif None in known and (is_shift or is_scale):
-        # Different numbers for different entries, as in a rotation: no part of an activation.
-        found.member(number, first)
+        # Different numbers for different entries, as in a rotation: no part of an activation. Those
+        # that are added may be a mask.
+        found.member(number, first, number=first.number if is_shift else number)
     else:
         linear = keeps and (len(members) == 1 or is_shift) and all(m.linear for m in members)
         broken = any(member.broken for member in members) or None in known

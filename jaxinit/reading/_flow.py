@@ -16,9 +16,11 @@ import dataclasses
 import functools
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from jaxinit.jaxpr import Graph, Neighbours, size_of
+import jax.numpy as jnp
+
+from jaxinit.jaxpr import Class, Graph, Neighbours, Node, is_of, size_of
 from jaxinit.reading._activations import IDENTITY, Activations
 from jaxinit.reading._families import Families, Member, Origin
 from jaxinit.reading._records import Activation, After, Branch, Chain, Flow
@@ -33,12 +35,14 @@ class Following(NamedTuple):
         branches: the residual branch of any value that data reach, by number: for scales and
             biases, which are no layers.
         neighbours: those of the graph, straightened.
+        scaled: from the number of a product with a parameter to what it scales.
     """
 
     flows: dict[int, Flow]
     chain: Chain
     branches: Mapping[int, Branch]
     neighbours: Neighbours
+    scaled: Callable[[int], Literal["norm", "layer"] | None]
 
 
 def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> Following:
@@ -66,22 +70,20 @@ def follow(graph: Graph, layers: Collection[int], parameters: Iterable[int]) -> 
     found = Families(graph, layers, parameters)
     streams = Streams(found)
     onward = _Onward(found, streams)
-    flows = {
-        origin.value: Flow(
-            onward.after(origin),
-            streams.branches.get(origin.index),
-            origin.depth,
-            _layer_of(origin).beside,
-        )
-        for origin in found.origins
-        if origin.kind == "layer"
-    }
+    flows = {}
+    for origin in found.origins:
+        if origin.kind == "layer":
+            after, seen = onward.after(origin)
+            branch, bypass = streams.branches.get(origin.index), _layer_of(origin).beside
+            meets = tuple(sorted(seen.ends))
+            flows[origin.value] = Flow(after, branch, origin.depth, bypass, meets, seen.routes)
     of_values = {
         number: streams.branches[member.origin.index]
         for number, member in found.members.items()
         if member.origin.index in streams.branches
     }
-    return Following(flows, Chain(_widths(found), streams.counts), of_values, found.neighbours)
+    chain = Chain(_widths(found), streams.counts)
+    return Following(flows, chain, of_values, found.neighbours, found.scaled)
 
 
 def _reached(origin: Origin, passes: Callable[[Origin, Origin, Member], bool]) -> Iterator[Origin]:
@@ -106,6 +108,8 @@ def _reached(origin: Origin, passes: Callable[[Origin, Origin, Member], bool]) -
 class _Seen:
     """What the walk from one layer has met so far."""
 
+    is_table: bool = False
+    routes: bool = False
     nonlinear: list[Member] = dataclasses.field(default_factory=list)
     normalisation: str | None = None
     softmax: bool = False
@@ -114,24 +118,27 @@ class _Seen:
     index: str | None = None
     layers: int = 0
     others: int = 0
+    ends: set[int] = dataclasses.field(default_factory=set)
 
 
 class _Onward:
     """Walks from layers to what their outputs meet."""
 
     def __init__(self, found: Families, streams: Streams) -> None:
-        self.streams = streams
+        self.found, self.streams = found, streams
         self.activations = Activations(found)
         self.last = _without_layers_behind(found.origins)
 
-    def after(self, origin: Origin) -> After:
-        """What the output of a layer meets."""
-        seen = _Seen()
+    def after(self, origin: Origin) -> tuple[After, _Seen]:
+        """What the output of a layer meets, and the rest of what was seen on the way."""
+        seen = _Seen(is_table=not _layer_of(origin).counts)
         for at in _reached(origin, functools.partial(self.meets, seen)):
             seen.nonlinear += [m for m in at.outputs if not m.linear and not m.level]
+            seen.ends |= {m.number for m in at.outputs if m.linear}
+        seen.ends |= {self.activations.argument(member) for member in seen.nonlinear}
         branch = self.streams.branches.get(origin.index)
         activation = self.activation(seen)
-        return After(
+        after = After(
             activation,
             seen.normalisation,
             seen.softmax,
@@ -142,6 +149,7 @@ class _Onward:
             seen.index,
             bool(seen.nonlinear) and activation is None,
         )
+        return after, seen
 
     def is_output(self, origin: Origin) -> bool:
         """Whether no layer is behind, and an output is reached past no residual sum and no gate."""
@@ -152,6 +160,21 @@ class _Onward:
 
         reached = _reached(origin, passes)
         return origin.index in self.last and any(at.outputs for at in reached)
+
+    def chooses(self, origin: Origin) -> bool:
+        """Whether whole numbers pick or order something, are compared or put out: no sign bits."""
+        avals, outputs = self.found.avals, self.found.graph.outputs
+
+        def is_whole(node: Node) -> bool:
+            return not jnp.issubdtype(avals[node.outputs[0]].dtype, jnp.inexact)
+
+        reached = [*self.found.neighbours.after(origin.value, is_whole)]
+        made = {number for node in reached if is_whole(node) for number in node.outputs}
+        return bool({origin.value, *made}.intersection(outputs)) or any(
+            node.primitive in ("eq", "sort", "ragged_dot_general")
+            or is_of(node.primitive, Class.INDEXES)
+            for node in reached
+        )
 
     def activation(self, seen: _Seen) -> Activation | None:
         """The activation, where all ways agree on one."""
@@ -164,23 +187,31 @@ class _Onward:
         kind = child.kind
         if member.linear and at.index in self.streams.bases:
             seen.others += not member.level
+            seen.ends.add(member.number)
+            # What a stream begins with is not normalised for a layer, but all of a table's gradient
+            # comes through what reads the stream.
+            if kind == "norm" and seen.is_table:
+                seen.normalisation = seen.normalisation or child.detail
             return False
         if member.level and kind in ("affine", "sum", "product"):
             # Running statistics, losses and the like: off the way to the next layer.
             return False
         if child.is_index:
-            seen.index = seen.index or child.detail
+            if self.chooses(child):
+                seen.index = seen.index or child.detail
             return False
         if kind == "softmax" and member.linear:
             seen.softmax = True
+            seen.routes |= child.detail == "layer" and _weighs_layers(child)
+            seen.ends.add(member.number)
             return False
         is_gated = _is_gated(child, member)
         seen.gates |= is_gated
+        if kind == "norm":
+            seen.normalisation = seen.normalisation or child.detail
         if not member.linear or not member.is_elementwise:
             seen.nonlinear.append(member)
             return False
-        if kind == "norm":
-            seen.normalisation = seen.normalisation or child.detail
         residual = self.streams.sums.get(child.index)
         if residual is not None:
             seen.residual |= member is residual.branch
@@ -189,6 +220,7 @@ class _Onward:
         if kind == "contract":
             seen.softmax |= _leads_to_softmax(child)
         is_end = is_gated or residual is not None or kind in ("layer", "contract", "softmax")
+        seen.ends |= {member.number} if is_end else set()
         return not is_end
 
 
@@ -196,6 +228,31 @@ def _is_gated(child: Origin, member: Member) -> bool:
     """Whether a value is multiplied by the output of a layer, or two slices of one output meet."""
     others = [each for each in child.parents if each is not member]
     return child.kind == "product" and any(each.origin.has_layer for each in others)
+
+
+def _weighs_layers(softmax: Origin) -> bool:
+    """Whether the results of a softmax, or some of them, multiply what layers make: experts."""
+
+    def passes(at: Origin, child: Origin, member: Member) -> bool:
+        # A contraction with whole numbers, as one-hot vectors are, picks or spreads.
+        picks = any(each.origin.is_index for each in child.parents)
+        return child.kind in ("affine", "sum", "join", "norm", "product", "take") or picks
+
+    return any(
+        _source(other).kind == "layer"
+        for at in _reached(softmax, passes)
+        for child, member in at.children
+        for other in child.parents
+        if child.kind in ("product", "contract") and other is not member
+    )
+
+
+def _source(member: Member) -> Origin:
+    """The origin of a value without scales, biases and loops."""
+    at = member.origin
+    while at.kind in ("affine", "exit", "take") and at.parents:
+        at = at.parents[0].origin
+    return at
 
 
 def _leads_to_softmax(contraction: Origin) -> bool:

@@ -325,7 +325,11 @@ def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
         len(known) == 1 and (node.primitive in PRODUCTS or node.primitive == "neg")
     )
     seen = known if is_linear else [untagged(value) for value in known]
-    result = data(combined(seen, shape), is_real=is_real)
+    dims = combined(seen, shape)
+    if node.primitive in SUMS and len(known) == 2 and all(map(domain.is_read_once, node.inputs)):
+        both = zip(*(value.views[0].aligned(shape).dims for value in known), dims, strict=True)
+        dims = tuple(domain.notes.join(left, right) or dim for left, right, dim in both)
+    result = data(dims, is_real=is_real)
     if views:
         result = _meet(domain, node, operands, views, result)
     return [_with_flags(domain, node, operands, result, is_linear)]

@@ -190,9 +190,15 @@ def _followed(use: Use, found: Following) -> Use:
         branch = found.branches.get(number)
         if use.role == "scale" and not (branch and branch.is_last):
             branch = found.branches.get(_scaled(number, found.neighbours), branch)
-        return dataclasses.replace(use, branch=branch)
+        scales = found.scaled(number) if use.role == "scale" else None
+        return dataclasses.replace(use, branch=branch, scales=scales)
     is_head = use.role == "kernel" and flow.after.is_output
-    return dataclasses.replace(use, role="head" if is_head else use.role, **vars(flow))
+    fields = vars(flow)
+    if use.slice_output is not None and use.output in found.flows:
+        # A slice of a sum says what follows, and not what the layer itself reads.
+        recurrent = found.flows[use.output].after.recurrent
+        fields = fields | {"after": dataclasses.replace(flow.after, recurrent=recurrent)}
+    return dataclasses.replace(use, role="head" if is_head else use.role, **fields)
 
 
 def _scaled(number: int, neighbours: Neighbours) -> int:
@@ -233,7 +239,8 @@ def _split(notes: Notes) -> list[Meeting]:
 def _packed(notes: Notes) -> dict[int, list[tuple[float, int]]]:
     """Slices that each meeting's output is cut into: share of the output, number of the value."""
     packed: dict[int, list[tuple[float, int]]] = {}
-    for axis, cuts in notes.cuts.items():
+    axes = [(axis, cuts) for whole, cuts in notes.cuts.items() for axis in notes.outputs_of(whole)]
+    for axis, cuts in axes:
         number, slices = axis.tag - TAGGED, sorted(cuts)
         if axis in notes.rejoined or not _covers(slices, axis.size):
             continue

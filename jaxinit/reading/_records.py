@@ -65,7 +65,8 @@ class After:
 
     Attributes:
         activation: the nonlinearity; None where there is none, or more than one way on.
-        normalisation: ``"layer"``, ``"rms"``, ``"batch"``, ``"group"`` or None.
+        normalisation: ``"layer"``, ``"rms"``, ``"batch"``, ``"group"`` or None; before or behind
+            the activation. Of a table also that of the branches of the stream that it begins.
         softmax: whether a softmax (attention weights) follows.
         gates: whether it is multiplied with the output of another layer.
         residual: whether it is added to a stream that goes around it.
@@ -100,12 +101,20 @@ class Flow:
             before it counted as a scan repeats them; looking up an embedding counts 0.
         bypass: of a layer in a low-rank bypass of another, as in LoRA, whether it is the first
             factor or the second.
+        meets: numbers of the values with which its output meets its end, in order: the argument of
+            its activation; or what goes into the next layer, contraction, softmax, residual sum,
+            product with another layer, or output. Normalisations, biases, scales and sums that are
+            no residual ones lie before.
+        routes: whether a softmax over its features follows, whose results multiply what other
+            layers make, as a router's do.
     """
 
     after: After
     branch: Branch | None
     depth: int
     bypass: Literal["in", "out"] | None = None
+    meets: tuple[int, ...] = ()
+    routes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +173,11 @@ class Use:
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
+        meets: numbers of the values with which its output meets its end, see `Flow`; not in JSON.
+        scales: of a scale, whether it multiplies a normalised value or what a layer makes, entry by
+            entry, with biases, other scales and an activation in between at most; None where it
+            multiplies something else. Not in JSON.
+        routes: whether its output is the softmax weights of other layers, see `Flow`. Not in JSON.
     """
 
     operation: str
@@ -183,6 +197,9 @@ class Use:
     output: int | None = None
     bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
+    meets: tuple[int, ...] = ()
+    scales: Literal["norm", "layer"] | None = None
+    routes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +327,7 @@ def _plain(parameter: Parameter) -> dict[str, Any]:
         name = activation and activation.name
         after = use.after and vars(use.after) | {"activation": name}
         uses.append(vars(use) | {"after": after})
+        del uses[-1]["meets"], uses[-1]["scales"], uses[-1]["routes"]
     return plain(vars(parameter) | {"uses": uses})
 
 

@@ -25,6 +25,7 @@ _EVEN = np.ones(1)
 # Axes of positions that share a gradient; None where that is not known.
 _Along: TypeAlias = frozenset[int] | None
 _NONE: frozenset[int] = frozenset()
+_Sources: TypeAlias = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,45 +43,90 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slope:
-    """Gradient over its draw: a table with two leading axes, the rows and (low, high).
+    """Gradient over its draw: a product of tables, each of sources that no other one depends on.
 
-    ``along`` are the axes of positions that share the draw.
+    Attributes:
+        factors: tables with two leading axes, the rows and (low, high), by their sources.
+        along: axes of positions that share the draw.
     """
 
-    table: np.ndarray
-    sources: tuple[int, ...]
+    factors: Mapping[_Sources, np.ndarray]
     along: _Along = _NONE
+
+    @property
+    def sources(self) -> _Sources:
+        """All sources that it is a function of."""
+        return tuple(sorted(source for own in self.factors for source in own))
+
+    @functools.cached_property
+    def table(self) -> np.ndarray:
+        """The product, with an axis for each source."""
+        return _table(self.factors, self.sources)
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """Mean over everything that it is a function of."""
+        return _all(tables.expectation(table, 2) for table in self.factors.values())
 
     @functools.cached_property
     def mean_square(self) -> np.ndarray:
         """Second moment over everything that it is a function of."""
-        if self.table.ndim == 2 or self.table.shape[-1] == 1:
-            return tables.expectation(self.table**2, 2)
-        # One pass: a table of three sources has 28 million entries.
-        table, weights = self.table, tables.weights()
-        return tables.expectation(np.einsum("...i,...i,i->...", table, table, weights), 2)
+        return _all(tables.expectation(table**2, 2) for table in self.factors.values())
 
-    def times(self, other: Slope) -> Slope:
-        """The product of two slopes, one behind the other."""
-        one, two, sources = _aligned(self, other)
-        # No slope is no gradient, even of one that is not known.
-        with np.errstate(invalid="ignore"):
-            product = one * two
-        np.copyto(product, 0.0, where=np.isnan(product))
-        return Slope(product, sources, self.along)
+    def cross(self, end: int, correlations: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Mean product of slopes at two positions, one number per row.
+
+        Args:
+            end: 0 for the low end, 1 for the high end.
+            correlations: between the positions, by source.
+        """
+        return _all(
+            expansion[end].cross([correlations[source] for source in sources])
+            for sources, expansion in self._expansions.items()
+        )
+
+    @functools.cached_property
+    def _expansions(self) -> dict[_Sources, list[tables.Expansion]]:
+        return {
+            sources: [tables.expansion(table[:, end]) for end in range(2)]
+            for sources, table in self.factors.items()
+        }
+
+    def times(self, table: np.ndarray, sources: _Sources) -> Slope:
+        """The slope, times one more table of some sources."""
+        used = [i for i, length in enumerate(table.shape[2:]) if length > 1]
+        table = table.reshape(*table.shape[:2], *(table.shape[2 + i] for i in used))
+        own = {tuple(sources[i] for i in used): table}
+        (key,) = own
+        met = {k: t for k, t in self.factors.items() if k == key or set(k) & set(key)}
+        joint = tuple(sorted({*key, *(source for k in met for source in k)}))
+        left = {k: t for k, t in self.factors.items() if k not in met}
+        product = _all([_table(met, joint), _table(own, joint)])
+        return Slope({**left, joint: product}, self.along)
 
     def plus(self, other: Slope) -> Slope:
         """The sum of two slopes of one draw."""
-        one, two, sources = _aligned(self, other)
-        return Slope(one + two, sources, self.along if self.along == other.along else None)
+        along = self.along if self.along == other.along else None
+        both = {k: t for k, t in self.factors.items() if other.factors.get(k) is t}
+        one, two = (
+            {k: t for k, t in x.factors.items() if k not in both} for x in (self, other)
+        )
+        joint = tuple(sorted({source for k in (*one, *two) for source in k}))
+        total = _table(one, joint) + _table(two, joint)
+        return Slope({k: t for k, t in both.items() if k != joint} | {joint: total}, along)
 
 
-def _aligned(a: Slope, b: Slope) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    if a.sources == b.sources:
-        return a.table, b.table, a.sources
-    joint = tuple(sorted({*a.sources, *b.sources}))
-    one, two = (tables.spread(x.table, x.sources, joint, 2) for x in (a, b))
-    return one, two, joint
+def _table(factors: Mapping[_Sources, np.ndarray], joint: _Sources) -> np.ndarray:
+    """Product of tables, with an axis for each of the sources."""
+    whole = [tables.spread(table, sources, joint, 2) for sources, table in factors.items()]
+    return _all(whole) if whole else np.ones((tables.ROWS, 2, *[1] * len(joint)))
+
+
+def _all(factors: Iterable[np.ndarray]) -> np.ndarray:
+    """A product. No slope is no gradient, even of one that is not known."""
+    with np.errstate(invalid="ignore"):
+        product = functools.reduce(np.multiply, factors)
+    return np.where(np.isnan(product), 0.0, product)
 
 
 class Gradient:
@@ -126,14 +172,12 @@ class Gradient:
     @functools.cached_property
     def by_sources(self) -> list[tuple[Draw, Slope]]:
         """The gradient as draws of their own: for each set of sources one, its slopes squared."""
-        groups: dict[tuple[int, ...], np.ndarray] = {}
+        groups: dict[_Sources, Slope] = {}
         for slope in self.slopes.values():
-            own = groups.get(slope.sources, np.zeros((tables.ROWS, 2)))
-            groups[slope.sources] = tables.rowwise(own, slope.table) + slope.table**2
-        return [
-            (Draw(self.common, self.profile), Slope(square, sources, self.along))
-            for sources, square in groups.items()
-        ]
+            square = Slope({k: t**2 for k, t in slope.factors.items()}, self.along)
+            own = groups.get(slope.sources)
+            groups[slope.sources] = square if own is None else own.plus(square)
+        return [(Draw(self.common, self.profile), square) for square in groups.values()]
 
 
 def second_moments(tape: Tape, outputs: Iterable[Signal]) -> dict[int, np.ndarray]:
@@ -149,7 +193,7 @@ def second_moments(tape: Tape, outputs: Iterable[Signal]) -> dict[int, np.ndarra
     sweep, totals = _Sweep(tape), {}
     for signal in outputs:
         draw = Draw(np.zeros((tables.ROWS, 2)), _EVEN)
-        sweep.add(signal.number, draw, Slope(np.ones((tables.ROWS, 2)), ()))
+        sweep.add(signal.number, draw, Slope({(): np.ones((tables.ROWS, 2))}))
     for signal, edges in reversed(tape.steps):
         slopes = sweep.waiting.pop(signal.number, None)
         if slopes is not None:
@@ -190,25 +234,25 @@ class _Sweep:
         assert edge.slope is not None and edge.of is not None
         for draw, squares in gradient.by_sources:
             moved = _moved(squares.along, edge, gradient.signal, target)
-            mean = tables.expectation(squares.table, 2)
+            mean = squares.mean
             repeated = _again_elsewhere(self.tape, squares.sources, edge.of)
             if repeated and np.all(np.isfinite(mean)):
                 table = coupled(squares.table, edge.slope)
             else:
                 slope = edge.slope[:, None]
                 table = tables.rowwise(np.sqrt(mean), slope) * slope
-            self.add(edge.to, draw, Slope(table, edge.of, moved))
+            self.add(edge.to, draw, Slope({edge.of: table}, moved))
 
     def _through_function(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
         """Through a function of the sources of a signal: slopes multiply."""
         signal, slope = gradient.signal, edge.slope
         assert slope is not None
-        own = Slope(slope[:, None], signal.sources if slope.ndim > 1 else ())
+        sources = signal.sources if slope.ndim > 1 else ()
         for draw, arriving in gradient.slopes.items():
             if edge.copied:
                 arriving = _added_up(self.tape, arriving, draw.common, signal, edge)
             left = _moved(arriving.along, edge, signal, target)
-            self.add(edge.to, draw, dataclasses.replace(arriving.times(own), along=left))
+            self.add(edge.to, draw, dataclasses.replace(arriving.times(slope[:, None], sources), along=left))
 
     def _through_compression(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
         """To the two sources that a signal of one source was compressed from."""
@@ -248,7 +292,7 @@ class _Sweep:
         # Where nothing comes nothing goes, however large the gain.
         with np.errstate(invalid="ignore"):
             second = np.where((gradient.total > 0) & (gain > 0), gain * gradient.total, 0.0)
-        self.add(edge.to, Draw(common, profile), Slope(np.sqrt(second), (), moved))
+        self.add(edge.to, Draw(common, profile), Slope({(): np.sqrt(second)}, moved))
 
 
 def _profile_behind(gradient: Gradient, edge: Edge) -> np.ndarray:
@@ -289,15 +333,14 @@ def _added_up(tape: Tape, slope: Slope, common: np.ndarray, signal: Signal, edge
     """
     count = math.prod(signal.shape[axis] for axis in edge.copied)
     if slope.along == _NONE:
-        return dataclasses.replace(slope, table=slope.table * math.sqrt(count))
+        return slope.times(np.full((tables.ROWS, 2), math.sqrt(count)), ())
     along = set(edge.copied) if slope.along is None else slope.along & set(edge.copied)
     together = math.prod(signal.shape[axis] for axis in along)
     if slope.along is None:
         common = np.stack([np.minimum(common[:, 0], 0.0), common[:, 1]], axis=1)
     pairs = (together - 1) * np.maximum(common, 0.0) * _alike(tape, slope, signal.sources)
     factor = count * (1 + np.where(common < 0, common, pairs))
-    factor = tables.rowwise(np.sqrt(np.maximum(factor, 0.0)), slope.table)
-    return dataclasses.replace(slope, table=slope.table * factor)
+    return slope.times(np.sqrt(np.maximum(factor, 0.0)), ())
 
 
 def _alike(tape: Tape, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
@@ -309,16 +352,15 @@ def _alike(tape: Tape, slope: Slope, same: Sequence[int] = ()) -> np.ndarray:
         same: sources that are the same at both positions.
     """
     square, result = slope.mean_square, np.ones((tables.ROWS, 2))
-    whole = (tables.ROWS, *[tables.NODES] * len(slope.sources))
     for end in range(2) if slope.sources else ():
         # A source that was copied is the same at copies, and another at other positions.
-        known = [
-            tables.ONE
+        known = {
+            s: tables.ONE
             if s in same or (end and tape.sources[s].copied)
             else tape.sources[s].correlation
             for s in slope.sources
-        ]
-        crossed = tables.cross(np.broadcast_to(slope.table[:, end], whole), known)
+        }
+        crossed = slope.cross(end, known)
         result[:, end] = tables.fraction(crossed, square[:, end])
     return result
 
@@ -350,9 +392,9 @@ def _expanded(gradient: Gradient, target: Signal, places: np.ndarray) -> Slope:
         total = total + (slope.table**2 if own else slope.mean_square[..., None])
     root = np.sqrt(total)
     if root.shape[-1] == 1:
-        return Slope(root[..., 0], ())
+        return Slope({(): root[..., 0]})
     rows = np.arange(tables.ROWS).reshape(-1, *[1] * (places.ndim - 1))
-    return Slope(np.moveaxis(root[rows, :, places], -1, 1), target.sources)
+    return Slope({target.sources: np.moveaxis(root[rows, :, places], -1, 1)})
 
 
 def _again_elsewhere(tape: Tape, one: Sequence[int], other: Sequence[int]) -> bool:

@@ -9,6 +9,7 @@ at its low end, and at its high end. Where all is exact the rows are equal.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -111,36 +112,48 @@ def uniform() -> np.ndarray:
     return np.broadcast_to(middle, (ROWS, NODES))
 
 
-def cross(table: np.ndarray, correlations: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean product of two copies whose normal numbers have the given correlations.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expansion:
+    """A table in Hermite polynomials, from which its correlations follow by Mehler's formula.
 
-    By Mehler's formula: the sum of squared Hermite coefficients, each times the correlation to its
-    order.
-
-    Args:
-        table: rows x one axis for each normal number.
-        correlations: one number per row, for each normal number.
-
-    Returns:
-        One number per row.
+    Attributes:
+        squares: squared coefficients, rows x orders for each normal number that it depends on.
+        rest: what of the second moment lies beyond the last order.
     """
-    if table.ndim == 1:
-        return table**2
-    orders = np.arange(_ORDERS + 1)
-    coefficients = table
-    powers = np.ones((ROWS, 1))
-    for correlation in correlations:
-        # Takes the first of the axes that are left and appends its orders at the end.
-        coefficients = np.moveaxis(coefficients, 1, -1) @ _hermite().T
-        own = np.clip(correlation, 0.0, 1.0)[:, None] ** orders
-        powers = (powers[:, :, None] * own[:, None, :]).reshape(ROWS, -1)
-    squares = coefficients.reshape(ROWS, -1) ** 2
-    second = expectation(table**2)
-    rest = np.maximum(second - squares.sum(-1), 0.0)
-    known = (squares * powers).sum(-1)
-    # Beyond the last order the powers are nearly nothing, unless the correlation is nearly one.
-    highest = np.max([np.clip(c, 0.0, 1.0) for c in correlations], axis=0) ** (_ORDERS + 1)
-    return known + rest * highest
+
+    squares: np.ndarray
+    rest: np.ndarray
+
+    def cross(self, correlations: Sequence[np.ndarray]) -> np.ndarray:
+        """Mean product of two copies whose normal numbers have the given correlations.
+
+        Args:
+            correlations: one number per row, for each normal number.
+
+        Returns:
+            One number per row.
+        """
+        orders, known = np.arange(_ORDERS + 1), self.squares
+        clipped = [np.clip(c, 0.0, 1.0) for c in correlations]
+        for correlation in reversed(clipped):
+            powers = correlation[:, None] ** orders[: known.shape[-1]]
+            known = (known * powers.reshape(ROWS, *[1] * (known.ndim - 2), -1)).sum(-1)
+        if not clipped:
+            return known
+        # Beyond the last order powers are nearly nothing, unless the correlation is nearly one.
+        return known + self.rest * np.max(clipped, axis=0) ** (_ORDERS + 1)
+
+
+def expansion(table: np.ndarray) -> Expansion:
+    """A table, rows x one axis for each normal number, in Hermite polynomials."""
+    coefficients, second = table, expectation(table**2)
+    for axis in range(1, table.ndim):
+        if table.shape[axis] > 1:
+            moved = np.moveaxis(coefficients, axis, -1) @ _hermite().T
+            coefficients = np.moveaxis(moved, -1, axis)
+    squares = coefficients**2
+    rest = second - squares.reshape(ROWS, -1).sum(-1)
+    return Expansion(squares, np.maximum(rest, 0.0))
 
 
 def compress(values: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +167,10 @@ def compress(values: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarr
         The table, rows x nodes, with the mean and the variance of the values; and for every value
         the node that it went to, in the shape of the values.
     """
+    if len(values) > 1 and np.array_equal(values[0], values[1]):
+        # All is exact.
+        table, places = compress(values[:1], mass)
+        return np.repeat(table, len(values), 0), np.repeat(places, len(values), 0)
     flat, mass = values.reshape(len(values), -1), mass.reshape(-1)
     order = np.argsort(flat, axis=1, kind="stable")
     rows, places = [], np.empty(flat.shape, dtype=np.int32)
@@ -164,14 +181,18 @@ def compress(values: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarr
         table = np.diff(np.interp(_edges(), reached, sums)) / weights()
         rows.append(_with_moments(table, numbers, mass))
         middle = (reached[1:] + reached[:-1]) / 2
-        places[row, sorting] = np.clip(np.searchsorted(_edges(), middle) - 1, 0, NODES - 1)
+        # Values are in order, so nodes begin where a few edges lie among them.
+        begins = np.searchsorted(middle, _edges()[1:-1], side="right")
+        lengths = np.diff(begins, prepend=0, append=middle.size)
+        places[row, sorting] = np.repeat(np.arange(NODES, dtype=np.int32), lengths)
     return np.stack(rows), places.reshape(values.shape)
 
 
 def _with_moments(table: np.ndarray, values: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """The table, shifted and stretched to the mean and variance of the values."""
-    mean = float(values @ mass)
-    variance = float((values - mean) ** 2 @ mass)
+    # Not by BLAS, whose threads wait for each other longer than this takes.
+    mean = float(np.einsum("i,i", values, mass))
+    variance = float(np.einsum("i,i,i", values - mean, values - mean, mass))
     shifted = table - table @ weights()
     own = float(shifted**2 @ weights())
     return mean + shifted * (math.sqrt(variance / own) if own > 0 else 0.0)

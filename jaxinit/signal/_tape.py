@@ -143,6 +143,11 @@ class Signal:
         """Second moment of an entry, one number per row."""
         return tables.expectation(self.table**2)
 
+    @functools.cached_property
+    def expansion(self) -> tables.Expansion:
+        """The table in Hermite polynomials."""
+        return tables.expansion(self.table)
+
     @property
     def variance(self) -> np.ndarray:
         """Variance of an entry, one number per row."""
@@ -378,7 +383,7 @@ class Tape:
 
     def cross(self, signal: Signal) -> np.ndarray:
         """Mean product of entries of one unit at two positions, one number per row."""
-        return tables.cross(signal.table, [self.sources[s].correlation for s in signal.sources])
+        return signal.expansion.cross([self.sources[s].correlation for s in signal.sources])
 
     def roots(self, *signals: Signal) -> frozenset[int]:
         """Independent sources that signals depend on."""

@@ -1,0 +1,236 @@
+"""Which role a parameter has: by what it meets, and by the functions that it goes through."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advice_models as models
+from helpers import struct
+from jaxinit.advice._facts import ModelFacts
+
+pytestmark = pytest.mark.unoptimized
+
+
+def facts(function, shapes, *args):
+    return ModelFacts(models.read(function, shapes, *args))
+
+
+def roles(function, shapes, *args):
+    return {p.path: p.roles for p in facts(function, shapes, *args).parameters}
+
+
+def rms(x):
+    return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def norm(x):
+    return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def attend(q, k, v):
+    return jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2) / q.shape[-1] ** 0.5) @ v
+
+
+# Scales, and what only looks like one.
+
+
+def codebook(p, x):
+    code = jax.nn.one_hot((x @ p["w"]).argmax(-1), 5)
+    return (code[:, :, None] * p["it"]).sum(1) @ p["out"]
+
+
+def shifted(p, x):
+    h, y = x @ p["w"], 0
+    for i in range(4):
+        y = y + jnp.pad(h, ((0, 0), (i, 0), (0, 0)))[:, : h.shape[1]] * p["it"][i]
+    return jax.nn.silu(y) @ p["out"]
+
+
+def constant(p, z):
+    x = p["it"] * (z @ p["w"] + 1)[:, None, None]
+    return jnp.einsum("bhwc,co->bhwo", x, p["out"])
+
+
+KERNELS = {"w": (8, 6), "out": (6, 3)}
+X = struct(4, 8)
+SCALES = {
+    "norm": (lambda p, x: (rms(x @ p["w"]) * p["it"]) @ p["out"], (6,), ("scale",)),
+    "norm, 1 + w": (
+        lambda p, x: (rms(x @ p["w"]) * (1 + p["it"])) @ p["out"], (6,), ("offset_scale", "scale"),
+    ),
+    "layer": (lambda p, x: jnp.tanh((x @ p["w"]) * p["it"]) @ p["out"], (6,), ("scale",)),
+    "branch": (
+        lambda p, x: x + p["it"] * (x @ p["w"] @ p["out"][:, :1]), (), ("branch_scale", "scale"),
+    ),
+    "temperature": (lambda p, x: jnp.exp(p["it"]) * (x @ p["w"]), (), ("special", "scale")),
+    "divisor": (lambda p, x: (x @ p["w"]) / p["it"], (), ("special", "scale")),
+    "slope": (
+        lambda p, x: jnp.where((h := x @ p["w"]) > 0, h, p["it"] * h) @ p["out"],
+        (6,),
+        ("special", "scale"),
+    ),
+    "inputs": (lambda p, x: jnp.tanh((x * p["it"]) @ p["w"]) @ p["out"], (8,), ("special", "scale")),
+    "noise": (
+        lambda p, x: ((x @ p["w"]) + p["it"] * x[:, :6]) @ p["out"], (6,), ("special", "scale"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_is_one_of_a_norm_a_layer_or_a_branch(name):
+    function, shape, expected = SCALES[name]
+    found = roles(function, {**KERNELS, "it": shape}, X)["it"]
+    assert found == expected
+
+
+def test_a_codebook_a_learned_constant_and_taps_are_as_the_model_draws_them():
+    assert roles(codebook, {"w": (8, 5), "it": (5, 6), "out": (6, 3)}, X)["it"][0] == "special"
+    shapes = {"w": (8, 6), "it": (1, 4, 5, 6), "out": (6, 3)}
+    assert roles(constant, shapes, X)["it"][0] == "special"
+    shapes = {"w": (8, 6), "it": (4, 6), "out": (6, 3)}
+    assert roles(shifted, shapes, struct(2, 7, 8))["it"][0] == "special"
+
+
+# Decays.
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["step by step", "all at once"])
+def test_what_decays_are_made_of(at_once):
+    def model(p, x):
+        u = x @ p["w"]
+        dt = jax.nn.softplus(u[..., :1] + p["dt_bias"])
+        log = -dt * jnp.exp(p["a_log"])
+        if at_once:
+            total = jnp.cumsum(log, 1)
+            h = jnp.exp(total) * jnp.cumsum(u * jnp.exp(-total), 1)
+        else:
+            a = jnp.exp(log)
+
+            def step(h, t):
+                h = t[0] * h + t[1]
+                return h, h
+
+            pair = (a.swapaxes(0, 1), u.swapaxes(0, 1))
+            h = jax.lax.scan(step, jnp.zeros_like(u[:, 0]), pair)[1].swapaxes(0, 1)
+        return (h + p["skip"] * u + p["bias"]) @ p["out"]
+
+    shapes = {name: (6,) for name in ("dt_bias", "a_log", "skip", "bias")}
+    found = roles(model, {**KERNELS, **shapes}, struct(2, 5, 8))
+    assert found["a_log"] == ("decay", "special", "scale")
+    assert found["dt_bias"] == ("decay", "special", "bias")
+    assert found["skip"] == ("scale",) and found["bias"] == ("bias",)
+
+
+def test_gates_are_no_decays():
+    found = {p.path: p.roles for p in ModelFacts(models.lstm()).parameters}
+    assert not any("decay" in each for each in found.values())
+
+
+# Routers.
+
+
+def mixture(p, x):
+    share = jax.nn.softmax(x @ p["it"])
+    hidden = jax.nn.relu(jnp.einsum("bd,edf->bef", x, p["up"]))
+    return jnp.einsum("be,bef,efk->bk", share, hidden, p["down"])
+
+
+def listed(p, x):
+    share = jax.nn.softmax(x @ p["it"])
+    return sum(share[:, i : i + 1] * (x @ p["up"][i]) for i in range(4)) @ p["out"]
+
+
+def latents(p, x):
+    q = norm(p["latents"]) @ p["it"]
+    return attend(q, x @ p["k"], x @ p["v"]) @ p["out"]
+
+
+def spline(p, x):
+    h = jax.nn.relu(x[:, :4] @ p["w"]) @ p["it"]
+    widths = jax.nn.softmax(h.reshape(4, 4, 5))
+    left = jnp.cumsum(widths, -1) - widths
+    place = jnp.argmax((x[:, 4:, None] >= left) * jnp.arange(5), -1)[..., None]
+    at = jnp.take_along_axis(left, place, -1)[..., 0]
+    width = jnp.take_along_axis(widths, place, -1)[..., 0]
+    y = (x[:, 4:] - at) / width
+    return jnp.concatenate([x[:, :4], y * y * width], -1)
+
+
+ROUTERS = {
+    "router": (mixture, {"it": (8, 4), "up": (4, 8, 6), "down": (4, 6, 3)}, True),
+    "router of a list": (listed, {"it": (8, 4), "up": (4, 8, 6), "out": (6, 3)}, True),
+    "queries of latents": (
+        latents, {"latents": (5, 8), "it": (8, 6), "k": (8, 6), "v": (8, 6), "out": (6, 3)}, False,
+    ),
+    "head of a spline flow": (spline, {"w": (4, 6), "it": (6, 20)}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_router_weighs_what_other_layers_make(name):
+    function, shapes, is_router = ROUTERS[name]
+    args = [struct(2, 7, 8)] if "latents" in shapes else [X]
+    found = roles(function, shapes, *args)
+    assert (found["it"][0] == "router") == is_router
+    assert not any("router" in each for path, each in found.items() if path != "it")
+
+
+def test_a_sign_bit_chooses_nothing():
+    def model(p, x):
+        h = x @ p["w"] + p["b"]
+        s = 1 - 2 * jnp.signbit(h)
+        return ((s * h) + jnp.log1p(jnp.exp(-2 * s * h))).sum(-1)
+
+    assert "index" not in roles(model, {"w": (8, 6), "b": (6,)}, X)["w"]
+
+
+# Tables, tokens and positions.
+
+
+def test_tables_tokens_and_biases_of_scores():
+    buckets = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
+
+    def model(p, t):
+        x = p["table"][t] + p["position"][:5]
+        x = jnp.concatenate([jnp.broadcast_to(p["token"], (2, 1, 6)), x], 1)[:, :5]
+        h = norm(x)
+        scores = (h @ p["q"]) @ jnp.swapaxes(h @ p["k"], -1, -2) + p["relative"][buckets]
+        return norm(x + jax.nn.softmax(scores) @ (h @ p["v"])) @ p["out"]
+
+    square = {name: (6, 6) for name in "qkv"}
+    shapes = {
+        "table": (11, 6), "position": (9, 6), "token": (1, 1, 6), "relative": (5,), **square,
+        "out": (6, 3),
+    }  # fmt: skip
+    found = roles(model, shapes, struct(2, 5, dtype="int32"))
+    assert found["table"][0] == "table" and found["token"][0] == "token"
+    assert found["position"][0] == "position"
+    assert found["relative"] == ("score_bias", "bias")
+
+
+@pytest.mark.parametrize("kind", ["pre", "post", "none"])
+def test_whether_a_norm_lies_behind_a_table(kind):
+    def model(p, t):
+        x = p["table"][t]
+        h = norm(x) if kind == "pre" else x
+        x = x + jax.nn.relu(h @ p["up"]) @ p["down"]
+        return (norm(x) if kind == "post" else x) @ p["out"]
+
+    shapes = {"table": (11, 6), "up": (6, 7), "down": (7, 6), "out": (6, 3)}
+    model = facts(model, shapes, struct(2, 5, dtype="int32"))
+    (table,) = [p for p in model.parameters if p.path == "table"]
+    assert table.has_norm_behind == (kind != "none")
+
+
+@pytest.mark.parametrize(("stride", "bent"), [(4, False), (2, False), (4, True)])
+def test_patches_lie_side_by_side_and_meet_no_activation(stride, bent):
+    def model(p, x):
+        dims = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, p["w"], (stride,) * 2, "VALID", dimension_numbers=dims)
+        return (jax.nn.relu(x) if bent else x).mean((1, 2)) @ p["out"]
+
+    model = facts(model, {"w": (4, 4, 3, 6), "out": (6, 2)}, struct(2, 8, 8, 3))
+    assert model.begins_with_patches == (stride == 4 and not bent)

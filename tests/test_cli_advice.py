@@ -32,6 +32,32 @@ class Small(nnx.Module):
     def __call__(self, x):
         return self.b(jax.nn.relu(self.a(x)))
 
+class Faint(nnx.Module):
+    def __init__(self, *, rngs):
+        normal = nnx.initializers.normal(0.05)
+        layers = [nnx.Linear(32, 32, rngs=rngs, kernel_init=normal) for _ in range(20)]
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = jax.numpy.tanh(layer(x))
+        return x
+
+class Still(nnx.Module):
+    def __init__(self, *, rngs):
+        self.base = nnx.Linear(8, 8, rngs=rngs)
+        self.lora = nnx.LoRA(8, 2, 8, rngs=rngs, a_initializer=nnx.initializers.zeros)
+
+    def __call__(self, x):
+        return self.base(x) + self.lora(x)
+
+class Large(Small):
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        turned = nnx.initializers.orthogonal(9.0)
+        self.a = nnx.Linear(8, 8, rngs=rngs, kernel_init=turned)
+        self.b = nnx.Linear(8, 8, rngs=rngs, kernel_init=turned)
+
 class Running(Small):
     def __init__(self, *, rngs):
         super().__init__(rngs=rngs)
@@ -91,6 +117,22 @@ def test_an_nnx_model_is_read_with_the_inputs_given(run, models, command):
     status, out, err = run(command, f"{models}:Small")
     assert (status, out) == (2, "")
     assert "read through its forward pass: give --input" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "code"),
+    [
+        ("Faint", "4x32", "gain-mismatch"),
+        ("Still", "4x8", "zero-product"),
+        ("Large", "4x8", "head-scale"),
+    ],
+)
+def test_what_an_nnx_constructor_draws_is_judged(run, models, model, shape, code):
+    """By the law in its jaxpr, or by a draw where that has none, as of an orthogonal kernel."""
+    target = ("advise", f"{models}:{model}", "--input", shape)
+    status, out, _ = run(*target, "--fail-on", "warning")
+    assert status == 1
+    assert code in out and "judged as drawn now" not in out
 
 
 def test_running_statistics_are_read_in_training_and_not(run, models):

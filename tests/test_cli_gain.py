@@ -31,6 +31,10 @@ def test_an_unstable_gain_is_warned_of(run):
     assert "none" in gelu  # torch has no number
     _, tanh, _ = run("tanh")
     assert "warning" not in tanh
+    flat = " ".join(tanh.split())
+    assert "1.593 keeps inputs of unit size through one layer; through many" in flat
+    assert "with a gain of 1, which is what jaxinit advise draws" in flat
+    assert "Two gains" not in run("relu")[1]
     assert "1.66666667" in tanh and "tuned by hand" in " ".join(tanh.split())
     _, sigmoid, _ = run("sigmoid")
     assert "No critical pair: where chi is 1" in sigmoid

@@ -478,6 +478,23 @@ def test_what_a_constructor_draws_is_read_from_its_jaxpr():
     assert set(own_initializers(make_mixed()).values()) == {None}
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda key: jnp.tile(jax.random.normal(key, (4, 1)), (1, 4)),
+        lambda key: (lambda w: w + w.T)(jax.random.normal(key, (4, 4))),
+        lambda key: jax.vmap(lambda k: jax.random.normal(k, (4,)))(jnp.broadcast_to(key, (4,))),
+        lambda key: jax.random.normal(key, (4, 4)) * jax.random.normal(key, (4, 1)),
+        lambda key: jax.random.normal(key, (4, 4)) ** 3,
+    ],
+)
+def test_entries_that_are_not_independent_have_no_law(make):
+    def model():
+        return nnx.Dict(w=nnx.Param(make(jax.random.key(0))))
+
+    assert own_initializers(model) == {"w": None}
+
+
 def test_a_plan_leaves_parameters_to_an_nnx_model():
     """Rules of what the tree leaves out, such as counters and statistics, take no leaf of it."""
     rules = [("{a,norm}/*", "zeros"), ("drop/rngs/count", own), ("**/mean", own), ("**", own)]

@@ -67,6 +67,27 @@ class Untraceable(nn.Module):
             raise RuntimeError("no forward pass")
         return nn.Dense(3, kernel_init=nn.initializers.constant(0.1))(x)
 
+class Adapted(nnx.Module):
+    def __init__(self, *, rngs):
+        self.base, self.lora = nnx.Linear(16, 16, rngs=rngs), nnx.LoRA(16, 2, 16, rngs=rngs)
+        self.head = nnx.Linear(16, 3, rngs=rngs, kernel_init=nnx.initializers.zeros)
+
+    def __call__(self, x):
+        return self.head(jax.nn.relu(self.base(x) + self.lora(x)))
+
+class Turned(Adapted):
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.base = nnx.Linear(16, 16, rngs=rngs, kernel_init=nnx.initializers.orthogonal())
+
+class Copied(Adapted):
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.lora.lora_a[...] = jnp.tile(self.lora.lora_a[:, :1], (1, 2))
+
+def same_again():
+    return Adapted(rngs=nnx.Rngs(0))
+
 class Small(nnx.Module):
     def __init__(self, *, rngs):
         self.a, self.b = nnx.Linear(8, 6, rngs=rngs), nnx.Linear(6, 2, rngs=rngs)
@@ -240,11 +261,38 @@ def test_a_measured_spread_is_compared_where_no_law_is_known(run):
 def test_findings_of_the_advice_join_and_the_worst_comes_first(report):
     made = report("measured")
     assert codes(made) == ["gain-mismatch", "law-unknown"]
-    assert [f.severity for f in made.findings] == ["error", "warning"]
+    assert [f.severity for f in made.findings] == ["error", "info"]
     assert codes(report("narrow")) == ["gain-mismatch"]
     # A draw in bfloat16 has 128 different values; one in float32 and a cast has hundreds.
-    assert codes(report("half")) == ["law-unknown", "low-precision"]
+    assert codes(report("half")) == ["low-precision", "law-unknown"]
     assert codes(report("half", rules='[["**/kernel", "he_normal"], ["**", "zeros"]]')) == []
+
+
+def test_zeros_that_a_role_asks_for_are_no_twins(run, report):
+    """A zero head and LoRA's zero factor: the advice judges them by their roles."""
+    made = report("Adapted", inputs=("4x16",))
+    assert made.findings == ()
+    assert group_of(made, "lora/lora_b").initializer == "zeros"
+    assert run("Adapted", "--input", "4x16", "--strict")[0] == 0
+
+
+def test_equal_columns_are_twins_in_every_role(report):
+    made = report("Copied", inputs=("4x16",))
+    assert codes(made)[0] == "twins" and made.findings[0].leaves == ("lora/lora_a",)
+    assert "2 of 2 have a twin" in made.findings[0].evidence
+
+
+def test_a_law_that_cannot_be_read_is_not_judged(run, report):
+    made = report("Turned", inputs=("4x16",))
+    assert codes(made) == ["law-unknown"]
+    assert made.findings[0].leaves == ("base/kernel",)
+    assert run("Turned", "--input", "4x16", "--strict")[0] == 0
+
+
+def test_leaves_without_the_key_are_said(report):
+    made = report("same_again", inputs=("4x16",))
+    assert [(f.severity, f.code) for f in made.findings] == [("info", "fixed-draw")]
+    assert made.findings[0].leaves == ("base/kernel", "lora/lora_a")
 
 
 def test_twins_are_said_once(report):

@@ -89,12 +89,15 @@ class Advice:
         goal: what was asked for.
         prescriptions: one for each leaf of the reading but random keys, in the order of the tree.
         findings: what to look at, the most severe first.
+        not_judged: parameters of which it is not known how they are drawn now, by path; findings
+            are about the others.
     """
 
     reading: Reading
     goal: Goal
     prescriptions: tuple[Prescription, ...]
     findings: tuple[Finding, ...]
+    not_judged: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prescriptions)
@@ -158,6 +161,7 @@ class Advice:
             "goal": self.goal,
             "prescriptions": [p.to_dict() for p in self],
             "findings": plain(self.findings),
+            "not_judged": list(self.not_judged),
         }
 
     def to_json(self) -> str:
@@ -258,7 +262,8 @@ def advise_with(caller: str, reading: Reading, goal: Goal, present: PresentByPat
     drawn |= {path: now.initializer for path, now in present.items()}
     case = Case(model, present, signals, advised, isometric_of(reading, drawn))
     prescriptions = map(_prescription, decisions)
-    return Advice(reading, goal, tuple(prescriptions), findings_of(case))
+    missing = [p.path for p in reading if p.path not in present and p.role != "state"]
+    return Advice(reading, goal, tuple(prescriptions), findings_of(case), tuple(missing))
 
 
 def _prescription(decided: Decision) -> Prescription:
@@ -463,7 +468,10 @@ def _text(advice: Advice, width: int) -> str:
         f"Advice for the goal {advice.goal!r}: {len(advice)} parameters, "
         f"{count} finding{'' if count == 1 else 's'}"
     )
-    lines = [title, *_table(rows, width), ""]
+    if advice.not_judged:
+        whole = len(advice.not_judged) >= len(advice.reading)
+        title += f"; {'none' if whole else f'{len(advice.not_judged)} not'} judged as drawn now"
+    lines = [*_wrapped(title, width, "  "), *_table(rows, width), ""]
     for (reason, source), number in numbers.items():
         lines += _wrapped(f"{number}. {reason} ({source})", width, "   ")
     return with_findings(lines, advice.findings, width)

@@ -1,16 +1,16 @@
 """What a program draws, from its jaxpr: every entry of a leaf as a function of its random bits.
 
 `drawn` runs a graph without drawing: an array whose entries are one number is that number, and one
-whose entries are the same function of a word of random bits is a table of that function over evenly
-spaced words. From such a table follows the law, and from the law an initializer. All else, such as
-an orthogonal matrix, stays unknown.
+whose entries are the same function, each of its own word of random bits, is a table of that
+function over evenly spaced words. From such a table follows the law, and from the law an
+initializer. All else, such as an orthogonal matrix, stays unknown.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,19 @@ from jaxinit.initializers import (
     uniform,
     zeros,
 )
-from jaxinit.jaxpr import Class, Cond, Graph, Interpreter, Node, Scan, While, bind, is_of
+from jaxinit.jaxpr import (
+    Class,
+    Cond,
+    Graph,
+    Interpreter,
+    Node,
+    Scan,
+    While,
+    bind,
+    is_of,
+    row_of,
+    trace,
+)
 from jaxinit.planning import ParamSpec, over_layers, with_roles
 
 # Words at which the function of an entry is looked at.
@@ -49,13 +61,15 @@ class Drawn:
     Attributes:
         entry: the number that all entries are, or a table of the function that each is of a word;
             None where neither is known.
-        words: which random words; None for a number.
+        words: which random words, in which order; None for a number.
         keyed: whether it depends on the key.
+        copied: whether some of its entries are copies, so that keys made of it draw the same.
     """
 
     entry: np.ndarray | None
     words: int | None = None
     keyed: bool = False
+    copied: bool = False
 
     def initializer(self, spec: ParamSpec) -> Initializer | None:
         """What draws a leaf like this, None where that is not known."""
@@ -68,22 +82,41 @@ class Drawn:
         return _random(np.sort(self.entry.astype(float)), spec)
 
 
-def drawn(graph: Graph, key: int = 0) -> list[Drawn]:
-    """What is known of the results of a graph.
+def drawn(graph: Graph, tables: bool = True) -> list[Drawn]:
+    """What is known of the results of a graph whose inputs are keys.
 
     Args:
         graph: the program.
-        key: which of its inputs is the key; the others are zeros.
+        tables: whether functions of random words are looked at; without, only numbers and what
+            depends on the key are known, which is quick.
     """
-    operands = [Drawn(None, keyed=number == key) for number in range(len(graph.inputs))]
+    operands = [Drawn(None, keyed=True) for _ in graph.inputs]
     with jax.ensure_compile_time_eval():
-        return _Entries().run(graph, operands)
+        return _Entries(tables).run(graph, operands)
+
+
+def without_key(init: Callable[[Any], dict[str, Any]]) -> tuple[str, ...]:
+    """Names of arrays of two axes or more that are the same for every key, single numbers aside.
+
+    Args:
+        init: from a key to arrays by name.
+    """
+    graph, shapes = trace(init, jax.random.key(0))
+    known = zip(sorted(shapes), drawn(graph, tables=False), strict=True)
+    return tuple(
+        name
+        for name, array in known
+        if not array.keyed and array.entry is None and len(shapes[name].shape) > 1
+    )
 
 
 class _Entries(Interpreter[Drawn]):
     """Runs a graph on what is known of each array."""
 
     count = 0
+
+    def __init__(self, tables: bool) -> None:
+        self.tables = tables
 
     def constant(self, value: Any) -> Drawn:
         """The number that all entries are, where they are one."""
@@ -95,22 +128,37 @@ class _Entries(Interpreter[Drawn]):
 
     def equation(self, node: Node, operands: list[Drawn]) -> Sequence[Drawn]:
         """Looks at the function of an entry at all words again."""
-        if node.primitive == "random_bits":
-            self.count += 1
+        if node.primitive == "random_bits" and self.tables and not operands[0].copied:
             dtype = np.dtype(f"uint{node.params['bit_width']}")
             words = (np.arange(_WORDS) + 0.5) / _WORDS * 2.0 ** (8 * dtype.itemsize)
-            return [Drawn(words.astype(dtype), self.count, operands[0].keyed)]
+            return [Drawn(words.astype(dtype), self._new(), operands[0].keyed)]
+        if len(operands) == 1 and _moves(node):
+            return self._moved(node, operands[0])
         entries = [operand.entry for operand in operands]
         words = {operand.words for operand in operands} - {None}
-        if len(words) < 2 and not any(entry is None for entry in entries):
-            if len(entries) == 1 and _moves(node):
-                return operands
-            if is_of(node.primitive, Class.ELEMENTWISE) or _casts(node):
-                shape = (_WORDS,) if words else ()
-                tables = [jnp.broadcast_to(jnp.asarray(entry), shape) for entry in entries]
-                (result,) = bind(node.equation, tables)
-                return [Drawn(np.asarray(result), *words, keyed=_keyed(operands))]
+        is_entrywise = is_of(node.primitive, Class.ELEMENTWISE) or _casts(node)
+        if is_entrywise and len(words) < 2 and not any(entry is None for entry in entries):
+            shape = (_WORDS,) if words else ()
+            tables = [jnp.broadcast_to(jnp.asarray(entry), shape) for entry in entries]
+            (result,) = bind(node.equation, tables)
+            return [Drawn(np.asarray(result), *words, keyed=_keyed(operands))]
         return self._unknown(node, operands)
+
+    def _new(self) -> int:
+        self.count += 1
+        return self.count
+
+    def _moved(self, node: Node, operand: Drawn) -> Sequence[Drawn]:
+        """Entries at other places: other words, unless their order stays; copies are no draw."""
+        if operand.entry is not None and operand.words is None:
+            return [operand] * len(node.outputs)
+        (before,), after = node.operand_avals, [atom.aval for atom in node.equation.outvars]
+        if any(aval.size > before.size for aval in after):
+            return [Drawn(None, keyed=operand.keyed, copied=True)] * len(after)
+        is_elsewhere = row_of(node.primitive).cuts or node.primitive == "transpose"
+        if operand.words is None or not is_elsewhere:
+            return [operand] * len(after)
+        return [dataclasses.replace(operand, words=self._new()) for _ in after]
 
     def scan(self, loop: Scan[Drawn]) -> Sequence[Drawn]:
         """Nothing is known of what comes out."""
@@ -125,7 +173,8 @@ class _Entries(Interpreter[Drawn]):
         return self._unknown(choice.node, choice.operands)
 
     def _unknown(self, node: Node, operands: list[Drawn]) -> Sequence[Drawn]:
-        return [Drawn(None, keyed=_keyed(operands))] * len(node.outputs)
+        copied = any(operand.copied for operand in operands)
+        return [Drawn(None, keyed=_keyed(operands), copied=copied)] * len(node.outputs)
 
 
 def _keyed(operands: Sequence[Drawn]) -> bool:

@@ -17,8 +17,8 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from jaxinit.flax._drawn import Drawn
-from jaxinit.flax._layers import name_of
+from jaxinit.flax._drawn import Drawn, without_key
+from jaxinit.flax._layers import is_numeric, name_of
 from jaxinit.flax._nnx import constructed, nnx_tree
 from jaxinit.flax._own import filled, linen_tree, own_initializers
 from jaxinit.initializers import Initializer
@@ -64,12 +64,15 @@ class LinenModel:
 
     def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
         """The model's own initialization, jitted; only some of the leaves where paths are given."""
+        return jax.jit(lambda key: _only(paths, self._init(key)))(key)
 
-        def init(key: jax.Array) -> dict[str, jax.Array]:
-            inputs, kwargs = jax.tree.map(filled, (self.inputs, dict(self.kwargs)))
-            return _only(paths, _by_path(self.module.init(key, *inputs, **kwargs)))
+    def without_key(self) -> tuple[str, ...]:
+        """Leaves that the model makes of other numbers than one, the same for every key."""
+        return without_key(lambda key: {p: x for p, x in self._init(key).items() if is_numeric(x)})
 
-        return jax.jit(init)(key)
+    def _init(self, key: jax.Array) -> dict[str, jax.Array]:
+        inputs, kwargs = jax.tree.map(filled, (self.inputs, dict(self.kwargs)))
+        return _by_path(self.module.init(key, *inputs, **kwargs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +113,16 @@ class NnxModel:
         """The model's own initialization, jitted; only some of the leaves where paths are given."""
 
         def init(key: jax.Array) -> dict[str, jax.Array]:
-            return _only(paths, _by_path(nnx.state(self.make(key), nnx.Param)))
+            return _only(paths, self._init(key))
 
         return init(key) if self.made else jax.jit(init)(key)
+
+    def without_key(self) -> tuple[str, ...]:
+        """Leaves that the model makes of other numbers than one, the same for every key."""
+        return () if self.made else without_key(self._init)
+
+    def _init(self, key: jax.Array) -> dict[str, jax.Array]:
+        return _by_path(nnx.state(self.make(key), nnx.Param))
 
 
 Model: TypeAlias = LinenModel | NnxModel

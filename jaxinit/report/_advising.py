@@ -12,6 +12,7 @@ import jax
 from jaxinit._json import dumps
 from jaxinit.advice import GUIDES, Advice, Audit, Goal, advise, audit
 from jaxinit.reading import Reading
+from jaxinit.report._findings import fixed
 from jaxinit.report._targets import (
     NotReadError,
     Opened,
@@ -78,7 +79,7 @@ class Judged:
 
 
 def advice_for(request: AdviceRequest) -> Judged:
-    """Reads a model and advises; findings are about the model's own initializers, where known.
+    """Reads a model and advises; findings are about the model's own initializers.
 
     The prediction is for a model that takes the advice.
 
@@ -87,9 +88,12 @@ def advice_for(request: AdviceRequest) -> Judged:
     """
     goal = _goal(request)
     with _read(request) as (opened, reading):
-        known = {p: own for p, own in opened.model.own_initializers().items() if own is not None}
+        own = opened.model.own_initializers()
+        unknown = [path for path, value in own.items() if value is None and path in reading]
+        # What no law is known of is drawn once by the model, and measured.
+        drawn = opened.model.draw(jax.random.key(request.seed), unknown) if unknown else {}
         with as_unusable("TARGET: "):
-            advice = advise(reading, goal, init=known or None)
+            advice = advise(reading, goal, init=own | drawn)
             return Judged(advice, advice.predict(**request.options) if request.predict else None)
 
 
@@ -106,6 +110,8 @@ def audit_of(request: AdviceRequest) -> Judged:
         values = opened.model.draw(jax.random.key(request.seed))
         with as_unusable("TARGET: "):
             found = audit(reading, values, goal=goal)
+            said = fixed(opened.model.without_key())
+            found = dataclasses.replace(found, findings=(*found.findings, *said))
             if not request.predict:
                 return Judged(found)
             whole = {**_not_drawn(reading, values), **values}

@@ -390,7 +390,25 @@ def print_gain(console: Console, row: Summary) -> None:
     console.print(table)
     if row.torch:
         console.print(f"\n{row.torch}")
+    if note := _in_depth(row):
+        console.print(f"\n{note}")
     if row.no_critical:
         console.print(f"\nNo critical pair: {row.no_critical}.")
     for warning in row.warnings:
         console.print(Text(f"\nwarning: {warning}", "bold yellow"))
+
+
+def _in_depth(row: Summary) -> str | None:
+    """Which of two gains the advice takes, where one layer and many ask for different ones."""
+    pair, gain = row.critical, row.forward_gain
+    if pair is None or gain is None or not pair.weight_variance:
+        return None
+    deep = math.sqrt(pair.weight_variance)
+    if math.isclose(deep, gain, rel_tol=0.01):
+        return None
+    bias = f" and biases of std {math.sqrt(pair.bias_variance):.4g}" if pair.bias_variance else ""
+    return (
+        f"Two gains: {gain:.4g} keeps inputs of unit size through one layer; through many layers "
+        f"the critical pair keeps signals and gradients, with a gain of {deep:.4g}{bias}, which is "
+        "what jaxinit advise draws plain networks with."
+    )

@@ -19,7 +19,7 @@ import jaxinit
 from jaxinit import checks
 from jaxinit.planning import ParamSpec, Plan, matching_paths
 from jaxinit.report._assemble import Assembled, Pairs, Specs, assemble, opened_rules
-from jaxinit.report._findings import find, joined, understand
+from jaxinit.report._findings import find, fixed, joined, understand
 from jaxinit.report._groups import Drawn
 from jaxinit.report._output import Watch
 from jaxinit.report._parsing import parse_dtype, types_of
@@ -79,11 +79,14 @@ class _Work:
         with self.timed("draw, first time (compiles)"):
             values = self.draw(assembled, "draw")
         is_quick = self.timings[-1].seconds < _MOST_REPEATED_SECONDS
-        with self.timed("measure and check"):
+        with self.timed("measure"):
             measured = checks.measure(values)
-            checked = find(assembled, values, measured, allowed)
         with self.timed("read and advise"):
             understood = understand(self.opened, specs, assembled, values, measured)
+        with self.timed("check"):
+            checked = find(assembled, values, measured, allowed, understood.judged)
+            if rules is None:
+                checked = (*checked, *fixed(self.model.without_key()))
         shapes = {path: ParamSpec(value.shape, value.dtype) for path, value in values.items()}
         del values  # one copy of the model at a time
         if is_quick:
@@ -108,7 +111,7 @@ class _Work:
             no_reading=understood.why_not,
             reading=understood.roles(),
             advice=understood.said(),
-            findings=joined(checked, understood),
+            findings=joined(checked, understood, allowed),
         )
 
     def plan(self, rules: Pairs | Plan | None, dtype: Any) -> tuple[Specs, Assembled]:

@@ -27,8 +27,6 @@ from jaxinit.reading import Reading
 from jaxinit.report._assemble import Assembled, Specs
 from jaxinit.report._targets import NotReadError, Opened, error_text, read_model
 
-# Codes that the checks find leaf by leaf; the advice finds them too, one for many leaves.
-_CHECKED = ("twins", "nonfinite")
 # Roles whose entries may start equal: the kernels beside them tell the units apart.
 _EQUAL_AT_START = ("bias", "scale", "state")
 
@@ -41,6 +39,7 @@ def find(
     values: Mapping[str, Any],
     measured: Mapping[str, Measured],
     allowed: Collection[str] = (),
+    judged: Collection[str] = (),
 ) -> tuple[Finding, ...]:
     """Findings about the arrays: laws that are unknown or broken, twins, infinities and NaN.
 
@@ -49,6 +48,8 @@ def find(
         values: the arrays, by path.
         measured: their moments and ends.
         allowed: paths of leaves that may hold twins.
+        judged: paths of leaves whose role was read. Where such a leaf is constant, the advice says
+            whether that harms: a head or the last layer of a branch may be zero.
     """
     planned = {path: values[path] for path in assembled.plan.paths}
     rest = {path: values[path] for path in assembled.unknown}
@@ -62,8 +63,8 @@ def find(
         *_unknown(assembled.unknown),
         *_nonfinite(measured),
         *_laws(lambda: checks.assert_laws(planned, assembled.plan)),
-        *_twins(twins(planned, plan=assembled.plan)),
-        *_twins(twins(rest)),
+        *_twins(twins(planned, plan=assembled.plan), judged),
+        *_twins(twins(rest), judged),
     )
 
 
@@ -73,11 +74,11 @@ def _unknown(paths: Sequence[str]) -> Iterator[Finding]:
     count = f"{len(paths):,} leaves were" if len(paths) > 1 else "1 leaf was"
     yield Finding(
         code="law-unknown",
-        severity="warning",
+        severity="info",
         leaves=tuple(paths),
-        evidence=f"{count} drawn by the model itself, in its own dtype, by a law that it does not "
-        "declare.",
-        remedy="Give --rules, or initialize the model with jaxinit or jax.nn.initializers.",
+        evidence=f"{count} drawn by the model itself, in its own dtype, by a law that is not "
+        "known: what they hold is measured, and their law is not judged.",
+        remedy="Give --rules to hold them to a law.",
         source="the model",
     )
 
@@ -108,8 +109,10 @@ def _laws(check: Callable[[], None]) -> Iterator[Finding]:
         )
 
 
-def _twins(check: Callable[[], None]) -> Iterator[Finding]:
+def _twins(check: Callable[[], None], judged: Collection[str]) -> Iterator[Finding]:
     for path, what, found in _rows(check):
+        if what == "constant" and path in judged:
+            continue
         yield Finding(
             code="twins",
             severity="error",
@@ -117,6 +120,20 @@ def _twins(check: Callable[[], None]) -> Iterator[Finding]:
             evidence=f"Twins ({what}): {found}. Equal units get equal gradients and stay equal.",
             remedy="Draw it at random; or, where it is meant to start so, --allow its path.",
             source="Goodfellow 2016, section 8.4",
+        )
+
+
+def fixed(paths: Sequence[str]) -> Iterator[Finding]:
+    """What is said of leaves that are the same for every key."""
+    if paths:
+        yield Finding(
+            code="fixed-draw",
+            severity="info",
+            leaves=tuple(paths),
+            evidence=f"The model makes {'these leaves' if len(paths) > 1 else 'this leaf'} without "
+            "the key of its init: every seed gives the same numbers.",
+            remedy="Pass the key on, unless that is meant, as for a table or fixed filters.",
+            source="the jaxpr of the init",
         )
 
 
@@ -160,6 +177,12 @@ class Understood:
         written = self.advice.to_dict()
         return {name: written[name] for name in ("goal", "prescriptions")}
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Paths of the leaves whose role was read; none without advice."""
+        read = self.reading if self.advice is not None else None
+        return tuple(each.path for each in read or () if each.role != "unknown")
+
     @functools.cached_property
     def prescriptions(self) -> dict[str, Prescription]:
         """What is advised, by path; empty without advice."""
@@ -198,13 +221,16 @@ def understand(
         return Understood(why_not=f"advising on the model raised {error_text(error)}")
 
 
-def joined(findings: Collection[Finding], understood: Understood) -> tuple[Finding, ...]:
+def joined(
+    findings: Collection[Finding], understood: Understood, allowed: Collection[str] = ()
+) -> tuple[Finding, ...]:
     """The findings of the checks and those of the advice, the most severe first.
 
     Args:
         findings: of the checks. Twins in biases and scales of several axes are dropped, since only
             a reading tells these from kernels.
         understood: what was read.
+        allowed: paths of leaves that may hold twins.
     """
     advice, reading = understood.advice, understood.reading or {}
     roles = {path: reading[path].role for f in findings for path in f.leaves if path in reading}
@@ -213,7 +239,13 @@ def joined(findings: Collection[Finding], understood: Understood) -> tuple[Findi
         for finding in findings
         if finding.code != "twins" or roles.get(finding.leaves[0]) not in _EQUAL_AT_START
     ]
-    more = [] if advice is None else [f for f in advice.findings if f.code not in _CHECKED]
+    told = {path for finding in kept if finding.code == "twins" for path in finding.leaves}
+    more = [f for f in (() if advice is None else advice.findings) if f.code != "nonfinite"]
+    for number, finding in enumerate(more):
+        if finding.code == "twins":
+            left = [path for path in finding.leaves if path not in told and path not in allowed]
+            more[number] = dataclasses.replace(finding, leaves=tuple(left))
+    more = [finding for finding in more if finding.leaves or finding.code != "twins"]
     both = [*kept, *_merged(more)]
     return tuple(sorted(both, key=lambda each: -SEVERITIES.index(each.severity)))
 

@@ -18,7 +18,7 @@ from jaxinit.advice._facts import ModelFacts, ParameterFacts
 from jaxinit.advice._guide import Choice, Row, decide
 from jaxinit.advice._present import Moments, PresentByPath, moments_of_present
 from jaxinit.advice._signals import Signals, is_known, middle, over
-from jaxinit.initializers import Initializer
+from jaxinit.initializers import Initializer, zeros
 
 # A layer within these bounds of the size that its row means stays as it is: the edges of a padded
 # convolution, and biases, move it a little.
@@ -85,7 +85,8 @@ def decisions_of(
     while (path := advice.first_off(settled)) is not None and len(settled) < _ROUNDS:
         settled.add(path)
         advice.correct(_whole, [path])
-    return [_explained(each, advice.signals) for each in advice.decided.values()], advice.signals
+    signals = advice.finished()
+    return [_explained(each, signals) for each in advice.decided.values()], signals
 
 
 class _Correcting:
@@ -97,14 +98,25 @@ class _Correcting:
         self.model, self.present, self.decided = model, present, decided
         self.signals = self._signals(decided)
 
-    def _signals(self, decided: Mapping[str, Decision]) -> Signals:
+    def _signals(self, decided: Mapping[str, Decision], is_biased: bool = False) -> Signals:
+        """Sizes, as a rule with biases at zero: what they add is no multiple of a weight."""
         laws: dict[str, Initializer | Moments] = {}
         for path, each in decided.items():
-            if each.facts.is_inexact:
-                is_unknown = math.isnan(each.variance)
-                kept = moments_of_present(each.facts, self.present) if is_unknown else None
-                laws[path] = kept or each.initializer
+            if not each.facts.is_inexact:
+                continue
+            if each.facts.roles[-1] == "bias" and not is_biased:
+                laws[path] = (0.0, 0.0)
+            elif math.isnan(each.variance):
+                laws[path] = moments_of_present(each.facts, self.present)
+            else:
+                laws[path] = each.initializer
         return Signals(self.model, laws)
+
+    def finished(self) -> Signals:
+        """The sizes under the advice as it stands."""
+        biases = [each for each in self.decided.values() if each.facts.roles[-1] == "bias"]
+        is_same = all(each.initializer == zeros for each in biases)
+        return self.signals if is_same else self._signals(self.decided, is_biased=True)
 
     def correct(self, measure: Measure, paths: Iterable[str]) -> None:
         """Corrects the layers that are off, where the size follows the weight."""
@@ -128,7 +140,10 @@ class _Correcting:
         return [
             path
             for path, each in self.decided.items()
-            if each.facts.is_layer and each.variance > 0 and not each.facts.after.normalisation
+            if each.facts.is_layer
+            and each.variance > 0
+            and not each.facts.after.normalisation
+            and not each.choice.is_final
         ]
 
     def queries(self) -> list[str]:

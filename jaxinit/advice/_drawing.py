@@ -322,12 +322,20 @@ def critical_bias(p: ParameterFacts) -> Initializer:
     return gaussian(math.sqrt(pair.bias_variance) if pair else 0.0)(p)
 
 
+def siren_first(p: ParameterFacts) -> Initializer:
+    """U(+-1/n)."""
+    bound = float(f"{1 / (p.fan_in or 1.0):.9g}")
+    return init.uniform(minval=-bound, maxval=bound)
+
+
 def siren(p: ParameterFacts) -> Initializer:
-    """U(+-1/n) in the first layer and U(+-sqrt(6/n) / w0) in the others."""
-    if "first" in p.roles:
-        bound = float(f"{p.correction / (p.fan_in or 1.0):.9g}")
-        return init.uniform(minval=-bound, maxval=bound)
-    return scaled(math.sqrt(2) * linear_gain(p), "fan_in", "uniform")(p)
+    """U(+-sqrt(6/n)): sines of arguments of unit size."""
+    return scaled(math.sqrt(2), "fan_in", "uniform")(p)
+
+
+def zero_head(p: ParameterFacts) -> Initializer:
+    """Zeros, but where a normalisation divides by the size of what the head makes."""
+    return lecun(p) if p.after.normalisation else init.zeros
 
 
 def forget_one(p: ParameterFacts) -> Initializer:

@@ -186,6 +186,9 @@ class ParameterFacts:
         elif role in ("state", "unused", "unknown") or self.use is _NO_USE:
             yield role
         elif layers:
+            through = self.use.through
+            if not through.is_linear and not through.is_scale_free:
+                yield "transformed"
             yield from self._roles_of_layer()
             if self.is_linear or any(each.after and each.after.gates for each in layers):
                 yield "linear"  # before "kernel", for rows whose gain is an activation's

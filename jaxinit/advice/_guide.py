@@ -89,12 +89,14 @@ class Choice:
         drawing: from the facts of a parameter to its initializer.
         reason: why, in one sentence.
         source: authors, year, section, where it is not that of the row.
+        is_final: whether the size is meant as it is, whatever the model multiplies beside it.
     """
 
     role: str
     drawing: Drawing
     reason: str
     source: str | None = None
+    is_final: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,19 @@ LAYER_SCALE = row(
     Choice("branch_scale", draw.layer_scale, "small: every block starts near the identity"),
 )
 
-FIRST = (BYPASSES, LAYER_SCALE)
+OWN = row(
+    "as the model draws it",
+    ALWAYS,
+    "the reading",
+    Choice("state", draw.own, "no parameter: it stays as the model makes it"),
+    Choice("unused", draw.own, "no output depends on it, so its values do not matter"),
+    Choice("unknown", draw.own, "not judged: the reading stopped"),
+    Choice("special", draw.own, "not judged: no row knows parameters that are used like this"),
+    Choice("transformed", draw.own, "not judged: data meet a function of it that is no multiple"),
+    Choice("offset_scale", draw.zeros, "the model adds 1: a normalisation starts as itself"),
+)
+
+FIRST = (OWN, BYPASSES, LAYER_SCALE)
 
 # Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
 CELLS = row(
@@ -210,10 +224,6 @@ REST = row(
     Choice("kernel", draw.by_activation, "passes the second moment through its activation"),
     ZERO_BIAS,
     Choice("scale", draw.ones, "a normalisation starts as itself", "Ioffe 2015, section 3"),
-    Choice("state", draw.own, "no parameter: it stays as the model makes it", "the reading"),
-    Choice("special", draw.own, "no row knows it: as the model draws it", "the reading"),
-    Choice("unused", draw.own, "no output depends on it, so its values do not matter", "reading"),
-    Choice("unknown", draw.own, "the reading stopped: as the model draws it", "the reading"),
     Choice("gate", draw.lecun, "keeps the second moment of its input"),
 )
 
@@ -238,10 +248,10 @@ TRAIN = (
         ATTENTION & PRE_NORM & PATCHES,
         "Dosovitskiy 2020, appendix B and released code",
         Choice("first", draw.lecun, "patches are one flat fan: gain 1 by fan_in"),
-        Choice("head", draw.zeros, "all classes start equally likely"),
+        Choice("head", draw.zero_head, "all classes start equally likely"),
         Choice("kernel", draw.scaled(1.0, "fan_avg", "uniform"), "Xavier, as ViT was trained"),
         Choice("position", draw.gaussian(0.02), "small beside the patches"),
-        Choice("embedding", draw.zeros, "the class token starts at 0"),
+        Choice("token", draw.zeros, "the class token starts at 0"),
     ),
     ENDS,
     row(
@@ -317,7 +327,7 @@ TRAIN = (
         "Zhang 2019 (Fixup), section 4",
         Choice("residual_output", draw.zeros, "the stream starts as the identity, at any depth"),
         Choice("branch_inner", draw.scaled(draw.fixup_gain), "L^-1/(2m-2) bounds the first update"),
-        Choice("head", draw.zeros, "the first step moves the head alone"),
+        Choice("head", draw.zero_head, "the first step moves the head alone"),
         Choice("kernel", draw.by_activation, "passes the second moment on"),
         Choice("scale", draw.ones, "multipliers start at 1"),
     ),
@@ -333,6 +343,7 @@ TRAIN = (
         PLAIN & activation_is("sin"),
         "Sitzmann 2020 (SIREN), section 3.2",
         Choice("head", draw.siren, "the output layer is drawn as the hidden ones"),
+        Choice("first", draw.siren_first, "1/n: the frequency w0 spreads the input", is_final=True),
         Choice("kernel", draw.siren, "pre-activations of unit size, whatever the frequency w0"),
     ),
     row(
@@ -442,7 +453,7 @@ MUP = (
         ALWAYS,
         "Yang 2022, table 8 and appendix D",
         Choice("embedding", draw.gaussian(1.0), "input weights keep one size at all widths"),
-        Choice("head", draw.zeros, "a zero readout starts the same at all widths"),
+        Choice("head", draw.zero_head, "a zero readout starts the same at all widths"),
         Choice("query_key", draw.lecun, "1/fan_in; divide scores by d, not sqrt d"),
         Choice("residual_output", draw.per_branch, "1/fan_in, and the depth beside it"),
         Choice(

@@ -115,14 +115,13 @@ class Signals:
         return Growth(over(last[0], first[0]), over(first[1], last[1]))
 
     def steps(self) -> Iterator[Step]:
-        """Every residual sum of the model, each round of a loop on its own."""
+        """Every residual sum of the model, in order, each round of a loop on its own."""
         seen: set[int] = set()
-        for p in self.model.layers:
-            for use in p.parameter.uses:
-                if use.branch is None or not use.branch.is_last:
-                    continue
-                for value in use.meets:
-                    yield from self._sums_of(value, use.branch.count, seen)
+        uses = [use for p in self.model.layers for use in p.parameter.uses]
+        lasts = [(use, use.branch) for use in uses if use.branch and use.branch.is_last]
+        for use, branch in sorted(lasts, key=lambda each: each[0].meets):
+            for value in use.meets:
+                yield from self._sums_of(value, branch.count, seen)
 
     def logits(self, p: ParameterFacts) -> int | None:
         """Number of the logits of the softmax that a query or key comes to; None without one."""

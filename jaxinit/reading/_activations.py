@@ -135,36 +135,33 @@ class Activations:
         graph = _cut(member, self.found)
         if graph is None:
             return None
-        function = Function(graph)
+        function = self._of_argument(graph)
         key = function.key()
         if key not in self._names:
-            named = _name_of(function) or self._scaled(member, function)
+            named = _name_of(function) or self._multiplied(member, function)
             self._names[key] = named or function.called()
         return Activation(self._names[key], function)
 
-    def _scaled(self, member: Member, function: Function) -> str | None:
-        """The name of ``a f(b x)``: that of ``f``, with the numbers; None where it is none."""
-        core = self._core(member)
-        graph = _cut(core, self.found)
-        if graph is None:
-            return None
+    def _of_argument(self, graph: Graph) -> Function:
+        """The function of what the origin is multiplied to before it bends: see `argument`."""
         place = self._linear_nodes(graph)
-        inside, outside = graph.nodes[:place], graph.nodes[place:]
-        (value,) = inside[-1].outputs if inside else graph.inputs
-        inner = Function(dataclasses.replace(graph, nodes=outside, inputs=(value,)))
-        name = _name_of(inner)
-        argument = Function(dataclasses.replace(graph, nodes=inside, outputs=(value,)))
-        points, whole = argument.on_host(_POINTS), function.on_host(_POINTS)
-        if name is None or points is None or whole is None:
+        value = graph.nodes[place - 1].outputs if place else graph.inputs
+        return Function(dataclasses.replace(graph, nodes=graph.nodes[place:], inputs=value))
+
+    def _multiplied(self, member: Member, function: Function) -> str | None:
+        """The name of ``a f``: that of ``f``, with the number; None where it is none."""
+        graph = _cut(self._core(member), self.found)
+        inner = None if graph is None else self._of_argument(graph)
+        name = None if inner is None else _name_of(inner)
+        if inner is None or name is None:
             return None
-        part = inner.on_host(points)
-        if part is None or not np.isfinite(part).all() or not np.isfinite(whole).all():
+        part, whole = inner.on_host(_POINTS), function.on_host(_POINTS)
+        if part is None or whole is None:
             return None
-        b, a = points[0] / _POINTS[0], np.vdot(part, whole) / np.vdot(part, part)
-        if not _agree(points, b * _POINTS) or not _agree(whole, a * part):
+        if not np.isfinite(part).all() or not np.isfinite(whole).all():
             return None
-        name += "(x)" if b == 1 else f"({b:.4g} x)"
-        return name if a == 1 else f"{name} * {a:.4g}"
+        factor = np.vdot(part, whole) / np.vdot(part, part)
+        return f"{name}(x) * {factor:.4g}" if _agree(whole, factor * part) else None
 
     def shared(self, members: Sequence[Member]) -> Activation | None:
         """The one activation that several values are, apart from constants that scale or shift it.

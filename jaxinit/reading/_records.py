@@ -31,6 +31,7 @@ class Activation:
             ``"identity"`` between two layers with nothing between them; else the name of the
             function that the model calls, or of the primitives that it is made of.
         function: the function itself, from a scalar or array to one like it; constants closed over.
+            Its argument is what the layer's output is multiplied to before it bends, see `Use.meets`.
     """
 
     name: str
@@ -203,8 +204,8 @@ class Through:
         """With a constant added; one so small that it guards against zero changes nothing."""
         if offset is not None and abs(offset) <= SMALL:
             return self
-        known = self.offset is not None and offset is not None
-        return dataclasses.replace(self, offset=self.offset + offset if known else None)
+        whole = None if self.offset is None or offset is None else self.offset + offset
+        return dataclasses.replace(self, offset=whole)
 
     def powered(self, power: float | None, function: str) -> Through:
         """After a function that is a power of its argument, up to sign; None where it is none."""
@@ -223,14 +224,9 @@ class Through:
     def joined(self, other: Through) -> Through:
         """Where it may be one or the other: what both agree on."""
         return Through(
-            *(
-                one if one == two else None
-                for one, two in (
-                    (self.factor, other.factor),
-                    (self.offset, other.offset),
-                    (self.degree, other.degree),
-                )
-            ),
+            self.factor if self.factor == other.factor else None,
+            self.offset if self.offset == other.offset else None,
+            self.degree if self.degree == other.degree else None,
             max(self.kept, other.kept),
             _united(self.functions, other.functions),
             _united(self.beside, other.beside),

@@ -785,3 +785,16 @@ def test_errors_say_what_to_do():
         predict(reading, laws).layers[0].holds()
     with pytest.raises(KeyError, match=r"no layer with the parameter 'v'"):
         predict(reading, laws)["v"]
+
+
+def test_a_key_that_a_model_closes_over_is_no_number():
+    key = jax.random.key(0)
+
+    def model(p, x):
+        keep = jax.random.bernoulli(key, 0.5, x.shape)
+        return jnp.where(keep, x / 0.5, 0) @ p["w"]
+
+    reading = jaxinit.read(model, {"w": array(16, 8)}, array(4, 16))
+    (layer,) = jaxinit.predict(reading, {"w": init.lecun_normal()}).layers
+    # Half of the inputs are doubled: mean square 2, and LeCun keeps it.
+    assert layer.forward == pytest.approx((2.0, 2.0), rel=1e-3)

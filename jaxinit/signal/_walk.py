@@ -65,9 +65,9 @@ class Walk(Interpreter[Value]):
 
     def constant(self, value: Any) -> Value:
         """A closed-over array, or the value of a literal; of keys the shape alone is known."""
-        if jnp.issubdtype(getattr(value, "dtype", np.float32), np.generic):
-            return Constant(np.asarray(value))
-        return Discrete(tuple(value.shape))
+        if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
+            return Discrete(tuple(value.shape))
+        return Constant(np.asarray(value))
 
     def equation(self, node: Node, operands: list[Value]) -> list[Value]:
         """Applies the rule of the primitive, and notes layers."""

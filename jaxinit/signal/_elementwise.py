@@ -63,7 +63,9 @@ def _cast(tape: Tape, node: Node, value: Value, aval: Aval) -> Value:
     if is_float(aval) and node.operand_avals[0].dtype == np.bool_:
         # A claim that data decide is 0 or 1, nobody knows how often.
         return tape.signal(np.array([0.0, 1.0]), (), aval.shape, [0] * len(aval.shape))
-    return unknown(tape, "integers of the data", aval)
+    if isinstance(value, Discrete) and value.label and value.moments and is_float(aval):
+        return tape.parameter(value.label, value.moments, aval.shape)
+    return unknown(tape, "integers of the data", aval, [value])
 
 
 def _from_bits(tape: Tape, value: Value, aval: Aval) -> Value:

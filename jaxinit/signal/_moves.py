@@ -108,6 +108,7 @@ def mixture(
 def _concatenated(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
     if any(isinstance(x, Discrete) for x in operands):
         return None
+    operands = [x for x in operands if math.prod(x.shape)] or operands
     signals = [x for x in operands if isinstance(x, Signal)]
     features = [
         any(x.features[axis] and x.shape[axis] > 1 for x in signals)
@@ -350,7 +351,7 @@ def _others(
     missing = [axis for axis, n in enumerate(shape) if n != signal.shape[axis]]
     positions = [axis for axis in missing if not signal.features[axis]]
     profile = None
-    if len(positions) == 1 and not signal.label:
+    if len(positions) == 1 and math.prod(shape) and not signal.label:
         (axis,) = positions
         start = (starts[axis] if starts is not None else 0) or 0
         profile = np.zeros(signal.shape[axis])
@@ -381,13 +382,13 @@ def _gathered(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> 
         # All that come may come from one position.
         profile = np.zeros(signal.shape[chosen[0]])
         profile[:1] = len(profile)
-    facts = {"label": None, "chosen": signal.label, "profile": profile}
+    known = isinstance(index, Constant)
+    facts = {"label": None, "chosen": signal.label, "laid_out": known, "profile": profile}
     share = math.prod(shape) / max(signal.size, 1)
     found = tape.other_entries(signal, shape, features, share, independent=True, **facts)
     if signal.label:
         # Two tokens are the same one time in as many as there are.
         rows = max(math.prod(signal.shape[axis] for axis in numbers.start_index_map), 1)
-        known = isinstance(index, Constant)
         for source in found.sources:
             same = np.array([0.0, 1.0]) if known else np.full(2, 1 / rows)
             tape.sources[source].correlation = same

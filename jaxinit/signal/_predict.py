@@ -26,7 +26,7 @@ from jaxinit.jaxpr import is_key
 from jaxinit.planning import Plan, init_by_path, suggestion
 from jaxinit.reading import Reading
 from jaxinit.signal._backward import second_moments
-from jaxinit.signal._rules import Aval, is_float
+from jaxinit.signal._rules import COMPLEX, Aval, is_float
 from jaxinit.signal._tape import Discrete, Signal, Tape, Value
 from jaxinit.signal._walk import Layer, Walk, draw_input, random_keys
 from jaxinit.signal._walk import measure as run_measured
@@ -301,13 +301,13 @@ def _aval(reading: Reading, path: str) -> Aval:
 
 
 def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Value:
-    if moments is None:
-        return Discrete(aval.shape)
-    features, why = [length > 1 for length in aval.shape], None
-    if math.isnan(moments[1]):
-        moments, why = (0.0, 1.0), f"the law of {path!r} is unknown"
-    # The same at every position: correlation 1.
-    return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path, unknown=why)
+    if jnp.issubdtype(aval.dtype, np.complexfloating):
+        return tape.parameter(path, (0.0, 1.0), aval.shape, COMPLEX)
+    if moments is not None and math.isnan(moments[1]):
+        return tape.parameter(path, (0.0, 1.0), aval.shape, f"the law of {path!r} is unknown")
+    if not is_float(aval) or moments is None:
+        return Discrete(aval.shape, path, moments)
+    return tape.parameter(path, moments, aval.shape)
 
 
 def _datum(tape: Tape, moments: Moments, aval: Aval) -> Value:
@@ -359,7 +359,7 @@ def _moments_by_path(reading: Reading, init: Drawn) -> dict[str, Moments]:
             f"({len(missing)} of {len(floating)} are missing). Pass a plan of the same tree, or "
             "the tree itself."
         )
-    return {path: found[path] for path in floating}
+    return found
 
 
 def _laws_by_path(init: Drawn) -> dict[str, Any]:
@@ -381,7 +381,8 @@ def _moments(path: str, law: Any, aval: Aval) -> Moments:
             f"predict needs a law for {path!r}, got {law!r}. Pass a plan, a tree of arrays, or a "
             "mapping from path to an initializer or (mean, variance)."
         )
-    wide = jnp.asarray(law, jnp.float32) if is_float(law) else jnp.zeros(0)
+    counts = not is_key(law) and np.issubdtype(law.dtype, np.integer)
+    wide = jnp.asarray(law, jnp.float32) if counts or is_float(law) else jnp.zeros(0)
     if not wide.size:
         return 0.0, 0.0
     mean, second = float(wide.mean()), float(jnp.mean(wide**2))
@@ -409,7 +410,8 @@ def _measured(
         parameters = _drawn_parameters(reading, init, of_parameters)
         operands = [*parameters, *_drawn_data(reading, data, parameters, of_data)]
         found = run_measured(reading.graph, operands, set(wanted), last)
-        sums += [[moments.get(occurrence, math.nan) for moments in found] for occurrence in wanted]
+        for row, occurrence in zip(sums, wanted, strict=True):
+            row += [moments.get(occurrence, math.nan) for moments in found]
     pairs = [[None if math.isnan(v) else float(v) for v in row] for row in sums / draws]
     return [
         dataclasses.replace(record, measured_forward=forward, measured_backward=backward)

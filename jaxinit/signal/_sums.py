@@ -314,7 +314,7 @@ def _dense(tape: Tape, numbers: _DotNumbers, a: Signal, b: Signal, shape: Shape)
     if a.simplex or b.simplex:
         found = _attention(tape, a, b, (axes_a, axes_b), shape, features)
         if found is not None:
-            return _noted(tape, found, a, b)
+            return tape.layer(found, (a, b))
     products = math.prod(a.shape[axis] for axis in axes_a) * math.prod(shape)
     are_units = _has_units(a, axes_a), _has_units(b, axes_b)
     places = _places_of_dot(numbers, a, b)
@@ -356,6 +356,8 @@ def _kernels(numbers: _DotNumbers, a: Signal, b: Signal) -> tuple[Signal, Signal
     side = 0 if a.chosen else 1
     signal, used = (a, b)[side], (numbers[0][side], numbers[1][side])
     left = [axis for axis in range(len(signal.shape)) if axis not in (*used[0], *used[1])]
+    if signal.laid_out:
+        signal = dataclasses.replace(signal, features=tuple(n > 1 for n in signal.shape))
     if not _has_units(signal, used[0]) or not _has_units(signal, left):
         return a, b
     kernel = dataclasses.replace(signal, label=signal.chosen)
@@ -409,15 +411,7 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
     for source in found.sources if roots is None else ():
         uses = frozenset((x.label, found.number) for x in (a, b) if x.label)
         tape.sources[source].uses = uses
-    return _noted(tape, found, a, b)
-
-
-def _noted(tape: Tape, found: Signal, a: Signal, b: Signal) -> Signal:
-    """Notes a contraction with a parameter: it is a layer."""
-    label = " ".join(x.label for x in (a, b) if x.label)
-    if label:
-        tape.layers[found.number] = label
-    return found
+    return tape.layer(found, (a, b))
 
 
 def _attention(

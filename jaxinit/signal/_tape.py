@@ -40,9 +40,17 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Discrete:
-    """Integers, booleans or keys of which only the shape is known: those of the data are."""
+    """Integers, booleans or keys of which only the shape is known: those of the data are.
+
+    Attributes:
+        shape: shape of the array.
+        label: path of the parameter that holds them, if any.
+        moments: mean and variance of an entry, where it is drawn.
+    """
 
     shape: tuple[int, ...]
+    label: str | None = None
+    moments: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Signal:
         simplex: for attention weights.
         unknown: why nothing is known of it; the table is then that of a standard normal number.
         chosen: path of the parameter that integers chose these entries of, axis by axis.
+        laid_out: whether constants chose them, as those of a circulant matrix, and not the data.
     """
 
     number: int
@@ -132,6 +141,7 @@ class Signal:
     simplex: Simplex | None = None
     unknown: str | None = None
     chosen: str | None = None
+    laid_out: bool = False
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -309,11 +319,32 @@ class Tape:
         table = tables.normal(mean, variance)
         return self.signal(table, (source,), shape, features, edges, **facts)
 
+    def parameter(
+        self, label: str, moments: tuple[float, float], shape: Shape, unknown: str | None = None
+    ) -> Signal:
+        """A leaf with the mean and variance of its entries, the same ones at every position."""
+        features = [length > 1 for length in shape]
+        facts = {"label": label, "unknown": unknown}
+        return self.normal(*moments, shape, features, correlation=1.0, **facts)
+
+    def layer(self, found: Signal, operands: Iterable[Value]) -> Signal:
+        """Notes a contraction with a parameter: it is a layer."""
+        labels = [None if isinstance(x, Constant) else x.label for x in operands]
+        if any(labels):
+            self.layers[found.number] = " ".join(label for label in labels if label)
+        return found
+
     def unknown(self, why: str, shape: Shape, operands: Iterable[Value] = ()) -> Signal:
-        """A signal of which nothing is known, nor of the gradients that go through it."""
+        """A signal of which nothing is known, nor of the gradients that go through it.
+
+        What is made of parameters alone is still one.
+        """
+        operands = list(operands)
+        labels = [x.label for x in operands if not isinstance(x, Constant)]
+        label = labels[0] if labels and all(labels) else None
         gain = np.broadcast_to(np.array([0.0, np.inf]), (tables.ROWS, 2))
         edges = [Edge(x.number, gain=gain) for x in operands if isinstance(x, Signal)]
-        return self.normal(0.0, 1.0, shape, [1] * len(shape), edges, unknown=why)
+        return self.normal(0.0, 1.0, shape, [1] * len(shape), edges, unknown=why, label=label)
 
     def again(self, signal: Signal, edges: Sequence[Edge], **changes: Any) -> Signal:
         """The same entries with other facts, or another table."""
@@ -399,6 +430,7 @@ class Tape:
             source = self.source(tables.fraction(crossed, signal.variance), self.roots(signal))
             edge = Edge(signal.number, places=places)
             kept = {"base": signal.base, "tag": signal.tag, "mask": signal.mask}
+            kept |= {"label": signal.label}
             self._compressed[signal.number] = self.signal(
                 table, (source,), signal.shape, signal.features, [edge], **kept
             )

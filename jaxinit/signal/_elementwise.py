@@ -38,6 +38,8 @@ from jaxinit.signal._tape import (
     reason,
 )
 
+# Functions whose values are between -1 and 1 whatever goes in.
+_BOUNDED = ("sin", "cos", "tanh", "logistic", "erf")
 # Logits below are those of a mask.
 _BIG_NEGATIVE = -1e4
 
@@ -90,6 +92,11 @@ def elementwise(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -
     special = _special(tape, name, operands, aval.shape)
     if special is not None:
         return special
+    if name in _BOUNDED and signals[0].unknown:
+        # Nobody knows where between 0 and 1 the square is.
+        edges = [Edge(signals[0].number, gain=np.array([[0.0, np.inf]] * tables.ROWS))]
+        claim = np.array([0.0, 1.0])
+        return tape.signal(claim, (), aval.shape, signals[0].features, edges, unknown=None)
     prepared = [tape.as_signal(x) for x in operands]
     if not all(x.label for x in signals):
         prepared = [_at_positions(tape, x) for x in prepared]

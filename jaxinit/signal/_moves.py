@@ -61,8 +61,10 @@ def _copied(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     return tape.same(found, mask=broadcast(np.broadcast_to(signal.mask, signal.shape), node))
 
 
-@of_signal("rev")
-def _reversed(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
+@of_signal("rev", "sort")
+def _reordered(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value | None:
+    if node.params.get("num_keys", 1) != 1 or len(node.outputs) > 1:
+        return None
     return tape.other_entries(signal, signal.shape, signal.features, 1.0, independent=False)
 
 

@@ -319,7 +319,7 @@ def _datum(tape: Tape, moments: Moments, aval: Aval) -> Value:
 
 
 def _forward(signal: Signal) -> Interval:
-    if signal.unknown:
+    if signal.unknown or np.isnan(signal.second).any():
         return (0.0, math.inf)
     return float(signal.second.min()), float(signal.second.max())
 
@@ -327,6 +327,8 @@ def _forward(signal: Signal) -> Interval:
 def _record(layer: Layer, order: int, sizes: Sizes) -> LayerMoments:
     backward = sizes.gradient(layer.signal)
     why = layer.signal.unknown
+    if why is None and np.isnan(layer.signal.second).any():
+        why = "no number: a division by zero, or a root of a negative number"
     if why is None and math.isinf(backward[1]):
         why = "a value further on that could not be followed"
     forward, (_, rounds) = _forward(layer.signal), layer.occurrence

@@ -34,6 +34,7 @@ from jaxinit.signal._tape import (
     Tag,
     Tape,
     Value,
+    over_nodes,
 )
 
 # A positive mean whose relative variance is below this is taken for a constant.
@@ -41,6 +42,8 @@ _CONSTANT = 0.02
 # Draws of logits that the concentration of attention weights is averaged over: 2 % of error.
 _DRAWS = 128
 _QUERIES = 8
+# Lengths of running sums whose laws are averaged, at most; few are as good as all of them.
+_SUMMED = 128
 # Weights with a mean give all units of a layer a part in common; below this share it is nothing.
 _IN_COMMON = 0.05
 
@@ -98,16 +101,24 @@ def _tag_of_sum(signal: Signal, axes: Sequence[int], count: int) -> Tag:
 
 @of_signal("cumsum")
 def _cumulative_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
-    """A running sum: the law of an entry is averaged over how many were summed."""
+    """A running sum: the law of an entry is averaged over how many were summed.
+
+    Each sum has the shape of the law of its terms, stretched: exponentials of running sums of
+    negative numbers stay below 1.
+    """
     signal, axis = tape.compressed(signal), node.params["axis"]
     count = signal.shape[axis]
     crossed = signal.mean**2 if signal.features[axis] else tape.cross(signal)
-    mean = signal.mean * (count + 1) / 2
-    second = signal.second * (count + 1) / 2 + crossed * (count**2 - 1) / 3
+    shared = tables.fraction(crossed - signal.mean**2, signal.variance)
     edges = [Edge(signal.number, gain=tables.ends((count + 1) / 2))]
     features = [flag and i != axis for i, flag in enumerate(signal.features)]
-    variance, roots = second - mean**2, tape.roots(signal)
-    return tape.normal(mean, variance, signal.shape, features, edges, [0.0, 1.0], roots)
+    chosen = np.linspace(1, count, min(count, _SUMMED))
+    numbers = over_nodes(signal) - signal.mean[:, None]
+    stretch = np.sqrt(chosen + chosen * (chosen - 1) * shared[:, None])
+    sums = chosen[:, None] * signal.mean[:, None, None] + stretch[..., None] * numbers[:, None]
+    table, _ = tables.compress(sums, np.tile(tables.weights() / chosen.size, (chosen.size, 1)))
+    source = tape.source([0.0, 1.0], tape.roots(signal))
+    return tape.signal(table, (source,), signal.shape, features, edges)
 
 
 @of_signal("reduce_window_sum")

@@ -24,6 +24,7 @@ from jaxinit.signal._tape import (
     Edge,
     Features,
     Made,
+    Meeting,
     Shape,
     Signal,
     Stack,
@@ -394,6 +395,11 @@ def _gathered(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> 
         for source in found.sources:
             same = np.array([0.0, 1.0]) if known else np.full(2, 1 / rows)
             tape.sources[source].correlation = same
+            # As a layer of data that are 1 in one of the rows.
+            whole, chosen = tape.first(signal, numbers.start_index_map)
+            _, left = tape.first(signal, [a for a in range(len(signal.shape)) if a not in gone])
+            meeting = Meeting(found.number, source, frozenset(), rows, chosen, left)
+            tape.meetings.setdefault(whole.number, []).append(meeting)
     return found
 
 

@@ -76,7 +76,9 @@ def _from_bits(tape: Tape, value: Value, aval: Aval) -> Value:
     # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
     # decide keeps the axes of what it is decided for.
     features = [0] * len(aval.shape)
-    return tape.signal(tables.uniform() + 1.0, [tape.source()], aval.shape, features)
+    # The largest of a float32 is not 1, whose inverse error function is infinite.
+    table = np.minimum(tables.uniform(), 1 - 2.0**-23) + 1.0
+    return tape.signal(table, [tape.source()], aval.shape, features)
 
 
 @rules(Class.ELEMENTWISE)

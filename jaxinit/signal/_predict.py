@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxinit import _json
 from jaxinit._table import render_table
-from jaxinit.initializers import Initializer, Law
+from jaxinit.initializers import Initializer, Law, own
 from jaxinit.jaxpr import is_key
 from jaxinit.planning import Plan, init_by_path, suggestion
 from jaxinit.reading import Reading
@@ -427,7 +427,11 @@ def _drawn_parameters(reading: Reading, init: Drawn, key: jax.Array) -> list[jax
     Raises:
         ValueError: when there are moments alone.
     """
-    laws = _laws_by_path(init.init(key) if isinstance(init, Plan) else init)
+    if isinstance(init, Plan):
+        # Random keys and counters that the model draws itself need no law.
+        counters = [leaf for leaf in init if leaf.initializer == own and not is_float(leaf)]
+        init = init.init(key, keep={leaf.path: _counter(key, leaf) for leaf in counters})
+    laws = _laws_by_path(init)
     arrays = []
     for number, path in enumerate(reading.paths):
         aval, law = _aval(reading, path), laws.get(path)
@@ -438,11 +442,12 @@ def _drawn_parameters(reading: Reading, init: Drawn, key: jax.Array) -> list[jax
             )
         if isinstance(law, Initializer):
             law = law(jax.random.fold_in(key, number), aval.shape, aval.dtype)
-        if law is None:
-            # Random keys and counters need no law.
-            law = random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
-        arrays.append(law)
+        arrays.append(_counter(key, aval) if law is None else law)
     return arrays
+
+
+def _counter(key: jax.Array, aval: Any) -> jax.Array:
+    return random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
 
 
 def _drawn_data(

@@ -103,11 +103,11 @@ WITHOUT_RULE = {
         select_and_scatter_add top_k
     """,
     # Whole numbers (argmax, scatter into counters) have no second moment to predict; running
-    # products, sorted and scattered entries have laws that are not written.
+    # products, largest and scattered entries have laws that are not written.
     "signal": """
         approx_top_k argmax argmin cumlogsumexp cummax cummin cumprod reduce reduce_and reduce_or
         reduce_prod reduce_window reduce_xor scatter scatter-add scatter-max scatter-min
-        scatter-mul select_and_gather_add select_and_scatter select_and_scatter_add sort top_k
+        scatter-mul select_and_gather_add select_and_scatter select_and_scatter_add top_k
     """,
 }
 # An older name of `ragged_dot_general`, which no supported JAX traces to.

@@ -219,6 +219,7 @@ RULES = {
     "transpose": of(lambda h: h.swapaxes(1, 2), "transpose"),
     "broadcast": of(lambda h: jnp.broadcast_to(h[:, :1], (4, 8, WIDTH)), "broadcast_in_dim"),
     "reverse": of(lambda h: h[:, ::-1], "rev"),
+    "in order": of(lambda h: jnp.sort(h, 1), "sort"),
     "tile positions": of(lambda h: jnp.tile(h, (1, 3, 1)), "tile"),
     "tile units": of(lambda h: jnp.tile(h, (1, 1, 2)), "tile"),
     # Side by side.
@@ -343,7 +344,6 @@ UNKNOWN = {
     "fft": lambda h: jnp.real(jnp.fft.fft(h)),
     "reduce_prod": lambda h: jnp.prod(h, 1),
     "scatter": lambda h: h.at[:, 0].set(1.0),
-    "sort": lambda h: jnp.sort(h, 1),
     "top_k": lambda h: lax.top_k(h, WIDTH)[0],
     "while": lambda h: lax.while_loop(lambda c: jnp.sum(c) > 9, lambda c: c / 2, h),
 }

@@ -276,6 +276,8 @@ class _Sweep:
             gain = tables.ends([[float(gradient.profile.min()), most]])
         if unknown or gain is None:
             gain = _UNKNOWN
+        elif edge.running and any(slope.sources for slope in gradient.slopes.values()):
+            gain = np.stack([np.minimum(gain[:, 0], 0.0), gain[:, 1]], axis=1)
         if edge.pooled is not None and np.all(np.isfinite(gain)):
             part = np.maximum(common, 0.0)
             gain = gain * (1 - part) + edge.pooled * part

@@ -38,6 +38,8 @@ from jaxinit.signal._tape import (
     reason,
 )
 
+# Functions whose values are between -1 and 1 whatever goes in.
+_BOUNDED = ("sin", "cos", "tanh", "logistic", "erf")
 # Logits below are those of a mask.
 _BIG_NEGATIVE = -1e4
 
@@ -63,7 +65,9 @@ def _cast(tape: Tape, node: Node, value: Value, aval: Aval) -> Value:
     if is_float(aval) and node.operand_avals[0].dtype == np.bool_:
         # A claim that data decide is 0 or 1, nobody knows how often.
         return tape.signal(np.array([0.0, 1.0]), (), aval.shape, [0] * len(aval.shape))
-    return unknown(tape, "integers of the data", aval)
+    if isinstance(value, Discrete) and value.label and value.moments and is_float(aval):
+        return tape.parameter(value.label, value.moments, aval.shape)
+    return unknown(tape, "integers of the data", aval, [value])
 
 
 def _from_bits(tape: Tape, value: Value, aval: Aval) -> Value:
@@ -72,7 +76,9 @@ def _from_bits(tape: Tape, value: Value, aval: Aval) -> Value:
     # Random bits as a float between 1 and 2, which is how JAX draws uniform numbers. What they
     # decide keeps the axes of what it is decided for.
     features = [0] * len(aval.shape)
-    return tape.signal(tables.uniform() + 1.0, [tape.source()], aval.shape, features)
+    # The largest of a float32 is not 1, whose inverse error function is infinite.
+    table = np.minimum(tables.uniform(), 1 - 2.0**-23) + 1.0
+    return tape.signal(table, [tape.source()], aval.shape, features)
 
 
 @rules(Class.ELEMENTWISE)
@@ -88,6 +94,11 @@ def elementwise(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -
     special = _special(tape, name, operands, aval.shape)
     if special is not None:
         return special
+    if name in _BOUNDED and signals[0].unknown:
+        # Nobody knows where between 0 and 1 the square is.
+        edges = [Edge(signals[0].number, gain=np.array([[0.0, np.inf]] * tables.ROWS))]
+        claim = np.array([0.0, 1.0])
+        return tape.signal(claim, (), aval.shape, signals[0].features, edges, unknown=None)
     prepared = [tape.as_signal(x) for x in operands]
     if not all(x.label for x in signals):
         prepared = [_at_positions(tape, x) for x in prepared]

@@ -24,6 +24,7 @@ from jaxinit.signal._tape import (
     Edge,
     Features,
     Made,
+    Meeting,
     Shape,
     Signal,
     Stack,
@@ -61,8 +62,10 @@ def _copied(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
     return tape.same(found, mask=broadcast(np.broadcast_to(signal.mask, signal.shape), node))
 
 
-@of_signal("rev")
-def _reversed(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
+@of_signal("rev", "sort")
+def _reordered(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value | None:
+    if node.params.get("num_keys", 1) != 1 or len(node.outputs) > 1:
+        return None
     return tape.other_entries(signal, signal.shape, signal.features, 1.0, independent=False)
 
 
@@ -108,6 +111,7 @@ def mixture(
 def _concatenated(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
     if any(isinstance(x, Discrete) for x in operands):
         return None
+    operands = [x for x in operands if math.prod(x.shape)] or operands
     signals = [x for x in operands if isinstance(x, Signal)]
     features = [
         any(x.features[axis] and x.shape[axis] > 1 for x in signals)
@@ -350,7 +354,7 @@ def _others(
     missing = [axis for axis, n in enumerate(shape) if n != signal.shape[axis]]
     positions = [axis for axis in missing if not signal.features[axis]]
     profile = None
-    if len(positions) == 1 and not signal.label:
+    if len(positions) == 1 and math.prod(shape) and not signal.label:
         (axis,) = positions
         start = (starts[axis] if starts is not None else 0) or 0
         profile = np.zeros(signal.shape[axis])
@@ -381,16 +385,21 @@ def _gathered(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> 
         # All that come may come from one position.
         profile = np.zeros(signal.shape[chosen[0]])
         profile[:1] = len(profile)
-    facts = {"label": None, "chosen": signal.label, "profile": profile}
+    known = isinstance(index, Constant)
+    facts = {"label": None, "chosen": signal.label, "laid_out": known, "profile": profile}
     share = math.prod(shape) / max(signal.size, 1)
     found = tape.other_entries(signal, shape, features, share, independent=True, **facts)
     if signal.label:
         # Two tokens are the same one time in as many as there are.
         rows = max(math.prod(signal.shape[axis] for axis in numbers.start_index_map), 1)
-        known = isinstance(index, Constant)
         for source in found.sources:
             same = np.array([0.0, 1.0]) if known else np.full(2, 1 / rows)
             tape.sources[source].correlation = same
+            # As a layer of data that are 1 in one of the rows.
+            whole, chosen = tape.first(signal, numbers.start_index_map)
+            _, left = tape.first(signal, [a for a in range(len(signal.shape)) if a not in gone])
+            meeting = Meeting(found.number, source, frozenset(), rows, chosen, left)
+            tape.meetings.setdefault(whole.number, []).append(meeting)
     return found
 
 

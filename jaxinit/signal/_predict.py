@@ -21,12 +21,12 @@ import numpy as np
 
 from jaxinit import _json
 from jaxinit._table import render_table
-from jaxinit.initializers import Initializer, Law
+from jaxinit.initializers import Initializer, Law, own
 from jaxinit.jaxpr import is_key
 from jaxinit.planning import Plan, init_by_path, suggestion
 from jaxinit.reading import Reading
 from jaxinit.signal._backward import second_moments
-from jaxinit.signal._rules import Aval, is_float
+from jaxinit.signal._rules import COMPLEX, Aval, is_float
 from jaxinit.signal._tape import Discrete, Signal, Tape, Value
 from jaxinit.signal._walk import Layer, Walk, draw_input, random_keys
 from jaxinit.signal._walk import measure as run_measured
@@ -301,13 +301,13 @@ def _aval(reading: Reading, path: str) -> Aval:
 
 
 def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Value:
-    if moments is None:
-        return Discrete(aval.shape)
-    features, why = [length > 1 for length in aval.shape], None
-    if math.isnan(moments[1]):
-        moments, why = (0.0, 1.0), f"the law of {path!r} is unknown"
-    # The same at every position: correlation 1.
-    return tape.normal(*moments, aval.shape, features, correlation=1.0, label=path, unknown=why)
+    if jnp.issubdtype(aval.dtype, np.complexfloating):
+        return tape.parameter(path, (0.0, 1.0), aval.shape, COMPLEX)
+    if moments is not None and math.isnan(moments[1]):
+        return tape.parameter(path, (0.0, 1.0), aval.shape, f"the law of {path!r} is unknown")
+    if not is_float(aval) or moments is None:
+        return Discrete(aval.shape, path, moments)
+    return tape.parameter(path, moments, aval.shape)
 
 
 def _datum(tape: Tape, moments: Moments, aval: Aval) -> Value:
@@ -319,7 +319,7 @@ def _datum(tape: Tape, moments: Moments, aval: Aval) -> Value:
 
 
 def _forward(signal: Signal) -> Interval:
-    if signal.unknown:
+    if signal.unknown or np.isnan(signal.second).any():
         return (0.0, math.inf)
     return float(signal.second.min()), float(signal.second.max())
 
@@ -327,6 +327,8 @@ def _forward(signal: Signal) -> Interval:
 def _record(layer: Layer, order: int, sizes: Sizes) -> LayerMoments:
     backward = sizes.gradient(layer.signal)
     why = layer.signal.unknown
+    if why is None and np.isnan(layer.signal.second).any():
+        why = "no number: a division by zero, or a root of a negative number"
     if why is None and math.isinf(backward[1]):
         why = "a value further on that could not be followed"
     forward, (_, rounds) = _forward(layer.signal), layer.occurrence
@@ -359,7 +361,7 @@ def _moments_by_path(reading: Reading, init: Drawn) -> dict[str, Moments]:
             f"({len(missing)} of {len(floating)} are missing). Pass a plan of the same tree, or "
             "the tree itself."
         )
-    return {path: found[path] for path in floating}
+    return found
 
 
 def _laws_by_path(init: Drawn) -> dict[str, Any]:
@@ -381,7 +383,8 @@ def _moments(path: str, law: Any, aval: Aval) -> Moments:
             f"predict needs a law for {path!r}, got {law!r}. Pass a plan, a tree of arrays, or a "
             "mapping from path to an initializer or (mean, variance)."
         )
-    wide = jnp.asarray(law, jnp.float32) if is_float(law) else jnp.zeros(0)
+    counts = not is_key(law) and np.issubdtype(law.dtype, np.integer)
+    wide = jnp.asarray(law, jnp.float32) if counts or is_float(law) else jnp.zeros(0)
     if not wide.size:
         return 0.0, 0.0
     mean, second = float(wide.mean()), float(jnp.mean(wide**2))
@@ -409,7 +412,8 @@ def _measured(
         parameters = _drawn_parameters(reading, init, of_parameters)
         operands = [*parameters, *_drawn_data(reading, data, parameters, of_data)]
         found = run_measured(reading.graph, operands, set(wanted), last)
-        sums += [[moments.get(occurrence, math.nan) for moments in found] for occurrence in wanted]
+        for row, occurrence in zip(sums, wanted, strict=True):
+            row += [moments.get(occurrence, math.nan) for moments in found]
     pairs = [[None if math.isnan(v) else float(v) for v in row] for row in sums / draws]
     return [
         dataclasses.replace(record, measured_forward=forward, measured_backward=backward)
@@ -423,7 +427,11 @@ def _drawn_parameters(reading: Reading, init: Drawn, key: jax.Array) -> list[jax
     Raises:
         ValueError: when there are moments alone.
     """
-    laws = _laws_by_path(init.init(key) if isinstance(init, Plan) else init)
+    if isinstance(init, Plan):
+        # Random keys and counters that the model draws itself need no law.
+        counters = [leaf for leaf in init if leaf.initializer == own and not is_float(leaf)]
+        init = init.init(key, keep={leaf.path: _counter(key, leaf) for leaf in counters})
+    laws = _laws_by_path(init)
     arrays = []
     for number, path in enumerate(reading.paths):
         aval, law = _aval(reading, path), laws.get(path)
@@ -434,11 +442,12 @@ def _drawn_parameters(reading: Reading, init: Drawn, key: jax.Array) -> list[jax
             )
         if isinstance(law, Initializer):
             law = law(jax.random.fold_in(key, number), aval.shape, aval.dtype)
-        if law is None:
-            # Random keys and counters need no law.
-            law = random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
-        arrays.append(law)
+        arrays.append(_counter(key, aval) if law is None else law)
     return arrays
+
+
+def _counter(key: jax.Array, aval: Any) -> jax.Array:
+    return random_keys(key, aval) if is_key(aval) else jnp.zeros(aval.shape, aval.dtype)
 
 
 def _drawn_data(

@@ -46,6 +46,7 @@ def of_signal(*names: str) -> Callable[[_OfSignal], _OfSignal]:
     return add
 
 
+COMPLEX = "complex numbers are not followed"
 # Entries of a constant array that is worth computing, such as a mask of 4,096 positions.
 _MOST_CONSTANT = 2**24
 
@@ -67,7 +68,10 @@ def apply(tape: Tape, node: Node, operands: Sequence[Value], avals: Sequence[Ava
         found = None if rule is None else rule(tape, node, operands, avals[0])
     if found is None:
         why = reason(operands) or _why_not(node, operands)
-        return [unknown(tape, why, aval, operands) for aval in avals]
+        missing = [unknown(tape, why, aval, operands) for aval in avals]
+        if is_of(node.primitive, Class.CONTRACTS) and isinstance(missing[0], Signal):
+            tape.layer(missing[0], operands[:2])
+        return missing
     results = found if isinstance(found, list) else [found]
     _remember(tape, node, operands, avals[0], results)
     return results
@@ -102,7 +106,7 @@ def _why_not(node: Node, operands: Sequence[Value]) -> str:
     if all(isinstance(x, Constant) for x in operands):
         return f"{node.primitive} of constants, which are too many to compute"
     if _is_complex(node):
-        return "complex numbers are not followed"
+        return COMPLEX
     known = node.primitive in rules
     return f"{node.primitive} of integers of the data" if known else f"no rule for {node.primitive}"
 

@@ -28,12 +28,14 @@ from jaxinit.signal._tape import (
     Discrete,
     Edge,
     Features,
+    Meeting,
     Shape,
     Signal,
     Simplex,
     Tag,
     Tape,
     Value,
+    over_nodes,
 )
 
 # A positive mean whose relative variance is below this is taken for a constant.
@@ -41,6 +43,8 @@ _CONSTANT = 0.02
 # Draws of logits that the concentration of attention weights is averaged over: 2 % of error.
 _DRAWS = 128
 _QUERIES = 8
+# Lengths of running sums whose laws are averaged, at most; few are as good as all of them.
+_SUMMED = 128
 # Weights with a mean give all units of a layer a part in common; below this share it is nothing.
 _IN_COMMON = 0.05
 
@@ -98,16 +102,24 @@ def _tag_of_sum(signal: Signal, axes: Sequence[int], count: int) -> Tag:
 
 @of_signal("cumsum")
 def _cumulative_sum(tape: Tape, node: Node, signal: Signal, aval: Aval) -> Value:
-    """A running sum: the law of an entry is averaged over how many were summed."""
+    """A running sum: the law of an entry is averaged over how many were summed.
+
+    Each sum has the shape of the law of its terms, stretched: exponentials of running sums of
+    negative numbers stay below 1.
+    """
     signal, axis = tape.compressed(signal), node.params["axis"]
     count = signal.shape[axis]
     crossed = signal.mean**2 if signal.features[axis] else tape.cross(signal)
-    mean = signal.mean * (count + 1) / 2
-    second = signal.second * (count + 1) / 2 + crossed * (count**2 - 1) / 3
-    edges = [Edge(signal.number, gain=tables.ends((count + 1) / 2))]
+    shared = tables.fraction(crossed - signal.mean**2, signal.variance)
+    edges = [Edge(signal.number, gain=tables.ends((count + 1) / 2), running=True)]
     features = [flag and i != axis for i, flag in enumerate(signal.features)]
-    variance, roots = second - mean**2, tape.roots(signal)
-    return tape.normal(mean, variance, signal.shape, features, edges, [0.0, 1.0], roots)
+    chosen = np.linspace(1, count, min(count, _SUMMED))
+    numbers = over_nodes(signal) - signal.mean[:, None]
+    stretch = np.sqrt(chosen + chosen * (chosen - 1) * shared[:, None])
+    sums = chosen[:, None] * signal.mean[:, None, None] + stretch[..., None] * numbers[:, None]
+    table, _ = tables.compress(sums, np.tile(tables.weights() / chosen.size, (chosen.size, 1)))
+    source = tape.source([0.0, 1.0], tape.roots(signal))
+    return tape.signal(table, (source,), signal.shape, features, edges)
 
 
 @of_signal("reduce_window_sum")
@@ -271,6 +283,7 @@ class _Product:
         are_units: for each operand, whether what is summed over is units.
         features: of the result.
         places: for each operand, where its axes went; None where that is not known.
+        summed: for each operand, the axes that are summed over; none where that is not told.
     """
 
     a: Signal
@@ -279,6 +292,7 @@ class _Product:
     are_units: tuple[bool, bool]
     features: Features
     places: tuple[_Places, _Places | None]
+    summed: tuple[Sequence[int], Sequence[int]] = ((), ())
 
 
 @rules("dot_general")
@@ -314,11 +328,12 @@ def _dense(tape: Tape, numbers: _DotNumbers, a: Signal, b: Signal, shape: Shape)
     if a.simplex or b.simplex:
         found = _attention(tape, a, b, (axes_a, axes_b), shape, features)
         if found is not None:
-            return _noted(tape, found, a, b)
+            return tape.layer(found, (a, b))
     products = math.prod(a.shape[axis] for axis in axes_a) * math.prod(shape)
     are_units = _has_units(a, axes_a), _has_units(b, axes_b)
     places = _places_of_dot(numbers, a, b)
-    return _sum_of_products(tape, _Product(a, b, products, are_units, features, places), shape)
+    product = _Product(a, b, products, are_units, features, places, (axes_a, axes_b))
+    return _sum_of_products(tape, product, shape)
 
 
 @rules("conv_general_dilated")
@@ -356,6 +371,8 @@ def _kernels(numbers: _DotNumbers, a: Signal, b: Signal) -> tuple[Signal, Signal
     side = 0 if a.chosen else 1
     signal, used = (a, b)[side], (numbers[0][side], numbers[1][side])
     left = [axis for axis in range(len(signal.shape)) if axis not in (*used[0], *used[1])]
+    if signal.laid_out:
+        signal = dataclasses.replace(signal, features=tuple(n > 1 for n in signal.shape))
     if not _has_units(signal, used[0]) or not _has_units(signal, left):
         return a, b
     kernel = dataclasses.replace(signal, label=signal.chosen)
@@ -382,6 +399,10 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
         # A value times itself: at most all products are alike.
         second = np.array([second[0], (fan**2 * a.second * b.second)[1]])
         roots = tape.roots(a, b)
+    meeting, more = _met_before(tape, product, fan)
+    second = second + more * (second - mean**2)
+    if meeting is not None and np.any(more > _IN_COMMON):
+        roots = tape.roots(a, b) | meeting.inputs
     variance = second - mean**2
     crossed = fan * crosses[0] * crosses[1] + fan * others * (a.mean * b.mean) ** 2 - mean**2
     correlation, features = tables.fraction(crossed, variance), product.features
@@ -409,15 +430,108 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
     for source in found.sources if roots is None else ():
         uses = frozenset((x.label, found.number) for x in (a, b) if x.label)
         tape.sources[source].uses = uses
-    return _noted(tape, found, a, b)
+    _remember_use(tape, product, found, fan, meeting)
+    return tape.layer(found, (a, b))
 
 
-def _noted(tape: Tape, found: Signal, a: Signal, b: Signal) -> Signal:
-    """Notes a contraction with a parameter: it is a layer."""
-    label = " ".join(x.label for x in (a, b) if x.label)
-    if label:
-        tape.layers[found.number] = label
-    return found
+# Parameters that are used again. With ``z = W x``, the entries of ``W^T f(z)`` have a part along
+# ``x`` beside what independent weights give. Of n entries of z, each a sum of m products, that part
+# has n / m times the second moment of the part of ``f(z)`` that is linear in z. Weights that are
+# applied once more in the same direction are as good as new ones.
+
+
+def _met_before(tape: Tape, product: _Product, fan: float) -> tuple[Meeting | None, np.ndarray]:
+    """The earlier use of a parameter that a contraction undoes, and what that adds to its output.
+
+    Returns:
+        The use, and the addition as a share of what independent weights give, one number per row.
+    """
+    nothing = np.zeros(tables.ROWS)
+    used = _parameter_of(tape, product)
+    if used is None:
+        return None, _of_itself(tape, product, fan)
+    data, number, summed, _ = used
+    met = [
+        m
+        for m in tape.meetings.get(number, ())
+        if tape.roots(data) & tape.sources[m.source].roots and not _same_way(m, summed)
+    ]
+    if not met:
+        return None, nothing
+    ratio = fan / met[-1].fan
+    if len(met) > 1 or met[0].before is not None or summed is None or summed != met[0].left:
+        # No matrix stretches more than by its largest singular value.
+        kernel = product.b if data is product.a else product.a
+        most = (1 + fan / math.sqrt(max(kernel.size, 1))) ** (2 * len(str(kernel.label).split()))
+        return met[-1], np.array([0.0, most - 1])
+    along = tape.along(data, met[0].source)
+    square = np.maximum(data.second, 1e-300)
+    share = np.array([0.0, 1.0]) if along is None else np.minimum(along**2 / square, 1.0)
+    return met[0], ratio * share
+
+
+def _parameter_of(
+    tape: Tape, product: _Product
+) -> tuple[Signal, int, frozenset[int] | None, frozenset[int] | None] | None:
+    """The data of a layer, the number of its parameter, and its axes: summed, and left."""
+    a, b = product.a, product.b
+    if bool(a.label) == bool(b.label) or not product.summed[0]:
+        return None
+    data, kernel, axes = (b, a, product.summed[0]) if a.label else (a, b, product.summed[1])
+    root, summed = tape.first(kernel, axes)
+    _, left = tape.first(kernel, [i for i in range(len(kernel.shape)) if i not in axes])
+    if " " in str(kernel.label):
+        # A product of parameters may be its own transpose.
+        summed = left = None
+    return data, root.number, summed, left
+
+
+def _same_way(meeting: Meeting, summed: frozenset[int] | None) -> bool:
+    return summed is not None and summed == meeting.summed
+
+
+def _of_itself(tape: Tape, product: _Product, fan: float) -> np.ndarray:
+    """What a parameter times its own transpose has more: entries that are sums of squares."""
+    a, b = product.a, product.b
+    if not a.label or not b.label or not product.summed[0]:
+        return np.zeros(tables.ROWS)
+    one, two = (tape.first(x, axes) for x, axes in zip((a, b), product.summed, strict=True))
+    if one[0] is not two[0] or one[1] is None or one[1] != two[1]:
+        return np.zeros(tables.ROWS)
+    return np.full(tables.ROWS, fan / max(a.size / fan, 1.0))
+
+
+def _remember_use(
+    tape: Tape, product: _Product, found: Signal, fan: float, before: Meeting | None
+) -> None:
+    """Remembers a use; where it undoes an earlier one, so do gradients on their way back."""
+    used = _parameter_of(tape, product)
+    if used is None or not found.sources:
+        return
+    data, number, summed, left = used
+    new = Meeting(
+        found.number, found.sources[0], tape.roots(data), fan, summed, left, before=before
+    )
+    tape.meetings.setdefault(number, []).append(new)
+    if before is not None:
+        ratio = fan / before.fan
+        _amplify(tape, before, 1 + ratio)
+        if before.before is not None:
+            _amplify(tape, before.before, (1 + math.sqrt(ratio)) ** 2)
+
+
+def _amplify(tape: Tape, meeting: Meeting, most: float) -> None:
+    """Widens the gradient behind a use: from that of independent weights to so many times it."""
+    signal, edges = tape.steps[meeting.found]
+    if not tape.layers.get(meeting.found):
+        return
+    wider = []
+    for edge in edges:
+        if edge.gain is not None and not tape.steps[edge.to][0].label:
+            low = edge.gain[:, :1]
+            edge = dataclasses.replace(edge, gain=np.concatenate([low, low * most], axis=1))
+        wider.append(edge)
+    tape.steps[meeting.found] = signal, tuple(wider)
 
 
 def _attention(

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from jaxinit.jaxpr import Node, whole_axes
+from jaxinit.jaxpr import SUMS, Node, whole_axes
 from jaxinit.signal import _tables as tables
 
 Shape: TypeAlias = Sequence[int]
@@ -40,9 +40,17 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Discrete:
-    """Integers, booleans or keys of which only the shape is known: those of the data are."""
+    """Integers, booleans or keys of which only the shape is known: those of the data are.
+
+    Attributes:
+        shape: shape of the array.
+        label: path of the parameter that holds them, if any.
+        moments: mean and variance of an entry, where it is drawn.
+    """
 
     shape: tuple[int, ...]
+    label: str | None = None
+    moments: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Signal:
         simplex: for attention weights.
         unknown: why nothing is known of it; the table is then that of a standard normal number.
         chosen: path of the parameter that integers chose these entries of, axis by axis.
+        laid_out: whether constants chose them, as those of a circulant matrix, and not the data.
     """
 
     number: int
@@ -132,6 +141,7 @@ class Signal:
     simplex: Simplex | None = None
     unknown: str | None = None
     chosen: str | None = None
+    laid_out: bool = False
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -182,6 +192,8 @@ class Edge:
             positions are mixed.
         shares: whether all positions get the same gradient, as those of a mean over them do.
         profile: of a slice along positions, how much of the gradient each position gets, 1 in mean.
+        running: whether the sum that ``gain`` stands for is long for some positions and short for
+            others, so that slopes that differ between positions may lose all but one.
         stacked: whether it leads to one of several values that lie side by side along positions.
         axes: for each axis of the signal that it leads to, the axis here, None where there is none;
             all are the same by default, if the shapes are.
@@ -198,6 +210,7 @@ class Edge:
     pooled: np.ndarray | None = None
     shares: bool = False
     profile: np.ndarray | None = None
+    running: bool = False
     stacked: bool = False
     axes: tuple[int | None, ...] | None = None
     copied: tuple[int, ...] = ()
@@ -239,6 +252,29 @@ class Made:
     aval: jax.ShapeDtypeStruct
 
 
+@dataclasses.dataclass(eq=False)
+class Meeting:
+    """A use of a parameter, which later uses of the same entries depend on.
+
+    Attributes:
+        found: number of the output.
+        source: the standard normal number of the output.
+        inputs: what the data depend on that the parameter met.
+        fan: products that one entry of the output sums; rows of a table that integers choose from.
+        summed: axes of the parameter that it summed over; None where they are not known.
+        left: axes of the parameter that became units of the output; None where they are not known.
+        before: the use whose output was undone by this one, if there is one.
+    """
+
+    found: int
+    source: int
+    inputs: frozenset[int]
+    fan: float
+    summed: frozenset[int] | None
+    left: frozenset[int] | None
+    before: Meeting | None = None
+
+
 class Tape:
     """All signals of one prediction.
 
@@ -251,6 +287,7 @@ class Tape:
             can be made of slices of the parts.
         combined: the two operands of sums and products, and the primitive.
         slices: so that the same slice twice is the same draws.
+        meetings: uses of each parameter, or of each slice of one, by its number.
         of_constant: laws of constant arrays that met signals, and the source that stands for them.
     """
 
@@ -262,7 +299,10 @@ class Tape:
         self.combined: dict[int, tuple[str, Sequence[Signal]]] = {}
         self.slices: dict[Hashable, Value] = {}
         self.of_constant: dict[Constant, tuple[np.ndarray, int]] = {}
+        self.meetings: dict[int, list[Meeting]] = {}
         self._compressed: dict[int, Signal] = {}
+        # What a source is the compressed law of.
+        self._law_of: dict[int, Signal] = {}
 
     def source(self, correlation: Any = 0.0, roots: frozenset[int] | None = None) -> int:
         """A standard normal number, independent of all others unless it has roots."""
@@ -309,11 +349,32 @@ class Tape:
         table = tables.normal(mean, variance)
         return self.signal(table, (source,), shape, features, edges, **facts)
 
+    def parameter(
+        self, label: str, moments: tuple[float, float], shape: Shape, unknown: str | None = None
+    ) -> Signal:
+        """A leaf with the mean and variance of its entries, the same ones at every position."""
+        features = [length > 1 for length in shape]
+        facts = {"label": label, "unknown": unknown}
+        return self.normal(*moments, shape, features, correlation=1.0, **facts)
+
+    def layer(self, found: Signal, operands: Iterable[Value]) -> Signal:
+        """Notes a contraction with a parameter: it is a layer."""
+        labels = [None if isinstance(x, Constant) else x.label for x in operands]
+        if any(labels):
+            self.layers[found.number] = " ".join(label for label in labels if label)
+        return found
+
     def unknown(self, why: str, shape: Shape, operands: Iterable[Value] = ()) -> Signal:
-        """A signal of which nothing is known, nor of the gradients that go through it."""
+        """A signal of which nothing is known, nor of the gradients that go through it.
+
+        What is made of parameters alone is still one.
+        """
+        operands = list(operands)
+        labels = [x.label for x in operands if not isinstance(x, Constant)]
+        label = labels[0] if labels and all(labels) else None
         gain = np.broadcast_to(np.array([0.0, np.inf]), (tables.ROWS, 2))
         edges = [Edge(x.number, gain=gain) for x in operands if isinstance(x, Signal)]
-        return self.normal(0.0, 1.0, shape, [1] * len(shape), edges, unknown=why)
+        return self.normal(0.0, 1.0, shape, [1] * len(shape), edges, unknown=why, label=label)
 
     def again(self, signal: Signal, edges: Sequence[Edge], **changes: Any) -> Signal:
         """The same entries with other facts, or another table."""
@@ -397,12 +458,63 @@ class Tape:
             table, places = tables.compress(signal.table, tables.full_weights(2))
             crossed = self.cross(signal) - signal.mean**2
             source = self.source(tables.fraction(crossed, signal.variance), self.roots(signal))
+            self._law_of[source] = signal
             edge = Edge(signal.number, places=places)
             kept = {"base": signal.base, "tag": signal.tag, "mask": signal.mask}
+            kept |= {"label": signal.label}
             self._compressed[signal.number] = self.signal(
                 table, (source,), signal.shape, signal.features, [edge], **kept
             )
         return self._compressed[signal.number]
+
+    def first(self, signal: Signal, axes: Iterable[int]) -> tuple[Signal, frozenset[int] | None]:
+        """The parameter, or the slice of one, that a signal is a view of.
+
+        Args:
+            signal: the view.
+            axes: some of its axes.
+
+        Returns:
+            The parameter, and its axes that these are; None where that is not known.
+        """
+        found: frozenset[int] | None = frozenset(a for a in axes if signal.shape[a] > 1)
+        while True:
+            edges = [e for e in self.steps[signal.number][1] if self.steps[e.to][0].label]
+            if len(edges) != 1 or (edges[0].slope is None and edges[0].places is None):
+                return signal, found
+            (edge,), before = edges, self.steps[edges[0].to][0]
+            if found is not None and edge.axes is not None:
+                moved = frozenset(i for i, axis in enumerate(edge.axes) if axis in found)
+                same = len(moved) == len(found)
+                found = moved if same else _split_axes(found, signal.shape, before.shape)
+            elif signal.shape != before.shape:
+                found = None
+            signal = before
+
+    def along(self, signal: Signal, source: int) -> np.ndarray | None:
+        """Mean product of a signal and a standard normal number; None where it is not known."""
+        if source in signal.sources:
+            axis = signal.sources.index(source)
+            table = np.moveaxis(signal.table, axis + 1, 1)
+            return tables.expectation(table, 2) @ (tables.weights() * tables.grid())
+        if not self.roots(signal) & self.sources[source].roots:
+            return np.zeros(tables.ROWS)
+        name, parts = self.combined.get(signal.number, ("", ()))
+        if name in SUMS:
+            one, two = (self.along(x, source) for x in parts)
+            sign = -1.0 if name == "sub" else 1.0
+            return None if one is None or two is None else one + sign * two
+        if name == "mul" and not self.roots(parts[0]) & self.roots(parts[1]):
+            apart = [x for x in parts if not self.roots(x) & self.sources[source].roots]
+            other = [x for x in parts if x not in apart]
+            inner = self.along(other[0], source) if apart else None
+            return None if inner is None else inner * apart[0].mean
+        law = [self._law_of[s] for s in signal.sources if s in self._law_of]
+        if len(signal.sources) == 1 and law and law[0] is not signal:
+            own, inner = self.along(signal, signal.sources[0]), self.along(law[0], source)
+            if own is not None and inner is not None:
+                return own * inner / np.sqrt(np.maximum(law[0].variance, 1e-300))
+        return None
 
     def as_signal(self, value: Value) -> Signal:
         """A signal; the entries of a constant array count as draws, the same ones each time."""
@@ -418,6 +530,19 @@ class Tape:
             self.of_constant[value] = tables.of_array(array), self.source([0.0, 1.0])
         table, source = self.of_constant[value]
         return self.signal(table, (source,), value.shape, features)
+
+
+def _split_axes(axes: frozenset[int], new: Shape, old: Shape) -> frozenset[int] | None:
+    """Axes that were merged into some axes of a reshaped array; None where others were too."""
+    ends = [[math.prod(shape[:i]) for i in range(len(shape) + 1)] for shape in (old, new)]
+    found = frozenset(
+        i
+        for i, length in enumerate(old)
+        if length > 1
+        and any(ends[1][a] <= ends[0][i] and ends[0][i + 1] <= ends[1][a + 1] for a in axes)
+    )
+    whole = math.prod(old[i] for i in found) == math.prod(new[a] for a in axes)
+    return found if whole else None
 
 
 def reason(signals: Iterable[Value]) -> str | None:

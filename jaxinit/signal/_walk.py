@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.jaxpr import Cond, Graph, Interpreter, Node, OnArrays, Scan, While, bind
+from jaxinit.jaxpr import Cond, Graph, Interpreter, Node, OnArrays, Scan, While, bind, is_key
 from jaxinit.signal import _elementwise as _elementwise
 from jaxinit.signal import _sums as _sums
 from jaxinit.signal._moves import entry, stack
@@ -65,9 +65,8 @@ class Walk(Interpreter[Value]):
 
     def constant(self, value: Any) -> Value:
         """A closed-over array, or the value of a literal; of keys the shape alone is known."""
-        if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
-            return Discrete(tuple(value.shape))
-        return Constant(np.asarray(value))
+        keys = hasattr(value, "dtype") and is_key(value)
+        return Discrete(tuple(value.shape)) if keys else Constant(np.asarray(value))
 
     def equation(self, node: Node, operands: list[Value]) -> list[Value]:
         """Applies the rule of the primitive, and notes layers."""
@@ -182,7 +181,7 @@ def measure(
             return value + added[occurrence]
 
         outputs = _Tapped(tap).run(graph, operands)
-        return [x for x in outputs if jnp.issubdtype(jnp.result_type(x), np.floating)], values
+        return [x for x in outputs if jnp.issubdtype(jnp.result_type(x), np.inexact)], values
 
     outputs, back, values = jax.vjp(forward, zeros, has_aux=True)
     pairs = zip(jax.random.split(key, len(outputs)), outputs, strict=True)
@@ -192,7 +191,7 @@ def measure(
 
 def _squares(arrays: dict[Occurrence, jax.Array]) -> _Moments:
     return {
-        occurrence: float(jnp.mean(jnp.square(value.astype(jnp.float32))))
+        occurrence: float(jnp.mean(jnp.square(jnp.abs(value).astype(jnp.float32))))
         for occurrence, value in arrays.items()
     }
 

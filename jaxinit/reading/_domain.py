@@ -16,6 +16,7 @@ rounds before that are taken back.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -723,7 +724,12 @@ class ParameterDomain(Interpreter[Value]):
                     return data_of(shape, is_real=value.is_real)
                 new = view.unknown(shape, self.describe(node))
             views.append(new)
-        return dataclasses.replace(value, views=tuple(dict.fromkeys(views)), product=())
+        product = []
+        for number, factor in value.product:
+            with contextlib.suppress(MixedAxesError):
+                product.append((number, change(factor)))
+        unique = tuple(dict.fromkeys(views))
+        return dataclasses.replace(value, views=unique, product=tuple(product))
 
     # What rules note.
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node, row_of, single_number
 from jaxinit.reading._domain import (
     FEATURE,
+    OTHER,
     TAGGED,
     Dimension,
     Joint,
@@ -33,6 +34,7 @@ from jaxinit.reading._domain import (
     filler,
     is_feature,
     is_held,
+    length_of,
     parameters,
     rules,
     through_of,
@@ -240,7 +242,7 @@ def _project(domain: ParameterDomain, node: Node, side: Side) -> int:
     """Notes learned tokens and the kernel that projects them, where both meet data as one."""
     for view in side.value.views:
         own = _own(view.pieces(side.contracted))
-        if not own and any(is_held(view.dims[number]) for number in side.free):
+        if not own and len(view.joints) == 1:
             domain.enters(parameters([view]), node, node.outputs[0])
         elif not own or len(view.joints) > 1:
             domain.note_unknown(view, node, node.outputs[0])
@@ -314,11 +316,33 @@ def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:
     if is_kernel:
         taps = math.prod(piece.terms for piece in spatial)
         found = fans(contracted, produced)
-        changes["fan_in"] = found["fan_in"] * taps / math.prod(strides)
+        met = min(taps / math.prod(strides), _taps_that_meet(domain, node))
+        changes["fan_in"] = found["fan_in"] * met
         changes["fan_out"] = found["fan_out"] * taps / groups
     role = "kernel" if is_kernel else "scale"
     number = domain.meets(node, view, role, contracted, produced, batched, **changes)
     return TAGGED + number if is_kernel and groups == 1 and not batched else FEATURE
+
+
+def _taps_that_meet(domain: ParameterDomain, node: Node) -> float:
+    """The most taps that meet data at one place, where an image grows; no bound elsewhere.
+
+    An image that is wider than what the kernel slides over meets few of the taps at a time.
+    """
+    params = node.params
+    shapes = [domain.shape(atom) for atom in (*node.inputs, *node.outputs)]
+    specs = params["dimension_numbers"]
+    sizes = [[shape[n] for n in spec[2:]] for shape, spec in zip(shapes, specs, strict=True)]
+    most = 1
+    for n, (image, kernel, out) in enumerate(zip(*sizes, strict=True)):
+        if out <= image:
+            return math.inf
+        places = np.arange(kernel) * params["rhs_dilation"][n] - params["padding"][n][0]
+        reached = places + np.arange(out)[:, None] * params["window_strides"][n]
+        apart = params["lhs_dilation"][n]
+        inside = (reached >= 0) & (reached <= (image - 1) * apart) & (reached % apart == 0)
+        most *= int(inside.sum(1).max())
+    return most
 
 
 # Functions of single entries.
@@ -335,9 +359,7 @@ def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
         passed = _passed(domain, node, operands)
         return [parameters(dataclasses.replace(view, through=passed[view.leaf]) for view in views)]
     _settle_outer(domain, node, operands)
-    is_linear = node.primitive in SUMS or (
-        len(known) == 1 and (node.primitive in PRODUCTS or node.primitive == "neg")
-    )
+    is_linear = node.primitive in SUMS or _keeps_product(node.primitive, operands)
     seen = known if is_linear else [untagged(value) for value in known]
     result = data(combined(seen, shape), is_real=is_real)
     if views:
@@ -516,20 +538,33 @@ def _with_flags(
     name = node.primitive
     known = [value for value in operands if value.is_data]
     if name == "eq" and any(value.is_iota for value in operands):
-        return dataclasses.replace(result, is_one_hot=True)
+        dims = [dim if is_held(dim) else (Piece(OTHER, length_of(dim)),) for dim in result.dims]
+        return dataclasses.replace(data(dims, is_real=result.is_real), is_one_hot=True)
+    if name == "mul" and any(value.is_one_hot for value in known):
+        result = dataclasses.replace(result, is_one_hot=True)
     if name in SUMS:
         domain.notes.rejoin(known)
     if is_linear:
         cuts = frozenset(cut for value in known for cut in value.cuts)
         result = dataclasses.replace(result, cuts=cuts)
-    if _keeps_product(name) and len(known) == 1 and known[0].is_outer:
+    is_product = name in PRODUCTS or name == "neg"
+    if is_product and len(known) == 1 and known[0].is_outer:
         product = known[0].product + result.product
         result = dataclasses.replace(result, product=product, is_outer=True)
     return result
 
 
-def _keeps_product(name: str) -> bool:
-    return name in PRODUCTS or name == "neg"
+def _keeps_product(name: str, operands: Sequence[Value]) -> bool:
+    """Whether a product is linear in the one kernel output that it holds: rotated by angles."""
+    made = [n for n, value in enumerate(operands) if value.is_data and _is_made(value)]
+    known = sum(value.is_data for value in operands)
+    if name == "div":
+        return known == 1 or made == [0]
+    return name in ("mul", "neg") and (known == 1 or len(made) == 1)
+
+
+def _is_made(value: Value) -> bool:
+    return any(map(is_feature, value.dims))
 
 
 def _settle_outer(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> None:
@@ -538,7 +573,7 @@ def _settle_outer(domain: ParameterDomain, node: Node, operands: Sequence[Value]
     Unless it is multiplied once more with data that have those axes, as the scale of a
     normalisation is when it meets the inverse deviation first.
     """
-    if _keeps_product(node.primitive):
+    if node.primitive in PRODUCTS or node.primitive == "neg":
         return
     for value in operands:
         for number, view in value.product if value.is_outer else ():
@@ -565,7 +600,7 @@ def _meet(
         if node.primitive == "select_n" and not operands[0].is_view:
             domain.enters(parameters([view]), node, output)
             continue
-        role = None if view.why else _role(node, view, dims)
+        role = None if view.why else _role(node, view, dims, before)
         if role is None:
             domain.note_unknown(view, node, output)
             continue
@@ -580,14 +615,19 @@ def _meet(
     return dataclasses.replace(made, product=tuple(product), is_outer=bool(product) and is_outer)
 
 
-def _role(node: Node, view: View, dims: Sequence[Dimension]) -> Role | None:
+def _role(
+    node: Node, view: View, dims: Sequence[Dimension], before: Sequence[Dimension]
+) -> Role | None:
+    held = [number for number, dim in enumerate(view.dims) if is_held(dim)]
     if node.primitive in PRODUCTS:
-        return "scale"
+        # A learned image, whose features data scale, is more than a scale of data.
+        spread = sum(not is_held(before[number]) for number in held)
+        is_image = 1 < spread < len(held) and view.through.is_linear
+        return "embedding" if is_image else "scale"
     if node.primitive not in SUMS:
         return None
     if view.is_indexed:
         return "position"
-    held = [number for number, dim in enumerate(view.dims) if is_held(dim)]
     apart = [number for number in held if not is_feature(dims[number])]
     return "position" if len(held) > 1 and apart else "bias"
 
@@ -612,13 +652,16 @@ def _sum(domain: ParameterDomain, node: Node, operands: list[Value]) -> Sequence
         if not inner:
             continue
         outer = _own(view.pieces(n for n in range(len(view.dims)) if n not in gone))
+        changes: dict[str, Any] = fans(view.pieces(gone), outer) | {"role": "kernel"}
+        if value.is_one_hot:
+            changes = {"role": "embedding" if value.is_real else "position"}
+            outer = [piece for piece in outer if piece.axis not in axes_of(inner)]
         domain.notes.amend(
             number,
             operation="reduce_sum",
-            role="kernel",
             contracted=axes_of(inner),
             produced=axes_of(outer),
             output=node.outputs[0],
-            **fans(view.pieces(gone), outer),
+            **changes,
         )
     return reduced(domain, node, operands)

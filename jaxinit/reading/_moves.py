@@ -162,6 +162,7 @@ def _sliced(
             for view in new.views
             if all(piece.entries or not piece.size for piece in view.pieces())
         )
+    new = dataclasses.replace(new, product=())
     for dim, (start, limit, step) in zip(value.dims, ranges, strict=True):
         found = cut_of(dim, start, limit, step)
         if found is not None:

@@ -124,7 +124,7 @@ def _parameter(
     if is_state:
         role = "state"
     elif uses:
-        role = next((use for use in uses if use.role != "unknown"), uses[0]).role
+        role = uses[0].role
     why = None if is_state else next((each.why for each in met if each.why), None)
     return Parameter(path, tuple(shape.shape), str(shape.dtype), role, uses, why)
 

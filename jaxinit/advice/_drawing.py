@@ -161,7 +161,8 @@ def _packing(p: ParameterFacts) -> tuple[int, tuple[int, ...]] | None:
         return None
     if any(piece.produced != use.produced for piece in p.pieces):
         return None
-    for axis in reversed(use.produced):
+    axis = use.slice_axis
+    if axis is not None:
         sizes = [fan / sum(fans) * p.shape[axis] for fan in fans]
         whole = tuple(round(size) for size in sizes)
         if all(abs(a - b) < 1e-6 for a, b in zip(sizes, whole, strict=True)):

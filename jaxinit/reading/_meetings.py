@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node, row_of, single_number
 from jaxinit.reading._domain import (
+    AXIS,
     FEATURE,
     OTHER,
     TAGGED,
@@ -142,19 +143,16 @@ def _output_dims(left: Side, right: Side, tags: Sequence[int]) -> list[Dimension
 
 
 def _made(side: Side, number: int, tag: int) -> Dimension:
-    """A dimension that a kernel makes, in the pieces in which the kernel holds it.
-
-    The stride of a piece tells axes of one kernel apart.
-    """
+    """A dimension that a kernel makes, in the pieces in which the kernel holds it."""
     size, views = side.shape[number], side.value.views
     if len(views) == 1:
         pieces = [piece for piece in views[0].dims[number] if piece.axis is not None]
         if math.prod(piece.size for piece in pieces) == size and len(pieces) > 1:
             return tuple(
-                Piece(tag, piece.size, (piece.axis or 0) * 2**32 + piece.stride) for piece in pieces
+                Piece(tag, piece.size, (piece.axis or 0) * AXIS + piece.stride) for piece in pieces
             )
     axis = next((p.axis for view in views for p in view.dims[number] if p.axis), 0)
-    return (Piece(tag, size, axis * 2**32 + 1),) if side.holds(number) else filler(size)
+    return (Piece(tag, size, axis * AXIS + 1),) if side.holds(number) else filler(size)
 
 
 def _product_of_parameters(domain: ParameterDomain, left: Side, right: Side) -> Value:
@@ -261,7 +259,8 @@ def _contract(domain: ParameterDomain, node: Node, side: Side, *, is_aside: bool
             domain.note_unknown(view, node, node.outputs[0])
             continue
         outer = not side.contracted and any(piece.size > 1 for piece in produced)
-        role = "kernel" if contracted or outer else "scale"
+        is_kernel = (contracted or outer) and not _is_factor(domain, view, side.value.views)
+        role = "kernel" if is_kernel else "scale"
         batched = view.pieces(side.batched)
         number = domain.meets(node, view, role, contracted, produced, batched)
         if is_aside:
@@ -274,6 +273,18 @@ def _contract(domain: ParameterDomain, node: Node, side: Side, *, is_aside: bool
                 regions = domain.notes.regions
                 regions[first] = (*regions.get(first, ()), region)
     return FEATURE if first is None else TAGGED + first
+
+
+def _is_factor(domain: ParameterDomain, view: View, views: Sequence[View]) -> bool:
+    """Whether a parameter scales a larger one before both meet data: that of a weight norm."""
+
+    def held(view: View) -> set[int]:
+        return {number for number, dim in enumerate(view.dims) if is_held(dim)}
+
+    return any(
+        domain.paths[other.leaf] in view.through.beside and held(view) < held(other)
+        for other in views
+    )
 
 
 def _look_up(domain: ParameterDomain, node: Node, side: Side, other: Side) -> int:
@@ -291,7 +302,10 @@ def _convolution(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     domain.enters(image, node, node.outputs[0])
     tag = FEATURE
     for view in domain.readable(kernel, node):
-        tag = _convolve(domain, node, view)
+        if _is_factor(domain, view, kernel.views):
+            domain.meets(node, view, "scale", produced=view.pieces())
+        else:
+            tag = _convolve(domain, node, view)
     is_real = image.is_real or kernel.is_real
     feature = node.params["dimension_numbers"].out_spec[1]
     return [data_of(domain.shape(node.outputs[0]), is_real=is_real, made=(feature,), tag=tag)]
@@ -546,6 +560,8 @@ def _with_flags(
         domain.notes.rejoin(known)
     if is_linear:
         cuts = frozenset(cut for value in known for cut in value.cuts)
+        if name in PRODUCTS and len(known) > 1:
+            cuts = frozenset(cut._replace(is_scaled=True) for cut in cuts)
         result = dataclasses.replace(result, cuts=cuts)
     is_product = name in PRODUCTS or name == "neg"
     if is_product and len(known) == 1 and known[0].is_outer:

@@ -224,23 +224,27 @@ def _split(notes: Notes) -> list[Meeting]:
     for number, met in meetings:
         if number in notes.asides and met.leaf in reached:
             continue
-        for share, output in packed.get(number) or [(1.0, None)]:
+        for share, output, axis in packed.get(number) or [(1.0, None, None)]:
             fan_out = met.use.fan_out and met.use.fan_out * share
-            use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)
+            if output is not None and axis not in met.use.produced:
+                axis = max(met.use.produced, default=None)
+            use = dataclasses.replace(
+                met.use, fan_out=fan_out, slice_output=output, slice_axis=axis
+            )
             split.append(dataclasses.replace(met, use=use))
     return split
 
 
-def _packed(notes: Notes) -> dict[int, list[tuple[float, int]]]:
-    """Slices that each meeting's output is cut into: share of the output, number of the value."""
-    packed: dict[int, list[tuple[float, int]]] = {}
+def _packed(notes: Notes) -> dict[int, list[tuple[float, int, int]]]:
+    """Slices of each meeting's output: share of the output, number of the value, axis."""
+    packed: dict[int, list[tuple[float, int, int]]] = {}
     for axis, cuts in notes.cuts.items():
         number, slices = axis.tag - TAGGED, sorted(cuts)
         if axis in notes.rejoined or not _covers(slices, axis.size):
             continue
         for start, limit, owner in notes.regions.get(number, [(0, axis.size, number)]):
             shares = [
-                ((last - first) / (limit - start), cuts[first, last])
+                ((last - first) / (limit - start), cuts[first, last], axis.parameter_axis)
                 for first, last in slices
                 if start <= first and last <= limit
             ]

@@ -273,6 +273,7 @@ class Use:
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
+        slice_axis: axis of the parameter along which those kernels lie; None elsewhere.
         meets: numbers of the values with which its output meets its end, see `Flow`; not in JSON.
         through: what the parameter passes through before it meets the data.
     """
@@ -294,6 +295,7 @@ class Use:
     output: int | None = None
     bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
+    slice_axis: int | None = None
     meets: tuple[int, ...] = ()
     through: Through = AS_IT_IS
 

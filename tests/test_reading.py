@@ -982,3 +982,61 @@ def test_the_scale_of_a_weight_norm_along_taps_is_a_scale():
     assert read["g"].uses[0].through == Through(beside=("v",))
     assert read["v"].uses[0].through.is_scale_free
     assert read["v"].uses[0].through.factor == pytest.approx(32**-0.5)
+
+
+def _attend(p, x, context):
+    q, k, v = x @ p["q"], context @ p["k"], context @ p["v"]
+    return jax.nn.softmax(q @ k.swapaxes(-1, -2) / 4) @ v @ p["o"]
+
+
+def _unit(x):
+    return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def test_learned_queries_that_attend_among_themselves_enter_like_an_input():
+    def apply(p, x):
+        queries = p["queries"] + _attend(p["self"], _unit(p["queries"]), _unit(p["queries"]))
+        queries = queries + _attend(p["cross"], _unit(queries), x)
+        return _unit(queries) @ p["head"]
+
+    kernels = {name: floats(16, 16) for name in "qkvo"}
+    shapes = {"queries": floats(6, 16), "self": kernels, "cross": kernels, "head": floats(16, 3)}
+    read = jaxinit.read(apply, shapes, floats(2, 5, 16))
+    assert {use.role for use in read["queries"].uses} == {"embedding"}
+    for layer in ("self", "cross"):
+        for name in "qkvo":
+            (use,) = read[f"{layer}/{name}"].uses
+            assert (use.role, use.fan_in, use.fan_out) == ("kernel", 16, 16)
+    assert read["self/q"].uses[0].after.softmax
+    assert read["cross/o"].uses[0].branch.is_last
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_learned_queries_of_attention_pooling(rows):
+    def apply(p, x):
+        scores = jnp.einsum("qd,bkd->bqk", p["queries"] @ p["q"], x @ p["k"])
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores), x @ p["v"])
+
+    shapes = {"queries": floats(rows, 8)} | {name: floats(8, 8) for name in "qkv"}
+    read = jaxinit.read(apply, shapes, floats(2, 5, 8))
+    assert read["queries"].role == "embedding"
+    assert (read["q"].role, read["q"].fan_in) == ("kernel", 8)
+
+
+def test_a_network_over_learned_inputs_has_layers():
+    def apply(p, x):
+        return x @ (jnp.tanh(p["code"] @ p["a"]) @ p["b"])
+
+    shapes = {"code": floats(8, 3), "a": floats(3, 5), "b": floats(5, 7)}
+    read = jaxinit.read(apply, shapes, floats(2, 8))
+    assert [read[name].role for name in ("code", "a")] == ["embedding", "kernel"]
+    assert (read["a"].fan_in, read["b"].fan_in) == (3, 5)
+    assert read["a"].uses[0].after.activation.name == "tanh"
+
+
+def test_what_is_unknown_first_stays_unknown():
+    def apply(p, x):
+        odd = jnp.linalg.inv(p["w"])
+        return x @ odd + p["w"][0]
+
+    assert jaxinit.read(apply, {"w": floats(8, 8)}, floats(2, 8))["w"].role == "unknown"

@@ -548,6 +548,8 @@ class Notes:
         asides: numbers of meetings with nothing that depends on the model's inputs, as in the
             power iteration that finds the norm of a kernel.
         products: number of products of parameters.
+        latents: parameters that are no kernels, because layers were applied to them before anything
+            met data: learned queries.
     """
 
     meetings: list[Meeting] = dataclasses.field(default_factory=list)
@@ -556,6 +558,7 @@ class Notes:
     regions: dict[int, tuple[tuple[int, int, int], ...]] = dataclasses.field(default_factory=dict)
     asides: set[int] = dataclasses.field(default_factory=set)
     products: int = 0
+    latents: set[int] = dataclasses.field(default_factory=set)
 
     def copy(self) -> Notes:
         """The notes as they stand."""
@@ -756,6 +759,22 @@ class ParameterDomain(Interpreter[Value]):
         return dataclasses.replace(value, views=unique, product=tuple(product))
 
     # What rules note.
+
+    def activates(self, views: Sequence[View]) -> None:
+        """Notes the latent among parameters whose product goes into an activation.
+
+        A product of kernels makes a kernel, which goes into none. Of the factors the latent is the
+        one with the most products, as queries are multiplied with several kernels; else the left.
+        """
+        products: dict[int, set[int]] = {}
+        sides: dict[int, int] = {}
+        for view in views:
+            for joint in view.joints:
+                products.setdefault(view.leaf, set()).add(joint.number)
+                sides.setdefault(view.leaf, joint.side)
+        if len(products) > 1 and not self.notes.latents & products.keys():
+            latent = max(products, key=lambda leaf: (len(products[leaf]), -sides[leaf]))
+            self.notes.latents.add(latent)
 
     def note(self, view: View, use: Use, why: str | None = None) -> int:
         """Notes a meeting, and returns its number."""

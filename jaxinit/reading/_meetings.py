@@ -371,6 +371,9 @@ def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     if not known or (views and not is_real and not _repeats(combined(known, shape), views)):
         # A function of parameters alone, or of parameters and state, holds all of them.
         passed = _passed(domain, node, operands)
+        bent = [view for view in views if view.joints and view.through.degree is not None]
+        if any(passed[view.leaf].degree is None for view in bent):
+            domain.activates(views)
         return [parameters(dataclasses.replace(view, through=passed[view.leaf]) for view in views)]
     _settle_outer(domain, node, operands)
     is_linear = node.primitive in SUMS or _keeps_product(node.primitive, operands)

@@ -147,25 +147,14 @@ def _uses(
         By the number of each parameter its meetings, and the whole of what was found on the way
         from layer to layer.
     """
-    domain = ParameterDomain(leaves, graph, paths)
-    arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
-    values = [
-        dataclasses.replace(data_of(leaf.shape, is_real=False), made_of=((number, AS_IT_IS),))
-        if paths[number] in state
-        else parameters([whole(number, leaf.shape)])
-        for number, leaf in enumerate(leaves)
-    ]
-    values += [data_of(aval.shape, is_real=True) for aval in arguments]
-    # Keys are no data.
-    keys = [is_key(graph.avals[number]) for number in graph.inputs]
-    values = [CONSTANT if key else value for key, value in zip(keys, values, strict=True)]
-    for result in domain.run(graph, values):
-        for view in result.views if result.is_view else ():
-            # An output that depends on no input, such as a policy's log of standard deviations.
-            axes = tuple(range(len(leaves[view.leaf].shape)))
-            domain.note(view, Use("output", "bias", produced=axes))
+    latents: set[int] = set()
+    while True:
+        notes = _notes(graph, leaves, paths, state, latents)
+        if notes.latents <= latents:
+            break
+        latents |= notes.latents
     uses: dict[int, list[Meeting]] = {}
-    for met in _split(domain.notes):
+    for met in _split(notes):
         uses.setdefault(met.leaf, []).append(met)
     layers = {
         number
@@ -175,10 +164,45 @@ def _uses(
         for number in (met.use.output, met.use.slice_output)
         if number is not None
     }
-    found = follow(graph, layers, graph.inputs[: len(leaves)])
+    plain = [number for number in range(len(leaves)) if number not in latents]
+    found = follow(graph, layers, [graph.inputs[number] for number in plain])
     for several in uses.values():
         several[:] = [dataclasses.replace(met, use=_followed(met.use, found)) for met in several]
     return uses, found
+
+
+def _notes(
+    graph: Graph,
+    leaves: Sequence[Any],
+    paths: Sequence[str],
+    state: Collection[str],
+    latents: Collection[int],
+) -> Notes:
+    """What the domain notes of a forward pass, in which some parameters enter like inputs."""
+    domain = ParameterDomain(leaves, graph, paths)
+    arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
+    values = [
+        dataclasses.replace(data_of(leaf.shape, is_real=False), made_of=((number, AS_IT_IS),))
+        if paths[number] in state
+        else data_of(leaf.shape, is_real=True)
+        if number in latents
+        else parameters([whole(number, leaf.shape)])
+        for number, leaf in enumerate(leaves)
+    ]
+    values += [data_of(aval.shape, is_real=True) for aval in arguments]
+    # Keys are no data.
+    keys = [is_key(graph.avals[number]) for number in graph.inputs]
+    values = [CONSTANT if key else value for key, value in zip(keys, values, strict=True)]
+    for number in sorted(latents):
+        produced = tuple(range(len(leaves[number].shape)))
+        use = Use("input", "embedding", produced=produced, output=graph.inputs[number])
+        domain.note(whole(number, leaves[number].shape), use)
+    for result in domain.run(graph, values):
+        for view in result.views if result.is_view else ():
+            # An output that depends on no input, such as a policy's log of standard deviations.
+            axes = tuple(range(len(leaves[view.leaf].shape)))
+            domain.note(view, Use("output", "bias", produced=axes))
+    return domain.notes
 
 
 def _followed(use: Use, found: Following) -> Use:

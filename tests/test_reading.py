@@ -1040,3 +1040,34 @@ def test_what_is_unknown_first_stays_unknown():
         return x @ odd + p["w"][0]
 
     assert jaxinit.read(apply, {"w": floats(8, 8)}, floats(2, 8))["w"].role == "unknown"
+
+
+def test_the_parts_of_linen_normalisations_of_weights():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.WeightNorm(nn.Dense(16))(x))
+            return nn.SpectralNorm(nn.Dense(5))(x, update_stats=True)
+
+    model, x = Model(), floats(4, 8)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((4, 8))))
+    read = jaxinit.read(lambda v, x: model.apply(v, x, mutable=["batch_stats"]), shapes, x)
+    scale = read["params/WeightNorm_0/Dense_0/kernel/scale"]
+    assert scale.role == "scale"
+    assert scale.uses[0].through == Through(beside=("params/Dense_0/kernel",))
+    assert scale.uses[0].after.activation.name == "relu"
+    direction = read["params/Dense_0/kernel"].uses[0].through
+    assert direction.is_scale_free
+    assert direction.factor == pytest.approx(8**-0.5)
+    spectral = read["params/Dense_1/kernel"].uses[0].through
+    assert spectral == Through(factor=None, degree=0.0)
+    state = [parameter.path for parameter in read if parameter.role == "state"]
+    assert [path.rpartition("/")[2] for path in state] == ["sigma", "u"]
+
+
+@pytest.mark.parametrize("use", [lambda w, m: w * m, lambda w, m: jnp.where(m, w, 0.0)])
+def test_a_mask_of_booleans_is_state(use):
+    shapes = {"w": floats(4, 6), "m": S((4, 6), "bool")}
+    read = jaxinit.read(lambda p, x: x @ use(p["w"], p["m"]), shapes, floats(2, 4))
+    assert read["m"].role == "state"
+    assert read["w"].uses[0].through == Through(beside=("m",))

@@ -145,7 +145,9 @@ def _assembled(
     use = p.use
     kept = [axis for axis in range(len(p.shape)) if axis not in use.batched]
     inside = tuple(kept.index(axis) for axis in use.contracted if axis in kept)
-    outside = tuple(kept.index(axis) for axis in use.produced if axis in kept)
+    # An axis of a table may be both, as in a circulant kernel.
+    apart = set(use.produced) - set(use.contracted)
+    outside = tuple(kept.index(axis) for axis in use.produced if axis in kept and axis in apart)
     one = draw(inside, outside, len(kept))
     packed = _packing(p)
     if packed is not None:

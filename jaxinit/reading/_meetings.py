@@ -406,6 +406,8 @@ def _passed(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> d
     """What parameters and state have gone through after a function of entries, by number."""
     found: dict[int, dict[int, Through]] = {}
     for place, value in enumerate(operands):
+        if node.primitive == "select_n" and _guarded(operands) not in (None, place):
+            continue
         for leaf, through in through_of(value).items():
             found.setdefault(leaf, {})[place] = through
     passed = {}
@@ -417,6 +419,13 @@ def _passed(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> d
             ((place, through),) = places.items()
             passed[leaf] = _after(domain, node, operands, place, through)
     return passed
+
+
+def _guarded(operands: Sequence[Value]) -> int | None:
+    """The case that a choice takes where numbers are not zero, as almost all are; else None."""
+    last = {through.functions[-1:] for through in through_of(operands[0]).values()}
+    cases = {(("ne",),): 2, (("eq",),): 1}
+    return cases.get(tuple(last)) if len(operands) == 3 else None
 
 
 def _after(
@@ -472,21 +481,31 @@ def _multiplied(
         is_over = node.primitive == "div" and n == 1 and array is not None
         with np.errstate(divide="ignore"):
             return through.times(*_size(1 / array if is_over else array))
-    sizes = [domain.paths[leaf] for leaf, other in through_of(value).items() if other.degree != 0]
-    return dataclasses.replace(through, beside=tuple(dict.fromkeys((*through.beside, *sizes))))
+    # State that only gives a direction, as a power iteration starts from, is no factor.
+    others = [
+        domain.paths[leaf]
+        for leaf, other in through_of(value).items()
+        if value.is_view or other.degree != 0
+    ]
+    return dataclasses.replace(through, beside=tuple(dict.fromkeys((*through.beside, *others))))
 
 
 def _chosen(
     domain: ParameterDomain, node: Node, operands: Sequence[Value], place: int, through: Through
 ) -> Through:
     """A choice by a condition: by a constant one against zero it is a mask."""
-    which = domain.array(node.inputs[0]) if operands[0].kind == "constant" else None
-    if place == 0 or which is None:
-        return through.powered(None, node.primitive) if place == 0 else through.times(None)
+    if place == 0:
+        return through.powered(None, node.primitive)
     others = [n for n in range(1, len(operands)) if n != place]
     offsets = [
         _size(domain.array(node.inputs[n]))[0] for n in others if operands[n].kind == "constant"
     ]
+    if operands[0].kind != "constant":
+        through = _multiplied(domain, node, 0, operands[0], through)
+        return through if offsets == [0.0] else through.times(None)
+    which = domain.array(node.inputs[0])
+    if which is None:
+        return through.times(None)
     kept = float(np.mean(which == place - 1))
     through = through.times(1.0, kept)
     return through.plus(offsets[0]) if offsets and kept < 1 else through

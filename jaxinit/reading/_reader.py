@@ -101,6 +101,8 @@ def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: 
         rest_args, rest_kwargs = jax.tree.unflatten(treedef, rest)
         return apply_fn(jax.tree.unflatten(flat.treedef, leaves), *rest_args, **rest_kwargs)
 
+    # Nothing trains what is true or false.
+    state |= {path for path, shape in zip(paths, shapes, strict=True) if shape.dtype == bool}
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
     uses, found = _uses(graph, shapes, paths, state)
     inputs = dict(zip(paths, graph.inputs, strict=False))
@@ -210,7 +212,9 @@ def _followed(use: Use, found: Following) -> Use:
     number = use.output if use.slice_output is None else use.slice_output
     if number is None:
         return use
-    flow = found.flows.get(number) if use.role in _FOLLOWED else None
+    # The scale of a weight norm is a factor of a kernel, and what that makes goes on.
+    is_layer = use.role in _FOLLOWED or (use.role == "scale" and use.through.beside)
+    flow = found.flows.get(number) if is_layer else None
     if flow is None:
         branch = found.branches.get(number)
         if use.role == "scale" and not (branch and branch.is_last):

@@ -505,11 +505,28 @@ def _remarks(parameter: Parameter, use: Use) -> str:
         remarks.append(f"transposed by {use.transposed_strides}")
     if use.slice_output is not None:
         remarks.append("packed")
+    remarks += _passed(use.through)
     if use.bypass is not None:
         remarks.append("low-rank bypass")
     if use.role == "unknown" and parameter.why:
         remarks.append(f"stopped by {parameter.why}")
     return ", ".join(remarks)
+
+
+def _passed(through: Through) -> list[str]:
+    """What a parameter passes through, in words."""
+    words = [f"of {' of '.join(reversed(through.functions))}"] if through.functions else []
+    if through.is_scale_free:
+        words = ["scale-free"]
+    elif through.factor not in (None, 1.0):
+        words.append(f"times {through.factor:.3g}")
+    if through.offset:
+        words.append(f"plus {through.offset:.3g}")
+    if through.kept < 1:
+        words.append(f"{through.kept:.3g} of it kept")
+    if through.beside:
+        words.append(f"times {', '.join(through.beside)}")
+    return [*words, "by a table"] if through.is_table else words
 
 
 def _axes(axes: Sequence[int]) -> str:

@@ -872,3 +872,202 @@ def test_a_spectrally_normalised_kernel_is_scale_free(stops):
     (use,) = jaxinit.read(apply, shapes, floats(4, 8))["params/w"].uses
     assert use.through.is_scale_free
     assert (use.fan_in, use.fan_out) == (8, 6)
+
+
+# Fans that count what meets data.
+
+
+def test_transformed_axes_are_a_receptive_field():
+    def dense(p, x):
+        k, h = jnp.fft.fft(p["k"]), jnp.fft.fft(x)
+        return jnp.fft.ifft(jnp.einsum("oin,bin->bon", k, h)).real
+
+    def depthwise(p, x):
+        k, h = jnp.fft.rfft(p["k"], 32), jnp.fft.rfft(x, 32)
+        return jnp.fft.irfft(k * h, 32)[..., :16]
+
+    (use,) = jaxinit.read(dense, {"k": floats(8, 4, 16)}, floats(2, 4, 16))["k"].uses
+    assert (use.contracted, use.produced, use.field, use.batched) == ((1,), (0,), (2,), ())
+    assert (use.fan_in, use.fan_out) == (4 * 16, 8 * 16)
+    (use,) = jaxinit.read(depthwise, {"k": floats(4, 16)}, floats(2, 4, 16))["k"].uses
+    assert (use.field, use.batched, use.fan_in) == ((1,), (0,), 16)
+
+
+def test_a_kernel_given_in_frequencies_has_no_receptive_field():
+    def apply(p, x):
+        return jnp.fft.irfft(jnp.einsum("ion,bin->bon", p["k"], jnp.fft.rfft(x)))
+
+    (use,) = jaxinit.read(apply, {"k": floats(4, 8, 9)}, floats(2, 4, 16))["k"].uses
+    assert (use.batched, use.fan_in) == ((2,), 4)
+
+
+def test_queries_rotated_by_given_positions_are_one_kernel():
+    def apply(p, x, positions):
+        q = (x @ p["q"]).reshape(2, 6, 2, 8)
+        angle = positions[..., None] * jnp.arange(1.0, 5.0)
+        sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
+        a, b = jnp.split(q, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+
+    (use,) = jaxinit.read(apply, {"q": floats(4, 16)}, floats(2, 6, 4), ints(2, 6))["q"].uses
+    assert (use.fan_in, use.fan_out, use.slice_output) == (4, 16, None)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, (3, 4, 6)), (1, (4, 3, 6)), (2, (4, 6, 3))])
+def test_packed_kernels_lie_along_the_axis_that_is_cut(axis, shape):
+    def apply(p, x):
+        made = jnp.tensordot(x, p["w"], (1, 0 if axis else 1))
+        q, k, v = jnp.unstack(made, axis=1 if axis < 2 else 2)
+        return jnp.tanh(q) * k + v
+
+    uses = jaxinit.read(apply, {"w": floats(*shape)}, floats(2, 4))["w"].uses
+    assert [(use.slice_axis, use.fan_out) for use in uses] == [(axis, 6)] * 3
+
+
+@pytest.mark.parametrize(
+    ("image", "strides", "padding", "fan_in"),
+    [
+        (1, 1, "VALID", 5),  # Of 16 taps one meets data at each place.
+        (2, 1, "VALID", 5 * 4),
+        (8, 2, "SAME", 5 * 4),
+        (1, 1, "SAME", 5 * 16),  # What a layer of a larger image has when a small one is given.
+    ],
+)
+def test_taps_that_never_meet_data_count_for_no_fan(image, strides, padding, fan_in):
+    def apply(p, x):
+        return lax.conv_transpose(x, p["w"], (strides, strides), padding)
+
+    x = floats(2, image, image, 5)
+    assert jaxinit.read(apply, {"w": floats(4, 4, 5, 3)}, x)["w"].fan_in == fan_in
+
+
+# Tables, images and queries that are learned.
+
+
+def _codebook(p, x):
+    chosen = jax.nn.one_hot((x @ p["w"]).argmax(-1), 12)
+    return (chosen[:, :, None] * p["codes"]).sum(1)
+
+
+def _grouped_codebook(p, x):
+    chosen = jax.nn.one_hot((x @ p["w"]).reshape(-1, 6).argmax(-1), 6).reshape(x.shape[0], -1)
+    picked = chosen[:, :, None] * p["codes"]
+    return picked.reshape(x.shape[0], 2, 6, 8).sum(-2)
+
+
+@pytest.mark.parametrize("apply", [_codebook, _grouped_codebook])
+def test_a_product_with_one_hot_vectors_is_a_lookup(apply):
+    read = jaxinit.read(apply, {"w": floats(4, 12), "codes": floats(12, 8)}, floats(3, 4))
+    (use,) = read["codes"].uses
+    assert (use.role, use.contracted, use.produced) == ("embedding", (0,), (1,))
+
+
+def test_a_learned_image_that_data_scale_enters_like_an_input():
+    def apply(p, z):
+        return (p["image"] * (z @ p["style"] + 1)[:, None, None]) @ p["out"]
+
+    shapes = {"image": floats(1, 4, 4, 6), "style": floats(3, 6), "out": floats(6, 2)}
+    assert jaxinit.read(apply, shapes, floats(2, 3))["image"].role == "embedding"
+
+
+def test_the_scale_of_a_weight_norm_along_taps_is_a_scale():
+    def apply(p, x):
+        v = p["v"]
+        w = p["g"] * v / jnp.sqrt((v * v).sum((0, 1), keepdims=True))
+        return lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=("NCH", "OIH", "NCH"))
+
+    shapes = {"v": floats(8, 4, 5), "g": floats(1, 1, 5)}
+    read = jaxinit.read(apply, shapes, floats(2, 4, 16))
+    assert read["g"].role == "scale"
+    assert read["g"].uses[0].through == Through(beside=("v",))
+    assert read["v"].uses[0].through.is_scale_free
+    assert read["v"].uses[0].through.factor == pytest.approx(32**-0.5)
+
+
+def _attend(p, x, context):
+    q, k, v = x @ p["q"], context @ p["k"], context @ p["v"]
+    return jax.nn.softmax(q @ k.swapaxes(-1, -2) / 4) @ v @ p["o"]
+
+
+def _unit(x):
+    return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def test_learned_queries_that_attend_among_themselves_enter_like_an_input():
+    def apply(p, x):
+        queries = p["queries"] + _attend(p["self"], _unit(p["queries"]), _unit(p["queries"]))
+        queries = queries + _attend(p["cross"], _unit(queries), x)
+        return _unit(queries) @ p["head"]
+
+    kernels = {name: floats(16, 16) for name in "qkvo"}
+    shapes = {"queries": floats(6, 16), "self": kernels, "cross": kernels, "head": floats(16, 3)}
+    read = jaxinit.read(apply, shapes, floats(2, 5, 16))
+    assert {use.role for use in read["queries"].uses} == {"embedding"}
+    for layer in ("self", "cross"):
+        for name in "qkvo":
+            (use,) = read[f"{layer}/{name}"].uses
+            assert (use.role, use.fan_in, use.fan_out) == ("kernel", 16, 16)
+    assert read["self/q"].uses[0].after.softmax
+    assert read["cross/o"].uses[0].branch.is_last
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_learned_queries_of_attention_pooling(rows):
+    def apply(p, x):
+        scores = jnp.einsum("qd,bkd->bqk", p["queries"] @ p["q"], x @ p["k"])
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores), x @ p["v"])
+
+    shapes = {"queries": floats(rows, 8)} | {name: floats(8, 8) for name in "qkv"}
+    read = jaxinit.read(apply, shapes, floats(2, 5, 8))
+    assert read["queries"].role == "embedding"
+    assert (read["q"].role, read["q"].fan_in) == ("kernel", 8)
+
+
+def test_a_network_over_learned_inputs_has_layers():
+    def apply(p, x):
+        return x @ (jnp.tanh(p["code"] @ p["a"]) @ p["b"])
+
+    shapes = {"code": floats(8, 3), "a": floats(3, 5), "b": floats(5, 7)}
+    read = jaxinit.read(apply, shapes, floats(2, 8))
+    assert [read[name].role for name in ("code", "a")] == ["embedding", "kernel"]
+    assert (read["a"].fan_in, read["b"].fan_in) == (3, 5)
+    assert read["a"].uses[0].after.activation.name == "tanh"
+
+
+def test_what_is_unknown_first_stays_unknown():
+    def apply(p, x):
+        odd = jnp.linalg.inv(p["w"])
+        return x @ odd + p["w"][0]
+
+    assert jaxinit.read(apply, {"w": floats(8, 8)}, floats(2, 8))["w"].role == "unknown"
+
+
+def test_the_parts_of_linen_normalisations_of_weights():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.WeightNorm(nn.Dense(16))(x))
+            return nn.SpectralNorm(nn.Dense(5))(x, update_stats=True)
+
+    model, x = Model(), floats(4, 8)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((4, 8))))
+    read = jaxinit.read(lambda v, x: model.apply(v, x, mutable=["batch_stats"]), shapes, x)
+    scale = read["params/WeightNorm_0/Dense_0/kernel/scale"]
+    assert scale.role == "scale"
+    assert scale.uses[0].through == Through(beside=("params/Dense_0/kernel",))
+    assert scale.uses[0].after.activation.name == "relu"
+    direction = read["params/Dense_0/kernel"].uses[0].through
+    assert direction.is_scale_free
+    assert direction.factor == pytest.approx(8**-0.5)
+    spectral = read["params/Dense_1/kernel"].uses[0].through
+    assert spectral == Through(factor=None, degree=0.0)
+    state = [parameter.path for parameter in read if parameter.role == "state"]
+    assert [path.rpartition("/")[2] for path in state] == ["sigma", "u"]
+
+
+@pytest.mark.parametrize("use", [lambda w, m: w * m, lambda w, m: jnp.where(m, w, 0.0)])
+def test_a_mask_of_booleans_is_state(use):
+    shapes = {"w": floats(4, 6), "m": S((4, 6), "bool")}
+    read = jaxinit.read(lambda p, x: x @ use(p["w"], p["m"]), shapes, floats(2, 4))
+    assert read["m"].role == "state"
+    assert read["w"].uses[0].through == Through(beside=("m",))

@@ -161,7 +161,9 @@ def _assembled(
     use = p.use
     kept = [axis for axis in range(len(p.shape)) if axis not in use.batched]
     inside = tuple(kept.index(axis) for axis in use.contracted if axis in kept)
-    outside = tuple(kept.index(axis) for axis in use.produced if axis in kept)
+    # An axis of a table may be both, as in a circulant kernel.
+    apart = set(use.produced) - set(use.contracted)
+    outside = tuple(kept.index(axis) for axis in use.produced if axis in kept and axis in apart)
     one = draw(inside, outside, len(kept))
     packed = _packing(p)
     if packed is not None:
@@ -177,7 +179,8 @@ def _packing(p: ParameterFacts) -> tuple[int, tuple[int, ...]] | None:
         return None
     if any(piece.produced != use.produced for piece in p.pieces):
         return None
-    for axis in reversed(use.produced):
+    axis = use.slice_axis
+    if axis is not None:
         sizes = [fan / sum(fans) * p.shape[axis] for fan in fans]
         whole = tuple(round(size) for size in sizes)
         if all(abs(a - b) < 1e-6 for a, b in zip(sizes, whole, strict=True)):

@@ -16,6 +16,7 @@ rounds before that are taken back.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -52,6 +53,8 @@ from jaxinit.reading._records import AS_IT_IS, Role, Through, Use
 # What holds a dimension of data: what some kernel produced, and what none did. From `TAGGED` on the
 # output of the meeting with that number less `TAGGED`, as long as it is linear in that output.
 FEATURE, OTHER, TAGGED = 0, 1, 2
+# The stride of a piece that a kernel made tells axes of that kernel apart, in steps of this.
+AXIS = 2**32
 
 
 class Piece(NamedTuple):
@@ -126,6 +129,7 @@ class View:
         is_indexed: whether entries were picked by numbers that do not depend on data.
         why: the equation that made the dimensions unknown; None while they are known.
         through: what the parameter went through so far.
+        mixed: pieces of axes that a Fourier transform mixed, as they were before.
     """
 
     leaf: int
@@ -136,6 +140,7 @@ class View:
     is_indexed: bool = False
     why: str | None = None
     through: Through = AS_IT_IS
+    mixed: Dimension = ()
 
     def with_dims(self, dims: Iterable[Iterable[Piece]], dropped: Iterable[int] = ()) -> View:
         """The view with other dimensions, and more axes dropped."""
@@ -218,6 +223,13 @@ class View:
                 dims[number] = (dim[0]._replace(size=size),)
         return self.with_dims(dims)
 
+    def transformed(self, numbers: Iterable[int], shape: Sequence[int]) -> View:
+        """A Fourier transform of some dimensions; the second one undoes the first."""
+        pieces, before = self.pieces(numbers), axes_of(self.mixed)
+        after = [piece for piece in pieces if piece.axis not in (None, *before)]
+        kept = [piece for piece in self.mixed if piece.axis not in axes_of(pieces)]
+        return dataclasses.replace(self.resized(shape), mixed=(*kept, *after))
+
     def cut(self, number: int, start: int, limit: int, step: int = 1) -> View:
         """A slice of one dimension."""
         dim = self.dims[number]
@@ -281,7 +293,7 @@ class Value:
         is_real: whether data depend on the model's inputs, and not only on constants and state.
         is_one_hot: whether it is a comparison of numbers with all of their values.
         is_iota: whether it counts along a dimension.
-        cuts: axes of kernel outputs that it is a slice of, with where the slice starts.
+        cuts: slices of kernel outputs that it is linear in.
         product: number of each meeting as a scale that it is the result of, with the parameter.
         is_outer: whether that product spread data along all axes of the parameter.
         made_of: of data that depend on no input, the parameters and the state that they are made
@@ -293,7 +305,7 @@ class Value:
     is_real: bool = False
     is_one_hot: bool = False
     is_iota: bool = False
-    cuts: frozenset[tuple[OutputAxis, int]] = frozenset()
+    cuts: frozenset[Cut] = frozenset()
     product: tuple[tuple[int, View], ...] = ()
     is_outer: bool = False
     made_of: tuple[tuple[int, Through], ...] = ()
@@ -320,6 +332,19 @@ class OutputAxis(NamedTuple):
     tag: int
     stride: int
     size: int
+
+    @property
+    def parameter_axis(self) -> int:
+        """The axis of the kernel that made it."""
+        return self.stride // AXIS
+
+
+class Cut(NamedTuple):
+    """A slice of a kernel output: along which axis, from where, and whether data scaled it."""
+
+    axis: OutputAxis
+    start: int
+    is_scaled: bool = False
 
 
 CONSTANT = Value("constant")
@@ -530,6 +555,8 @@ class Notes:
             power iteration that finds the norm of a kernel.
         products: number of products of parameters.
         joined: axes of outputs that were added up, two each, by the tag of the axis of their sum.
+        latents: parameters that are no kernels, because layers were applied to them before anything
+            met data: learned queries.
     """
 
     meetings: list[Meeting] = dataclasses.field(default_factory=list)
@@ -539,6 +566,7 @@ class Notes:
     asides: set[int] = dataclasses.field(default_factory=set)
     products: int = 0
     joined: dict[int, tuple[OutputAxis, OutputAxis]] = dataclasses.field(default_factory=dict)
+    latents: set[int] = dataclasses.field(default_factory=set)
 
     def copy(self) -> Notes:
         """The notes as they stand."""
@@ -582,8 +610,8 @@ class Notes:
     def rejoin(self, values: Sequence[Value]) -> None:
         """Notes slices of one kernel output that meet again: halves of a rotary embedding."""
         slices = {cut for value in values for cut in value.cuts}
-        counts = Counter(axis for axis, _ in slices)
-        self.rejoined.update(axis for axis, count in counts.items() if count > 1)
+        counts = Counter((cut.axis, cut.is_scaled) for cut in slices)
+        self.rejoined.update(axis for (axis, _), count in counts.items() if count > 1)
 
 
 class ParameterDomain(Interpreter[Value]):
@@ -754,9 +782,30 @@ class ParameterDomain(Interpreter[Value]):
                     return data_of(shape, is_real=value.is_real)
                 new = view.unknown(shape, self.describe(node))
             views.append(new)
-        return dataclasses.replace(value, views=tuple(dict.fromkeys(views)), product=())
+        product = []
+        for number, factor in value.product:
+            with contextlib.suppress(MixedAxesError):
+                product.append((number, change(factor)))
+        unique = tuple(dict.fromkeys(views))
+        return dataclasses.replace(value, views=unique, product=tuple(product))
 
     # What rules note.
+
+    def activates(self, views: Sequence[View]) -> None:
+        """Notes the latent among parameters whose product goes into an activation.
+
+        A product of kernels makes a kernel, which goes into none. Of the factors the latent is the
+        one with the most products, as queries are multiplied with several kernels; else the left.
+        """
+        products: dict[int, set[int]] = {}
+        sides: dict[int, int] = {}
+        for view in views:
+            for joint in view.joints:
+                products.setdefault(view.leaf, set()).add(joint.number)
+                sides.setdefault(view.leaf, joint.side)
+        if len(products) > 1 and not self.notes.latents & products.keys():
+            latent = max(products, key=lambda leaf: (len(products[leaf]), -sides[leaf]))
+            self.notes.latents.add(latent)
 
     def note(self, view: View, use: Use, why: str | None = None) -> int:
         """Notes a meeting, and returns its number."""
@@ -799,8 +848,15 @@ class ParameterDomain(Interpreter[Value]):
             "batched": tuple(sorted(dropped.union(axes_of(batched), axes_of(scanned)))),
             "output": node.outputs[0] if node.outputs else None,
         }
+        if view.mixed and node.primitive in ("dot_general", "mul"):
+            # Products of transforms are convolutions: the axes are those of a receptive field.
+            role, field = "kernel", axes_of(view.mixed)
+            if node.primitive == "mul":
+                batched, produced = produced, ()
+            fields["batched"] = tuple(n for n in axes_of(batched) if n not in field)
+            fields |= {"field": field, "produced": axes_of(produced)}
         if role == "kernel":
-            fields |= fans(contracted, produced)
+            fields |= fans((*contracted, *view.mixed), (*produced, *view.mixed))
         return self.note(view, Use(node.primitive, role, times=node.times, **fields | changes))
 
     def readable(self, value: Value, node: Node) -> Iterator[View]:

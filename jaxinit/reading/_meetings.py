@@ -17,7 +17,9 @@ import numpy as np
 
 from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node, row_of, single_number
 from jaxinit.reading._domain import (
+    AXIS,
     FEATURE,
+    OTHER,
     TAGGED,
     Dimension,
     Joint,
@@ -33,6 +35,7 @@ from jaxinit.reading._domain import (
     filler,
     is_feature,
     is_held,
+    length_of,
     parameters,
     rules,
     through_of,
@@ -140,19 +143,16 @@ def _output_dims(left: Side, right: Side, tags: Sequence[int]) -> list[Dimension
 
 
 def _made(side: Side, number: int, tag: int) -> Dimension:
-    """A dimension that a kernel makes, in the pieces in which the kernel holds it.
-
-    The stride of a piece tells axes of one kernel apart.
-    """
+    """A dimension that a kernel makes, in the pieces in which the kernel holds it."""
     size, views = side.shape[number], side.value.views
     if len(views) == 1:
         pieces = [piece for piece in views[0].dims[number] if piece.axis is not None]
         if math.prod(piece.size for piece in pieces) == size and len(pieces) > 1:
             return tuple(
-                Piece(tag, piece.size, (piece.axis or 0) * 2**32 + piece.stride) for piece in pieces
+                Piece(tag, piece.size, (piece.axis or 0) * AXIS + piece.stride) for piece in pieces
             )
     axis = next((p.axis for view in views for p in view.dims[number] if p.axis), 0)
-    return (Piece(tag, size, axis * 2**32 + 1),) if side.holds(number) else filler(size)
+    return (Piece(tag, size, axis * AXIS + 1),) if side.holds(number) else filler(size)
 
 
 def _product_of_parameters(domain: ParameterDomain, left: Side, right: Side) -> Value:
@@ -240,7 +240,7 @@ def _project(domain: ParameterDomain, node: Node, side: Side) -> int:
     """Notes learned tokens and the kernel that projects them, where both meet data as one."""
     for view in side.value.views:
         own = _own(view.pieces(side.contracted))
-        if not own and any(is_held(view.dims[number]) for number in side.free):
+        if not own and len(view.joints) == 1:
             domain.enters(parameters([view]), node, node.outputs[0])
         elif not own or len(view.joints) > 1:
             domain.note_unknown(view, node, node.outputs[0])
@@ -259,7 +259,8 @@ def _contract(domain: ParameterDomain, node: Node, side: Side, *, is_aside: bool
             domain.note_unknown(view, node, node.outputs[0])
             continue
         outer = not side.contracted and any(piece.size > 1 for piece in produced)
-        role = "kernel" if contracted or outer else "scale"
+        is_kernel = (contracted or outer) and not _is_factor(domain, view, side.value.views)
+        role = "kernel" if is_kernel else "scale"
         batched = view.pieces(side.batched)
         number = domain.meets(node, view, role, contracted, produced, batched)
         if is_aside:
@@ -272,6 +273,18 @@ def _contract(domain: ParameterDomain, node: Node, side: Side, *, is_aside: bool
                 regions = domain.notes.regions
                 regions[first] = (*regions.get(first, ()), region)
     return FEATURE if first is None else TAGGED + first
+
+
+def _is_factor(domain: ParameterDomain, view: View, views: Sequence[View]) -> bool:
+    """Whether a parameter scales a larger one before both meet data: that of a weight norm."""
+
+    def held(view: View) -> set[int]:
+        return {number for number, dim in enumerate(view.dims) if is_held(dim)}
+
+    return any(
+        domain.paths[other.leaf] in view.through.beside and held(view) < held(other)
+        for other in views
+    )
 
 
 def _look_up(domain: ParameterDomain, node: Node, side: Side, other: Side) -> int:
@@ -289,7 +302,10 @@ def _convolution(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     domain.enters(image, node, node.outputs[0])
     tag = FEATURE
     for view in domain.readable(kernel, node):
-        tag = _convolve(domain, node, view)
+        if _is_factor(domain, view, kernel.views):
+            domain.meets(node, view, "scale", produced=view.pieces())
+        else:
+            tag = _convolve(domain, node, view)
     is_real = image.is_real or kernel.is_real
     feature = node.params["dimension_numbers"].out_spec[1]
     return [data_of(domain.shape(node.outputs[0]), is_real=is_real, made=(feature,), tag=tag)]
@@ -314,11 +330,33 @@ def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:
     if is_kernel:
         taps = math.prod(piece.terms for piece in spatial)
         found = fans(contracted, produced)
-        changes["fan_in"] = found["fan_in"] * taps / math.prod(strides)
+        met = min(taps / math.prod(strides), _taps_that_meet(domain, node))
+        changes["fan_in"] = found["fan_in"] * met
         changes["fan_out"] = found["fan_out"] * taps / groups
     role = "kernel" if is_kernel else "scale"
     number = domain.meets(node, view, role, contracted, produced, batched, **changes)
     return TAGGED + number if is_kernel and groups == 1 and not batched else FEATURE
+
+
+def _taps_that_meet(domain: ParameterDomain, node: Node) -> float:
+    """The most taps that meet data at one place, where an image grows; no bound elsewhere.
+
+    An image that is wider than what the kernel slides over meets few of the taps at a time.
+    """
+    params = node.params
+    shapes = [domain.shape(atom) for atom in (*node.inputs, *node.outputs)]
+    specs = params["dimension_numbers"]
+    sizes = [[shape[n] for n in spec[2:]] for shape, spec in zip(shapes, specs, strict=True)]
+    most = 1
+    for n, (image, kernel, out) in enumerate(zip(*sizes, strict=True)):
+        if out <= image:
+            return math.inf
+        places = np.arange(kernel) * params["rhs_dilation"][n] - params["padding"][n][0]
+        reached = places + np.arange(out)[:, None] * params["window_strides"][n]
+        apart = params["lhs_dilation"][n]
+        inside = (reached >= 0) & (reached <= (image - 1) * apart) & (reached % apart == 0)
+        most *= int(inside.sum(1).max())
+    return most
 
 
 # Functions of single entries.
@@ -333,11 +371,12 @@ def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     if not known or (views and not is_real and not _repeats(combined(known, shape), views)):
         # A function of parameters alone, or of parameters and state, holds all of them.
         passed = _passed(domain, node, operands)
+        bent = [view for view in views if view.joints and view.through.degree is not None]
+        if any(passed[view.leaf].degree is None for view in bent):
+            domain.activates(views)
         return [parameters(dataclasses.replace(view, through=passed[view.leaf]) for view in views)]
     _settle_outer(domain, node, operands)
-    is_linear = node.primitive in SUMS or (
-        len(known) == 1 and (node.primitive in PRODUCTS or node.primitive == "neg")
-    )
+    is_linear = node.primitive in SUMS or _keeps_product(node.primitive, operands)
     seen = known if is_linear else [untagged(value) for value in known]
     dims = combined(seen, shape)
     if node.primitive in SUMS and len(known) == 2 and all(map(domain.is_read_once, node.inputs)):
@@ -371,6 +410,8 @@ def _passed(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> d
     """What parameters and state have gone through after a function of entries, by number."""
     found: dict[int, dict[int, Through]] = {}
     for place, value in enumerate(operands):
+        if node.primitive == "select_n" and _guarded(operands) not in (None, place):
+            continue
         for leaf, through in through_of(value).items():
             found.setdefault(leaf, {})[place] = through
     passed = {}
@@ -382,6 +423,13 @@ def _passed(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> d
             ((place, through),) = places.items()
             passed[leaf] = _after(domain, node, operands, place, through)
     return passed
+
+
+def _guarded(operands: Sequence[Value]) -> int | None:
+    """The case that a choice takes where numbers are not zero, as almost all are; else None."""
+    last = {through.functions[-1:] for through in through_of(operands[0]).values()}
+    cases = {(("ne",),): 2, (("eq",),): 1}
+    return cases.get(tuple(last)) if len(operands) == 3 else None
 
 
 def _after(
@@ -437,21 +485,31 @@ def _multiplied(
         is_over = node.primitive == "div" and n == 1 and array is not None
         with np.errstate(divide="ignore"):
             return through.times(*_size(1 / array if is_over else array))
-    sizes = [domain.paths[leaf] for leaf, other in through_of(value).items() if other.degree != 0]
-    return dataclasses.replace(through, beside=tuple(dict.fromkeys((*through.beside, *sizes))))
+    # State that only gives a direction, as a power iteration starts from, is no factor.
+    others = [
+        domain.paths[leaf]
+        for leaf, other in through_of(value).items()
+        if value.is_view or other.degree != 0
+    ]
+    return dataclasses.replace(through, beside=tuple(dict.fromkeys((*through.beside, *others))))
 
 
 def _chosen(
     domain: ParameterDomain, node: Node, operands: Sequence[Value], place: int, through: Through
 ) -> Through:
     """A choice by a condition: by a constant one against zero it is a mask."""
-    which = domain.array(node.inputs[0]) if operands[0].kind == "constant" else None
-    if place == 0 or which is None:
-        return through.powered(None, node.primitive) if place == 0 else through.times(None)
+    if place == 0:
+        return through.powered(None, node.primitive)
     others = [n for n in range(1, len(operands)) if n != place]
     offsets = [
         _size(domain.array(node.inputs[n]))[0] for n in others if operands[n].kind == "constant"
     ]
+    if operands[0].kind != "constant":
+        through = _multiplied(domain, node, 0, operands[0], through)
+        return through if offsets == [0.0] else through.times(None)
+    which = domain.array(node.inputs[0])
+    if which is None:
+        return through.times(None)
     kept = float(np.mean(which == place - 1))
     through = through.times(1.0, kept)
     return through.plus(offsets[0]) if offsets and kept < 1 else through
@@ -520,20 +578,35 @@ def _with_flags(
     name = node.primitive
     known = [value for value in operands if value.is_data]
     if name == "eq" and any(value.is_iota for value in operands):
-        return dataclasses.replace(result, is_one_hot=True)
+        dims = [dim if is_held(dim) else (Piece(OTHER, length_of(dim)),) for dim in result.dims]
+        return dataclasses.replace(data(dims, is_real=result.is_real), is_one_hot=True)
+    if name == "mul" and any(value.is_one_hot for value in known):
+        result = dataclasses.replace(result, is_one_hot=True)
     if name in SUMS:
         domain.notes.rejoin(known)
     if is_linear:
         cuts = frozenset(cut for value in known for cut in value.cuts)
+        if name in PRODUCTS and len(known) > 1:
+            cuts = frozenset(cut._replace(is_scaled=True) for cut in cuts)
         result = dataclasses.replace(result, cuts=cuts)
-    if _keeps_product(name) and len(known) == 1 and known[0].is_outer:
+    is_product = name in PRODUCTS or name == "neg"
+    if is_product and len(known) == 1 and known[0].is_outer:
         product = known[0].product + result.product
         result = dataclasses.replace(result, product=product, is_outer=True)
     return result
 
 
-def _keeps_product(name: str) -> bool:
-    return name in PRODUCTS or name == "neg"
+def _keeps_product(name: str, operands: Sequence[Value]) -> bool:
+    """Whether a product is linear in the one kernel output that it holds: rotated by angles."""
+    made = [n for n, value in enumerate(operands) if value.is_data and _is_made(value)]
+    known = sum(value.is_data for value in operands)
+    if name == "div":
+        return known == 1 or made == [0]
+    return name in ("mul", "neg") and (known == 1 or len(made) == 1)
+
+
+def _is_made(value: Value) -> bool:
+    return any(map(is_feature, value.dims))
 
 
 def _settle_outer(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> None:
@@ -542,7 +615,7 @@ def _settle_outer(domain: ParameterDomain, node: Node, operands: Sequence[Value]
     Unless it is multiplied once more with data that have those axes, as the scale of a
     normalisation is when it meets the inverse deviation first.
     """
-    if _keeps_product(node.primitive):
+    if node.primitive in PRODUCTS or node.primitive == "neg":
         return
     for value in operands:
         for number, view in value.product if value.is_outer else ():
@@ -569,7 +642,7 @@ def _meet(
         if node.primitive == "select_n" and not operands[0].is_view:
             domain.enters(parameters([view]), node, output)
             continue
-        role = None if view.why else _role(node, view, dims)
+        role = None if view.why else _role(node, view, dims, before)
         if role is None:
             domain.note_unknown(view, node, output)
             continue
@@ -584,14 +657,19 @@ def _meet(
     return dataclasses.replace(made, product=tuple(product), is_outer=bool(product) and is_outer)
 
 
-def _role(node: Node, view: View, dims: Sequence[Dimension]) -> Role | None:
+def _role(
+    node: Node, view: View, dims: Sequence[Dimension], before: Sequence[Dimension]
+) -> Role | None:
+    held = [number for number, dim in enumerate(view.dims) if is_held(dim)]
     if node.primitive in PRODUCTS:
-        return "scale"
+        # A learned image, whose features data scale, is more than a scale of data.
+        spread = sum(not is_held(before[number]) for number in held)
+        is_image = 1 < spread < len(held) and view.through.is_linear
+        return "embedding" if is_image else "scale"
     if node.primitive not in SUMS:
         return None
     if view.is_indexed:
         return "position"
-    held = [number for number, dim in enumerate(view.dims) if is_held(dim)]
     apart = [number for number in held if not is_feature(dims[number])]
     return "position" if len(held) > 1 and apart else "bias"
 
@@ -616,13 +694,16 @@ def _sum(domain: ParameterDomain, node: Node, operands: list[Value]) -> Sequence
         if not inner:
             continue
         outer = _own(view.pieces(n for n in range(len(view.dims)) if n not in gone))
+        changes: dict[str, Any] = fans(view.pieces(gone), outer) | {"role": "kernel"}
+        if value.is_one_hot:
+            changes = {"role": "embedding" if value.is_real else "position"}
+            outer = [piece for piece in outer if piece.axis not in axes_of(inner)]
         domain.notes.amend(
             number,
             operation="reduce_sum",
-            role="kernel",
             contracted=axes_of(inner),
             produced=axes_of(outer),
             output=node.outputs[0],
-            **fans(view.pieces(gone), outer),
+            **changes,
         )
     return reduced(domain, node, operands)

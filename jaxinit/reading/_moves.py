@@ -17,6 +17,7 @@ from jaxinit.reading._domain import (
     CONSTANT,
     FEATURE,
     OTHER,
+    Cut,
     Dimension,
     ParameterDomain,
     Piece,
@@ -56,7 +57,8 @@ def _move(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Va
                 pairs = zip(view.dims, params["reps"], strict=True)
                 return view.with_dims(filler(int(count)) + dim for dim, count in pairs)
             case "fft":
-                return view.resized(shape)
+                rank = len(shape)
+                return view.transformed(range(rank - len(params["fft_lengths"]), rank), shape)
         return view.moved(node, shape, drops=True)
 
     return [domain.changed(node, operands[0], change)]
@@ -162,12 +164,13 @@ def _sliced(
             for view in new.views
             if all(piece.entries or not piece.size for piece in view.pieces())
         )
+    new = dataclasses.replace(new, product=())
     for dim, (start, limit, step) in zip(value.dims, ranges, strict=True):
         found = cut_of(dim, start, limit, step)
         if found is not None:
             axis, first, last = found
             domain.notes.cut(axis, first, last, output)
-            new = dataclasses.replace(new, cuts=new.cuts | {(axis, first)})
+            new = dataclasses.replace(new, cuts=new.cuts | {Cut(axis, first)})
     return new
 
 

@@ -101,6 +101,8 @@ def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: 
         rest_args, rest_kwargs = jax.tree.unflatten(treedef, rest)
         return apply_fn(jax.tree.unflatten(flat.treedef, leaves), *rest_args, **rest_kwargs)
 
+    # Nothing trains what is true or false.
+    state |= {path for path, shape in zip(paths, shapes, strict=True) if shape.dtype == bool}
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
     uses, found = _uses(graph, shapes, paths, state)
     inputs = dict(zip(paths, graph.inputs, strict=False))
@@ -124,7 +126,7 @@ def _parameter(
     if is_state:
         role = "state"
     elif uses:
-        role = next((use for use in uses if use.role != "unknown"), uses[0]).role
+        role = uses[0].role
     why = None if is_state else next((each.why for each in met if each.why), None)
     return Parameter(path, tuple(shape.shape), str(shape.dtype), role, uses, why)
 
@@ -147,25 +149,14 @@ def _uses(
         By the number of each parameter its meetings, and the whole of what was found on the way
         from layer to layer.
     """
-    domain = ParameterDomain(leaves, graph, paths)
-    arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
-    values = [
-        dataclasses.replace(data_of(leaf.shape, is_real=False), made_of=((number, AS_IT_IS),))
-        if paths[number] in state
-        else parameters([whole(number, leaf.shape)])
-        for number, leaf in enumerate(leaves)
-    ]
-    values += [data_of(aval.shape, is_real=True) for aval in arguments]
-    # Keys are no data.
-    keys = [is_key(graph.avals[number]) for number in graph.inputs]
-    values = [CONSTANT if key else value for key, value in zip(keys, values, strict=True)]
-    for result in domain.run(graph, values):
-        for view in result.views if result.is_view else ():
-            # An output that depends on no input, such as a policy's log of standard deviations.
-            axes = tuple(range(len(leaves[view.leaf].shape)))
-            domain.note(view, Use("output", "bias", produced=axes))
+    latents: set[int] = set()
+    while True:
+        notes = _notes(graph, leaves, paths, state, latents)
+        if notes.latents <= latents:
+            break
+        latents |= notes.latents
     uses: dict[int, list[Meeting]] = {}
-    for met in _split(domain.notes):
+    for met in _split(notes):
         uses.setdefault(met.leaf, []).append(met)
     layers = {
         number
@@ -175,10 +166,45 @@ def _uses(
         for number in (met.use.output, met.use.slice_output)
         if number is not None
     }
-    found = follow(graph, layers, graph.inputs[: len(leaves)])
+    plain = [number for number in range(len(leaves)) if number not in latents]
+    found = follow(graph, layers, [graph.inputs[number] for number in plain])
     for several in uses.values():
         several[:] = [dataclasses.replace(met, use=_followed(met.use, found)) for met in several]
     return uses, found
+
+
+def _notes(
+    graph: Graph,
+    leaves: Sequence[Any],
+    paths: Sequence[str],
+    state: Collection[str],
+    latents: Collection[int],
+) -> Notes:
+    """What the domain notes of a forward pass, in which some parameters enter like inputs."""
+    domain = ParameterDomain(leaves, graph, paths)
+    arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
+    values = [
+        dataclasses.replace(data_of(leaf.shape, is_real=False), made_of=((number, AS_IT_IS),))
+        if paths[number] in state
+        else data_of(leaf.shape, is_real=True)
+        if number in latents
+        else parameters([whole(number, leaf.shape)])
+        for number, leaf in enumerate(leaves)
+    ]
+    values += [data_of(aval.shape, is_real=True) for aval in arguments]
+    # Keys are no data.
+    keys = [is_key(graph.avals[number]) for number in graph.inputs]
+    values = [CONSTANT if key else value for key, value in zip(keys, values, strict=True)]
+    for number in sorted(latents):
+        produced = tuple(range(len(leaves[number].shape)))
+        use = Use("input", "embedding", produced=produced, output=graph.inputs[number])
+        domain.note(whole(number, leaves[number].shape), use)
+    for result in domain.run(graph, values):
+        for view in result.views if result.is_view else ():
+            # An output that depends on no input, such as a policy's log of standard deviations.
+            axes = tuple(range(len(leaves[view.leaf].shape)))
+            domain.note(view, Use("output", "bias", produced=axes))
+    return domain.notes
 
 
 def _followed(use: Use, found: Following) -> Use:
@@ -186,7 +212,9 @@ def _followed(use: Use, found: Following) -> Use:
     number = use.output if use.slice_output is None else use.slice_output
     if number is None:
         return use
-    flow = found.flows.get(number) if use.role in _FOLLOWED else None
+    # The scale of a weight norm is a factor of a kernel, and what that makes goes on.
+    is_layer = use.role in _FOLLOWED or (use.role == "scale" and use.through.beside)
+    flow = found.flows.get(number) if is_layer else None
     if flow is None:
         branch = found.branches.get(number)
         if use.role == "scale" and not (branch and branch.is_last):
@@ -230,16 +258,20 @@ def _split(notes: Notes) -> list[Meeting]:
     for number, met in meetings:
         if number in notes.asides and met.leaf in reached:
             continue
-        for share, output in packed.get(number) or [(1.0, None)]:
+        for share, output, axis in packed.get(number) or [(1.0, None, None)]:
             fan_out = met.use.fan_out and met.use.fan_out * share
-            use = dataclasses.replace(met.use, fan_out=fan_out, slice_output=output)
+            if output is not None and axis not in met.use.produced:
+                axis = max(met.use.produced, default=None)
+            use = dataclasses.replace(
+                met.use, fan_out=fan_out, slice_output=output, slice_axis=axis
+            )
             split.append(dataclasses.replace(met, use=use))
     return split
 
 
-def _packed(notes: Notes) -> dict[int, list[tuple[float, int]]]:
-    """Slices that each meeting's output is cut into: share of the output, number of the value."""
-    packed: dict[int, list[tuple[float, int]]] = {}
+def _packed(notes: Notes) -> dict[int, list[tuple[float, int, int]]]:
+    """Slices of each meeting's output: share of the output, number of the value, axis."""
+    packed: dict[int, list[tuple[float, int, int]]] = {}
     axes = [(axis, cuts) for whole, cuts in notes.cuts.items() for axis in notes.outputs_of(whole)]
     for axis, cuts in axes:
         number, slices = axis.tag - TAGGED, sorted(cuts)
@@ -247,7 +279,7 @@ def _packed(notes: Notes) -> dict[int, list[tuple[float, int]]]:
             continue
         for start, limit, owner in notes.regions.get(number, [(0, axis.size, number)]):
             shares = [
-                ((last - first) / (limit - start), cuts[first, last])
+                ((last - first) / (limit - start), cuts[first, last], axis.parameter_axis)
                 for first, last in slices
                 if start <= first and last <= limit
             ]

@@ -273,6 +273,7 @@ class Use:
         slice_output: where several kernels are packed side by side in one array, and the output is
             cut before anything else is done to it: number of the slice that belongs to this use;
             ``fan_out`` is that of the slice. None elsewhere.
+        slice_axis: axis of the parameter along which those kernels lie; None elsewhere.
         meets: numbers of the values with which its output meets its end, see `Flow`; not in JSON.
         scales: of a scale, whether it multiplies a normalised value or what a layer makes, entry by
             entry, with biases, other scales and an activation in between at most; None where it
@@ -298,6 +299,7 @@ class Use:
     output: int | None = None
     bypass: Literal["in", "out"] | None = None
     slice_output: int | None = None
+    slice_axis: int | None = None
     meets: tuple[int, ...] = ()
     scales: Literal["norm", "layer"] | None = None
     routes: bool = False
@@ -509,11 +511,28 @@ def _remarks(parameter: Parameter, use: Use) -> str:
         remarks.append(f"transposed by {use.transposed_strides}")
     if use.slice_output is not None:
         remarks.append("packed")
+    remarks += _passed(use.through)
     if use.bypass is not None:
         remarks.append("low-rank bypass")
     if use.role == "unknown" and parameter.why:
         remarks.append(f"stopped by {parameter.why}")
     return ", ".join(remarks)
+
+
+def _passed(through: Through) -> list[str]:
+    """What a parameter passes through, in words."""
+    words = [f"of {' of '.join(reversed(through.functions))}"] if through.functions else []
+    if through.is_scale_free:
+        words = ["scale-free"]
+    elif through.factor not in (None, 1.0):
+        words.append(f"times {through.factor:.3g}")
+    if through.offset:
+        words.append(f"plus {through.offset:.3g}")
+    if through.kept < 1:
+        words.append(f"{through.kept:.3g} of it kept")
+    if through.beside:
+        words.append(f"times {', '.join(through.beside)}")
+    return [*words, "by a table"] if through.is_table else words
 
 
 def _axes(axes: Sequence[int]) -> str:

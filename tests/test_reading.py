@@ -6,18 +6,21 @@ for it. Sizes differ from axis to axis, so that swapped fans show.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
 
 import jaxinit
 from jaxinit.flax import nnx_apply, own_initializers
+from jaxinit.reading import Through
 
 pytestmark = pytest.mark.unoptimized
 
@@ -91,7 +94,7 @@ VIEWS = {
         lambda p, x: x @ jnp.where(jnp.arange(4)[:, None] > 1, p, 0.0),
         (4, 6),
         X,
-        [MATRIX],
+        [("kernel", (0,), (1,), (), 2.0, 3.0)],
     ),
     "dropped weights": (
         lambda p, x: x @ (p * jax.random.bernoulli(jax.random.key(0), 0.5, (4, 6))),
@@ -774,3 +777,98 @@ def test_errors_say_what_to_do():
         jaxinit.compare_fans(reading, [])
     with pytest.raises(ValueError, match=r"compare_fans needs a plan of the tree .* 'q'.* 'p'"):
         jaxinit.compare_fans(reading, {"q": None})
+
+
+# What a parameter passes through before it meets data.
+
+MASK = np.tril(np.ones((8, 8), "float32"))
+NORMED = {"factor": 8**-0.5, "degree": 0.0}
+
+
+def _weight_norm(p):
+    return p["w"] / jnp.sqrt(jnp.square(p["w"]).sum(0) + 1e-6)
+
+
+def _standardised(p):
+    w = p["w"] - p["w"].mean(0)
+    return w * jax.lax.rsqrt(jnp.maximum(w.var(0), 1e-4))
+
+
+@pytest.mark.parametrize(
+    ("effective", "expected"),
+    [
+        (lambda p: p["w"], {}),
+        (lambda p: p["w"] / 16, {"factor": 1 / 16}),
+        (lambda p: -(p["w"] * jnp.sqrt(4.0)) * np.float32(0.5), {"factor": -1.0}),
+        (lambda p: p["w"].T[::-1].reshape(8, 8) * 3, {"factor": 3.0}),
+        (lambda p: p["w"] * MASK, {"kept": 36 / 64}),
+        (lambda p: jnp.tril(p["w"]), {"kept": 36 / 64}),
+        (lambda p: p["w"] * (2 * MASK), {"kept": 36 / 64, "factor": 2.0}),
+        (lambda p: 2 * (1 + p["w"]), {"factor": 2.0, "offset": 2.0}),
+        (lambda p: p["w"] * p["v"], {"beside": ("v",)}),
+        (lambda p: p["w"] / jnp.exp(p["v"]), {"beside": ("v",)}),
+        (lambda p: jnp.exp(p["w"]), {"factor": None, "degree": None, "functions": ("exp",)}),
+        (lambda p: jnp.square(p["w"]), {"degree": 2.0, "functions": ("square",)}),
+        (lambda p: jnp.abs(3 * p["w"]), {"factor": 3.0, "functions": ("abs",)}),
+        (lambda p: jax.nn.relu(p["w"]), {"factor": None, "functions": ("max",)}),
+        (lambda p: jnp.sign(p["w"]), {"factor": 1.0, "degree": 0.0, "functions": ("sign",)}),
+        (lambda p: jnp.round(p["w"]), {"factor": None, "degree": None, "functions": ("round",)}),
+        (_weight_norm, NORMED),
+        (lambda p: _weight_norm(p) * 2, NORMED | {"factor": 2 * 8**-0.5}),
+        (lambda p: _weight_norm(p) * p["v"][0], NORMED | {"beside": ("v",)}),
+        (lambda p: p["w"] / (jnp.linalg.norm(p["w"]) + 1e-8), NORMED | {"factor": 1 / 8}),
+        (_standardised, NORMED | {"factor": 1.0}),
+        (lambda p: p["w"] / jnp.abs(p["w"]).max(0), NORMED | {"factor": None}),
+        (lambda p: (p["w"] + p["w"].T) / 2, {"factor": 0.5**0.5}),
+        (lambda p: p["w"] - p["w"].mean(0), {}),
+        (
+            lambda p: p["w"][0][(np.arange(8)[:, None] - np.arange(8)) % 8],
+            {"is_table": True},
+        ),
+    ],
+)
+def test_what_a_parameter_passes_through(effective, expected):
+    shapes = {"w": floats(8, 8), "v": floats(8, 8)}
+    read = jaxinit.read(lambda p, x: x @ effective(p), shapes, floats(4, 8))
+    through = read["w"].uses[0].through
+    wanted = dataclasses.replace(Through(), **expected)
+    if wanted.factor is not None:
+        assert through.factor == pytest.approx(wanted.factor, rel=1e-6)
+        through = dataclasses.replace(through, factor=wanted.factor)
+    assert through == wanted
+    assert through.is_identity == (not expected)
+
+
+def test_a_loop_that_changes_a_factor_settles():
+    def apply(p, x):
+        w, _ = lax.scan(lambda w, _: (w * 0.5, None), p["w"], None, length=12)
+        return x @ w
+
+    through = jaxinit.read(apply, {"w": floats(8, 6)}, floats(4, 8))["w"].uses[0].through
+    assert through == Through(factor=None)
+
+
+def test_a_mask_that_is_state_stands_beside_its_kernel():
+    shapes = {"params": {"w": floats(8, 6)}, "masks": {"w": floats(8, 6)}}
+    read = jaxinit.read(lambda v, x: x @ (v["params"]["w"] * v["masks"]["w"]), shapes, floats(4, 8))
+    assert read["params/w"].uses[0].through == Through(beside=("masks/w",))
+    assert read["masks/w"].role == "state"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_spectrally_normalised_kernel_is_scale_free(stops):
+    def unit(v):
+        return v / (jnp.linalg.norm(v) + 1e-12)
+
+    def apply(v, x):
+        w = v["params"]["w"]
+        right = unit(w.T @ v["stats"]["u"])
+        left = unit(w @ right)
+        if stops:
+            left, right = lax.stop_gradient((left, right))
+        return x @ (w / (left @ w @ right))
+
+    shapes = {"params": {"w": floats(8, 6)}, "stats": {"u": floats(8)}}
+    (use,) = jaxinit.read(apply, shapes, floats(4, 8))["params/w"].uses
+    assert use.through.is_scale_free
+    assert (use.fan_in, use.fan_out) == (8, 6)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import advice_models as models
+import jaxinit
 from helpers import struct
+from jaxinit import initializers as init
 from jaxinit.advice._facts import ModelFacts
 
 pytestmark = pytest.mark.unoptimized
@@ -72,7 +74,9 @@ SCALES = {
         (6,),
         ("special", "scale"),
     ),
-    "inputs": (lambda p, x: jnp.tanh((x * p["it"]) @ p["w"]) @ p["out"], (8,), ("special", "scale")),
+    "inputs": (
+        lambda p, x: jnp.tanh((x * p["it"]) @ p["w"]) @ p["out"], (8,), ("special", "scale"),
+    ),
     "noise": (
         lambda p, x: ((x @ p["w"]) + p["it"] * x[:, :6]) @ p["out"], (6,), ("special", "scale"),
     ),
@@ -127,6 +131,37 @@ def test_what_decays_are_made_of(at_once):
 def test_gates_are_no_decays():
     found = {p.path: p.roles for p in ModelFacts(models.lstm()).parameters}
     assert not any("decay" in each for each in found.values())
+
+
+# Cells.
+
+
+@pytest.mark.parametrize("state_first", [False, True])
+def test_of_one_kernel_for_input_and_state_the_rows_of_the_state_are_orthogonal(state_first):
+    def model(p, xs):
+        def step(state, x):
+            h, c = state
+            parts = [h, x] if state_first else [x, h]
+            i, g, f, o = jnp.split(jnp.concatenate(parts, -1) @ p["w"] + p["b"], 4, -1)
+            c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        start = (jnp.zeros((2, 4)),) * 2
+        return jax.lax.scan(step, start, xs)[1] @ p["out"]
+
+    shapes = {"w": (7, 16), "b": (16,), "out": (4, 3)}
+    reading = models.read(model, shapes, struct(5, 2, 3))
+    drawn = {p.path: p.initializer for p in jaxinit.advise(reading)}
+    rows = [(4, init.scaled_orthogonal()), (3, init.lecun_normal())]
+    sizes, laws = zip(*(rows if state_first else rows[::-1]), strict=True)
+    assert drawn["w"] == init.fused(init.fused(laws, sizes, -2), (4,) * 4)
+    # The model adds 1 to its forget gate.
+    assert drawn["b"] == init.zeros
+    kernel = drawn["w"](jax.random.key(0), (7, 16))
+    state = kernel[:4] if state_first else kernel[3:]
+    for gate in jnp.split(state, 4, 1):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(4), atol=1e-6)
 
 
 # Routers.

@@ -7,6 +7,7 @@ function belongs to which role is data in the guide.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -129,13 +130,23 @@ def _isometric(p: ParameterFacts, gain: float, variance: float) -> Initializer:
             widening = math.sqrt(max(1.0, p.shape[-1] / p.shape[-2]))
             return init.delta_orthogonal(gain * widening)
     elif len(use.contracted) + len(use.produced) == rank and len(use.produced) == 1:
-        return _assembled(
-            p,
-            lambda inside, outside, rank: init.scaled_orthogonal(
-                gain, outside[0] - rank if outside[0] else 0
-            ),
-        )
+        return _assembled(p, functools.partial(_orthogonal_rows, p, gain))
     return _by_fans(p, variance, "fan_in", "normal")
+
+
+def _orthogonal_rows(
+    p: ParameterFacts, gain: float, inside: tuple[int, ...], outside: tuple[int, ...], rank: int
+) -> Initializer:
+    """An orthogonal matrix; of a kernel for a state and other data, the rows of the state alone."""
+    whole = init.scaled_orthogonal(gain, outside[0] - rank if outside[0] else 0)
+    if not p.state_rows:
+        return whole
+    axis = inside[0] - rank
+    other = init.variance_scaling(
+        _squared(gain), "fan_in", "truncated_normal", axis, outside[0] - rank
+    )
+    parts = [whole if is_state else other for _, is_state in p.state_rows]
+    return init.fused(parts, [size for size, _ in p.state_rows], axis)
 
 
 def _assembled(
@@ -320,7 +331,9 @@ def siren(p: ParameterFacts) -> Initializer:
 
 
 def forget_one(p: ParameterFacts) -> Initializer:
-    """1 where a forget gate reads the bias, 0 elsewhere in a packed one."""
+    """1 where a forget gate reads the bias, 0 elsewhere, and where the model itself adds 1."""
+    if p.has_forget_offset:
+        return init.zeros
     axis, start, stop = p.forget_range or (0, 0.0, 1.0)
     if (start, stop) == (0.0, 1.0):
         return init.ones

@@ -24,6 +24,7 @@ from jaxinit.advice._reach import (
     comes_to_softmax,
     forget_gates,
     functions_of,
+    is_carried,
     is_nonlinear,
     is_view,
     is_view_or_sum,
@@ -129,6 +130,31 @@ class ParameterFacts:
             if share != (0.0, 1.0):
                 return None if share is None else (axis, *share)
         return 0, 0.0, 1.0
+
+    @property
+    def state_rows(self) -> tuple[tuple[int, bool], ...]:
+        """Of a kernel for a state and other data side by side, the rows of each part in order.
+
+        A part is the number of its rows, and whether a loop carries what is multiplied with them.
+        Empty where nothing lies side by side, or where all or none of it is state.
+        """
+        graph = self.model.graph
+        node = graph.makers.get(-1 if self.use.output is None else self.use.output)
+        if node is None or node.primitive != "dot_general":
+            return ()
+        reached = [atom in self.model.data for atom in node.inputs]
+        contracted = node.params["dimension_numbers"][0][reached.index(True)]
+        made = graph.makers.get(node.inputs[reached.index(True)])
+        if made is None or made.primitive != "concatenate" or len(contracted) != 1:
+            return ()
+        (axis,) = contracted
+        if made.params["dimension"] != axis:
+            return ()
+        aval = self.model.reading.graph.aval
+        sizes = [aval(atom).shape[axis] for atom in made.inputs]
+        carried = [isinstance(a, int) and is_carried(graph, a) for a in made.inputs]
+        is_mixed = any(carried) and not all(carried)
+        return tuple(zip(sizes, carried, strict=True)) if is_mixed else ()
 
     @property
     def has_forget_offset(self) -> bool:

@@ -61,7 +61,7 @@ def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:
         return any(term is not None and term.primitive == "mul" for term in terms)
 
     def is_memory(value: int) -> bool:
-        return bool(_viewed(graph, value) & set(inputs)) or _is_carried(graph, value)
+        return bool(_viewed(graph, value) & set(inputs)) or is_carried(graph, value)
 
     gates = []
     for node in graph.nodes:
@@ -80,7 +80,7 @@ def _viewed(graph: Neighbours, value: int) -> set[int]:
     return graph.before([value], lambda node: is_view(node) and node.primitive != "enter")
 
 
-def _is_carried(graph: Neighbours, value: int) -> bool:
+def is_carried(graph: Neighbours, value: int) -> bool:
     """Whether a value is a view of what a loop carries."""
     makers = [graph.makers.get(number) for number in _viewed(graph, value)]
     return any(
@@ -108,7 +108,7 @@ def before_decays(graph: Neighbours) -> set[int]:
             first, second = (graph.before([factor], is_view) for factor in factors)
             decays = first & second
             for memory, other in zip(factors, (second, first), strict=True):
-                decays |= other if _is_carried(graph, memory) else set()
+                decays |= other if is_carried(graph, memory) else set()
         elif _runs(node):
             reached = graph.after(node.outputs[0], is_entrywise)
             decays = {made for each in reached for made in each.outputs}

@@ -66,6 +66,8 @@ class Primitive:
         keeps_zeros: whether zeros alone give zeros: of one operand, or of all of them.
         cuts: whether the results of a move no longer stand entry by entry beside what they came
             from.
+        power: of a function of one operand that is not linear: the power of its operand that it is,
+            up to sign and a number; None where it is none.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Primitive:
     numpy: Callable[..., Any] | None = None
     keeps_zeros: bool = False
     cuts: bool = False
+    power: float | None = None
 
 
 def _erf(x: Any) -> Any:
@@ -122,7 +125,7 @@ ELEMENTWISE, REARRANGES, REDUCES, CONTRACTS, INDEXES, DRAWS, CALLS, OTHER = Clas
 EXACT, ENTRYWISE, ORDERED, INSIDE, UNKNOWN = Bits
 
 _ROWS = (
-    Primitive("abs", ELEMENTWISE, ENTRYWISE, np.abs, keeps_zeros=True),
+    Primitive("abs", ELEMENTWISE, ENTRYWISE, np.abs, keeps_zeros=True, power=1.0),
     Primitive("acos", ELEMENTWISE, ENTRYWISE, np.arccos),
     Primitive("acosh", ELEMENTWISE, ENTRYWISE, np.arccosh),
     Primitive("add", ELEMENTWISE, ENTRYWISE, np.add, keeps_zeros=True),
@@ -135,7 +138,7 @@ _ROWS = (
     Primitive("atanh", ELEMENTWISE, ENTRYWISE, np.arctanh, keeps_zeros=True),
     Primitive("bessel_i0e", ELEMENTWISE, ENTRYWISE),
     Primitive("bessel_i1e", ELEMENTWISE, ENTRYWISE),
-    Primitive("cbrt", ELEMENTWISE, ENTRYWISE, np.cbrt, keeps_zeros=True),
+    Primitive("cbrt", ELEMENTWISE, ENTRYWISE, np.cbrt, keeps_zeros=True, power=1 / 3),
     Primitive("ceil", ELEMENTWISE, ENTRYWISE, np.ceil, keeps_zeros=True),
     Primitive("clamp", ELEMENTWISE, ENTRYWISE, _clamp),
     Primitive("clz", ELEMENTWISE, ENTRYWISE),
@@ -189,16 +192,16 @@ _ROWS = (
     Primitive("regularized_incomplete_beta", ELEMENTWISE, ENTRYWISE),
     Primitive("rem", ELEMENTWISE, ENTRYWISE, np.fmod),
     Primitive("round", ELEMENTWISE, ENTRYWISE, np.round, keeps_zeros=True),
-    Primitive("rsqrt", ELEMENTWISE, ENTRYWISE, _rsqrt),
+    Primitive("rsqrt", ELEMENTWISE, ENTRYWISE, _rsqrt, power=-0.5),
     Primitive("select_n", ELEMENTWISE, EXACT, _select),
     Primitive("shift_left", ELEMENTWISE, ENTRYWISE),
     Primitive("shift_right_arithmetic", ELEMENTWISE, ENTRYWISE),
     Primitive("shift_right_logical", ELEMENTWISE, ENTRYWISE),
-    Primitive("sign", ELEMENTWISE, ENTRYWISE, np.sign, keeps_zeros=True),
+    Primitive("sign", ELEMENTWISE, ENTRYWISE, np.sign, keeps_zeros=True, power=0.0),
     Primitive("sin", ELEMENTWISE, ENTRYWISE, np.sin, keeps_zeros=True),
     Primitive("sinh", ELEMENTWISE, ENTRYWISE, np.sinh, keeps_zeros=True),
-    Primitive("sqrt", ELEMENTWISE, ENTRYWISE, np.sqrt, keeps_zeros=True),
-    Primitive("square", ELEMENTWISE, ENTRYWISE, np.square, keeps_zeros=True),
+    Primitive("sqrt", ELEMENTWISE, ENTRYWISE, np.sqrt, keeps_zeros=True, power=0.5),
+    Primitive("square", ELEMENTWISE, ENTRYWISE, np.square, keeps_zeros=True, power=2.0),
     Primitive("sub", ELEMENTWISE, ENTRYWISE, np.subtract, keeps_zeros=True),
     Primitive("tan", ELEMENTWISE, ENTRYWISE, np.tan, keeps_zeros=True),
     Primitive("tanh", ELEMENTWISE, ENTRYWISE, np.tanh, keeps_zeros=True),

@@ -17,4 +17,5 @@ from jaxinit.reading._records import Flow as Flow
 from jaxinit.reading._records import Parameter as Parameter
 from jaxinit.reading._records import Reading as Reading
 from jaxinit.reading._records import Role as Role
+from jaxinit.reading._records import Through as Through
 from jaxinit.reading._records import Use as Use

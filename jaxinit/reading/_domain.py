@@ -23,6 +23,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+
 from jaxinit.jaxpr import (
     SUMS,
     Atom,
@@ -36,13 +38,16 @@ from jaxinit.jaxpr import (
     Rules,
     Scan,
     While,
+    bind,
     factors,
     is_integral,
+    is_key,
     is_of,
+    on_numpy,
     sources,
     straighten,
 )
-from jaxinit.reading._records import Role, Use
+from jaxinit.reading._records import AS_IT_IS, Role, Through, Use
 
 # What holds a dimension of data: what some kernel produced, and what none did. From `TAGGED` on the
 # output of the meeting with that number less `TAGGED`, as long as it is linear in that output.
@@ -120,6 +125,7 @@ class View:
         joints: products with other parameters.
         is_indexed: whether entries were picked by numbers that do not depend on data.
         why: the equation that made the dimensions unknown; None while they are known.
+        through: what the parameter went through so far.
     """
 
     leaf: int
@@ -129,6 +135,7 @@ class View:
     joints: tuple[Joint, ...] = ()
     is_indexed: bool = False
     why: str | None = None
+    through: Through = AS_IT_IS
 
     def with_dims(self, dims: Iterable[Iterable[Piece]], dropped: Iterable[int] = ()) -> View:
         """The view with other dimensions, and more axes dropped."""
@@ -277,6 +284,8 @@ class Value:
         cuts: axes of kernel outputs that it is a slice of, with where the slice starts.
         product: number of each meeting as a scale that it is the result of, with the parameter.
         is_outer: whether that product spread data along all axes of the parameter.
+        made_of: of data that depend on no input, the parameters and the state that they are made
+            of, and what those went through.
     """
 
     kind: Literal["constant", "parameters", "data"]
@@ -287,6 +296,7 @@ class Value:
     cuts: frozenset[tuple[OutputAxis, int]] = frozenset()
     product: tuple[tuple[int, View], ...] = ()
     is_outer: bool = False
+    made_of: tuple[tuple[int, Through], ...] = ()
 
     @property
     def is_view(self) -> bool:
@@ -325,7 +335,7 @@ def parameters(views: Iterable[View]) -> Value:
 
     So the norm of a kernel, which weight normalisation divides by, is no second use of it.
     """
-    unique = list(dict.fromkeys(views))
+    unique = _each_once(views)
     kept = tuple(
         view
         for view in unique
@@ -335,6 +345,24 @@ def parameters(views: Iterable[View]) -> Value:
         )
     )
     return Value("parameters", kept) if kept else CONSTANT
+
+
+def _each_once(views: Iterable[View]) -> list[View]:
+    """Views that differ in more than what the parameter went through."""
+    found: dict[View, Through] = {}
+    for view in views:
+        bare = dataclasses.replace(view, through=AS_IT_IS)
+        found[bare] = found[bare].joined(view.through) if bare in found else view.through
+    return [dataclasses.replace(view, through=through) for view, through in found.items()]
+
+
+def through_of(value: Value) -> dict[int, Through]:
+    """What each parameter in a value went through; state too, in data that depend on no input."""
+    found = dict(value.made_of)
+    for view in value.views if value.is_view else ():
+        known = found.get(view.leaf)
+        found[view.leaf] = view.through if known is None else known.joined(view.through)
+    return found
 
 
 def data(dims: Sequence[Dimension], *, is_real: bool) -> Value:
@@ -386,7 +414,7 @@ def untagged(value: Value) -> Value:
         tuple(p._replace(axis=FEATURE) if (p.axis or 0) >= TAGGED else p for p in dim)
         for dim in value.dims
     )
-    return data(dims, is_real=value.is_real)
+    return dataclasses.replace(data(dims, is_real=value.is_real), made_of=value.made_of)
 
 
 def combined(values: Sequence[Value], shape: Sequence[int]) -> tuple[Dimension, ...]:
@@ -466,6 +494,8 @@ def cut_of(dim: Dimension, start: int, limit: int, step: int) -> tuple[OutputAxi
 
 # Tags from here on are of sums of kernel outputs.
 _JOINED = 2**32
+# Entries of a constant that is worth computing, such as a mask of 2,048 positions.
+_MOST_CONSTANT = 2**22
 # A loop that carries something else each time for longer than this carries data.
 _MOST_ROUNDS = 8
 
@@ -519,7 +549,7 @@ class Notes:
         """Changes the use in a meeting."""
         met = self.meetings[number]
         self.meetings[number] = dataclasses.replace(
-            met, use=dataclasses.replace(met.use, **changes)
+            met, use=_with_fans(dataclasses.replace(met.use, **changes), changes)
         )
 
     def cut(self, axis: OutputAxis, start: int, limit: int, output: int) -> None:
@@ -562,13 +592,15 @@ class ParameterDomain(Interpreter[Value]):
     Args:
         leaves: shape and dtype of the parameters.
         graph: the program.
+        paths: of the parameters.
 
     Attributes:
         notes: what was found so far.
     """
 
-    def __init__(self, leaves: Sequence[Any], graph: Graph) -> None:
-        self.leaves, self.graph = leaves, graph
+    def __init__(self, leaves: Sequence[Any], graph: Graph, paths: Sequence[str]) -> None:
+        self.leaves, self.graph, self.paths = leaves, graph, paths
+        self.arrays = _closed_over(graph)
         self.neighbours = Neighbours(straighten(graph))
         self.notes = Notes()
 
@@ -649,7 +681,11 @@ class ParameterDomain(Interpreter[Value]):
         for value in held:
             self.enters(value, node, output)
         dims = combined(known, tuple(map(length_of, known[0].dims)))
-        return data(dims, is_real=any(value.is_real for value in known))
+        made = data(dims, is_real=any(value.is_real for value in known))
+        made_of: dict[int, Through] = {}
+        for leaf, through in ((n, each) for v in held for n, each in through_of(v).items()):
+            made_of[leaf] = through.joined(made_of.get(leaf, through))
+        return dataclasses.replace(made, made_of=tuple(made_of.items()))
 
     # What rules ask.
 
@@ -661,6 +697,30 @@ class ParameterDomain(Interpreter[Value]):
         """An equation in one line: its primitive and the shapes of its operands."""
         shapes = ", ".join(str(list(self.shape(atom))) for atom in node.inputs)
         return f"{node.primitive} of {shapes}"
+
+    def array(self, atom: Atom) -> np.ndarray | None:
+        """A constant, computed; None where it is none, differs from round to round, or is large."""
+        if not isinstance(atom, int):
+            return np.asarray(atom.val)
+        if atom not in self.arrays:
+            self.arrays[atom] = None  # Until it is known: a loop may lead back here.
+            node = self.neighbours.makers.get(atom)
+            self.arrays[atom] = None if node is None else self._computed(node, atom)
+        return self.arrays[atom]
+
+    def _computed(self, node: Node, atom: int) -> np.ndarray | None:
+        is_drawn = is_of(node.primitive, Class.DRAWS) and node.primitive != "iota"
+        if is_drawn or math.prod(self.shape(atom)) > _MOST_CONSTANT:
+            return None
+        operands = [self.array(each) for each in node.inputs]
+        if any(operand is None for operand in operands):
+            return None
+        if node.equation is None:
+            return operands[0] if node.primitive == "enter" and len(operands) == 1 else None
+        found = on_numpy(node.primitive, node.params, operands)
+        if found is None:
+            found = bind(node.equation, operands)[node.outputs.index(atom)]
+        return np.asarray(found)
 
     def is_read_once(self, atom: Atom) -> bool:
         """Whether one equation reads a value, and nothing else does."""
@@ -703,6 +763,8 @@ class ParameterDomain(Interpreter[Value]):
         rounds = math.prod(length_of(entry.pieces) for entry in view.taken)
         if use.times is not None and rounds and use.times % rounds == 0:
             use = dataclasses.replace(use, times=use.times // rounds)
+        use = dataclasses.replace(use, through=view.through)
+        use = _with_fans(use, ("fan_in", "fan_out"))
         self.notes.meetings.append(Meeting(view.leaf, use, why))
         return len(self.notes.meetings) - 1
 
@@ -767,6 +829,25 @@ class ParameterDomain(Interpreter[Value]):
         """Notes a meeting that no rule knows."""
         use = Use(node.primitive, "unknown", times=node.times, output=output)
         self.note(view, use, view.why or self.describe(node))
+
+
+def _with_fans(use: Use, fans: Collection[str]) -> Use:
+    """A use whose new fans count the entries that constant masks keep."""
+    kept = use.through.kept
+    if kept == 1 or use.fan_in is None or use.fan_out is None or "fan_in" not in fans:
+        return use
+    return dataclasses.replace(use, fan_in=use.fan_in * kept, fan_out=use.fan_out * kept)
+
+
+def _closed_over(graph: Graph) -> dict[int, np.ndarray | None]:
+    """Arrays that a program holds, those of loops and branches among them, by number."""
+    found = {
+        number: None if is_key(array) else np.asarray(array)
+        for number, array in graph.constants.items()
+    }
+    for body in (body for node in graph.nodes for body in node.bodies):
+        found |= _closed_over(body)
+    return found
 
 
 Rule: TypeAlias = Callable[[ParameterDomain, Node, list[Value]], Sequence[Value]]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node
+import numpy as np
+
+from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node, row_of, single_number
 from jaxinit.reading._domain import (
     FEATURE,
     TAGGED,
@@ -33,10 +35,11 @@ from jaxinit.reading._domain import (
     is_held,
     parameters,
     rules,
+    through_of,
     untagged,
 )
 from jaxinit.reading._moves import reduced
-from jaxinit.reading._records import Role
+from jaxinit.reading._records import SMALL, Role, Through
 
 # Contractions.
 
@@ -98,7 +101,9 @@ def _contraction(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
         else:
             tags.append(_contract(domain, node, side, is_aside=not other.value.is_real))
     is_real = left.value.is_real or right.value.is_real
-    return [data(_output_dims(left, right, tags), is_real=is_real)]
+    made_of = {} if is_real else _passed_sums(left.value, right.value)
+    made = data(_output_dims(left, right, tags), is_real=is_real)
+    return [dataclasses.replace(made, made_of=tuple(made_of.items()))]
 
 
 @rules("ragged_dot_general")
@@ -153,7 +158,7 @@ def _made(side: Side, number: int, tag: int) -> Dimension:
 def _product_of_parameters(domain: ParameterDomain, left: Side, right: Side) -> Value:
     """A product of two values of parameters, which holds the parameters of both."""
     domain.notes.products += 1
-    views = []
+    views, through = [], _passed_sums(left.value, right.value)
     for number, (side, other) in enumerate(((left, right), (right, left))):
         beside = [filler(other.shape[dimension]) for dimension in other.free]
         for view in side.value.views:
@@ -162,8 +167,21 @@ def _product_of_parameters(domain: ParameterDomain, left: Side, right: Side) -> 
             joint = Joint(domain.notes.products, number, view.pieces(side.contracted))
             free = [*own, *beside] if side is left else [*beside, *own]
             new = view.with_dims([*batch, *free])
-            views.append(dataclasses.replace(new, joints=(*view.joints, joint)))
+            joints = (*view.joints, joint)
+            views.append(dataclasses.replace(new, joints=joints, through=through[view.leaf]))
     return parameters(views)
+
+
+def _passed_sums(left: Value, right: Value) -> dict[int, Through]:
+    """What parameters went through once two values were contracted that depend on no input."""
+    one, other = through_of(left), through_of(right)
+    both = {
+        leaf: dataclasses.replace(
+            _with_itself("mul", {0: (one[leaf], 0), 1: (other[leaf], 0)}), factor=None
+        )
+        for leaf in one.keys() & other.keys()
+    }
+    return one | other | both
 
 
 def _shares(side: Side) -> list[tuple[list[Piece], list[Piece]]]:
@@ -310,16 +328,12 @@ def _convolve(domain: ParameterDomain, node: Node, view: View) -> int:
 def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     shape = domain.shape(node.outputs[0])
     known = [value for value in operands if value.is_data]
-    views = [
-        view.aligned(shape) if view.why is None else view.unknown(shape, view.why)
-        for value in operands
-        if value.is_view
-        for view in value.views
-    ]
+    views = _aligned(operands, shape)
     is_real = any(value.is_real for value in known)
     if not known or (views and not is_real and not _repeats(combined(known, shape), views)):
         # A function of parameters alone, or of parameters and state, holds all of them.
-        return [parameters(views)]
+        passed = _passed(domain, node, operands)
+        return [parameters(dataclasses.replace(view, through=passed[view.leaf]) for view in views)]
     _settle_outer(domain, node, operands)
     is_linear = node.primitive in SUMS or (
         len(known) == 1 and (node.primitive in PRODUCTS or node.primitive == "neg")
@@ -332,7 +346,163 @@ def _elementwise(domain: ParameterDomain, node: Node, operands: list[Value]) -> 
     result = data(dims, is_real=is_real)
     if views:
         result = _meet(domain, node, operands, views, result)
+    if not is_real:
+        made_of = tuple(_passed(domain, node, operands).items())
+        result = dataclasses.replace(result, made_of=made_of)
     return [_with_flags(domain, node, operands, result, is_linear)]
+
+
+def _aligned(operands: Sequence[Value], shape: Sequence[int]) -> list[View]:
+    """The views among operands, broadcast to a shape."""
+    return [
+        view.aligned(shape) if view.why is None else view.unknown(shape, view.why)
+        for value in operands
+        if value.is_view
+        for view in value.views
+    ]
+
+
+# What a parameter passes through before it meets data.
+
+_LINEAR = frozenset({"complex", "conj", "copy", "imag", "real"})
+
+
+def _passed(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> dict[int, Through]:
+    """What parameters and state have gone through after a function of entries, by number."""
+    found: dict[int, dict[int, Through]] = {}
+    for place, value in enumerate(operands):
+        for leaf, through in through_of(value).items():
+            found.setdefault(leaf, {})[place] = through
+    passed = {}
+    for leaf, places in found.items():
+        if len(places) > 1:
+            shares = {n: (through, _held(operands[n], leaf)) for n, through in places.items()}
+            passed[leaf] = _with_itself(node.primitive, shares)
+        else:
+            ((place, through),) = places.items()
+            passed[leaf] = _after(domain, node, operands, place, through)
+    return passed
+
+
+def _after(
+    domain: ParameterDomain, node: Node, operands: Sequence[Value], place: int, through: Through
+) -> Through:
+    """What a parameter in one operand has gone through after a function of entries."""
+    name = node.primitive
+    others = [n for n in range(len(operands)) if n != place]
+    if name in PRODUCTS:
+        through = through.powered(-1.0, "div") if name == "div" and place == 1 else through
+        for n in others:
+            through = _multiplied(domain, node, n, operands[n], through)
+        return through
+    if name in SUMS:
+        through = through.times(-1.0) if name == "sub" and place == 1 else through
+        constants = [n for n in others if operands[n].kind == "constant"]
+        return (
+            through.plus(_size(domain.array(node.inputs[constants[0]]))[0])
+            if constants
+            else through
+        )
+    if name in _LINEAR or name == "neg":
+        return through.times(-1.0) if name == "neg" else through
+    if name == "select_n":
+        return _chosen(domain, node, operands, place, through)
+    return _bent(domain, node, operands, place, through)
+
+
+def _held(value: Value, leaf: int) -> int:
+    """How many dimensions of a value hold a parameter."""
+    return len({dim for view in value.views if view.leaf == leaf for dim, *_ in view.held})
+
+
+def _size(array: np.ndarray | None) -> tuple[float | None, float]:
+    """Root mean square of the entries that are not zero, with sign where all are alike; share."""
+    if array is None or not array.size or array.dtype.kind not in "biufcV":
+        return None, 1.0
+    array = np.asarray(array, complex if array.dtype.kind == "c" else float)
+    entries = array[array != 0]
+    if not entries.size:
+        return 0.0, 0.0
+    is_alike = array.dtype.kind == "f" and bool((entries == entries[0]).all())
+    size = entries[0] if is_alike else np.sqrt(np.mean(np.abs(entries) ** 2))
+    return float(size), entries.size / array.size
+
+
+def _multiplied(
+    domain: ParameterDomain, node: Node, n: int, value: Value, through: Through
+) -> Through:
+    """A parameter times an operand, or over it: a constant, or other parameters and state."""
+    if value.kind == "constant":
+        array = domain.array(node.inputs[n])
+        is_over = node.primitive == "div" and n == 1 and array is not None
+        with np.errstate(divide="ignore"):
+            return through.times(*_size(1 / array if is_over else array))
+    sizes = [domain.paths[leaf] for leaf, other in through_of(value).items() if other.degree != 0]
+    return dataclasses.replace(through, beside=tuple(dict.fromkeys((*through.beside, *sizes))))
+
+
+def _chosen(
+    domain: ParameterDomain, node: Node, operands: Sequence[Value], place: int, through: Through
+) -> Through:
+    """A choice by a condition: by a constant one against zero it is a mask."""
+    which = domain.array(node.inputs[0]) if operands[0].kind == "constant" else None
+    if place == 0 or which is None:
+        return through.powered(None, node.primitive) if place == 0 else through.times(None)
+    others = [n for n in range(1, len(operands)) if n != place]
+    offsets = [
+        _size(domain.array(node.inputs[n]))[0] for n in others if operands[n].kind == "constant"
+    ]
+    kept = float(np.mean(which == place - 1))
+    through = through.times(1.0, kept)
+    return through.plus(offsets[0]) if offsets and kept < 1 else through
+
+
+def _bent(
+    domain: ParameterDomain, node: Node, operands: Sequence[Value], place: int, through: Through
+) -> Through:
+    """A function that is not linear."""
+    name, power = node.primitive, row_of(node.primitive).power
+    other = next((n for n in range(len(operands)) if n != place), None)
+    number = None if other is None else single_number(domain.array(node.inputs[other]))
+    if name == "integer_pow":
+        power = node.params["y"]
+    elif name == "pow" and place == 0:
+        power = number
+    elif name in ("max", "min") and number is not None and abs(number) <= SMALL:
+        if number > 0 and not through.is_linear:
+            return through  # A guard against division by zero.
+        return through.powered(1.0, name).times(None)
+    elif number == 0 and domain.graph.aval(node.outputs[0]).dtype == bool:
+        power = 0.0
+    return through.powered(power, name)
+
+
+def _with_itself(name: str, shares: Mapping[int, tuple[Through, int]]) -> Through:
+    """A function of several functions of one parameter: a kernel and its own norm or mean.
+
+    Args:
+        name: the primitive.
+        shares: by operand, what the parameter went through, and how much of it the operand holds.
+    """
+    (one, held), *others = (shares[place] for place in sorted(shares))
+    for other, also_held in others:
+        # What holds more of it stays; the other is a number for each row, or for all of it.
+        kept = [each for each, n in ((one, held), (other, also_held)) if n == max(held, also_held)]
+        joined = kept[0] if len(kept) == 1 else kept[0].joined(kept[1])
+        sign = -1.0 if name == "div" else 1.0
+        factor, degree = joined.factor, one.degree if one.degree == other.degree else None
+        functions = joined.functions
+        if name in PRODUCTS:
+            known = one.degree is not None and other.degree is not None
+            degree = one.degree + sign * other.degree if known else None
+            both = one.factor is not None and bool(other.factor)
+            factor = one.factor * other.factor**sign if both else None
+        if len(kept) > 1 and name not in SUMS:
+            functions = tuple(dict.fromkeys((*functions, name)))
+        elif len(kept) > 1:
+            factor = None if functions or factor is None else factor * math.sqrt(2)
+        one = dataclasses.replace(joined, degree=degree, factor=factor, functions=functions)
+    return one
 
 
 def _repeats(dims: Sequence[Dimension], views: Sequence[View]) -> bool:

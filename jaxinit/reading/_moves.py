@@ -7,6 +7,7 @@ writing into arrays.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
@@ -30,6 +31,7 @@ from jaxinit.reading._domain import (
     rules,
     untagged,
 )
+from jaxinit.reading._records import Through
 
 
 @rules(Class.REARRANGES, "sort")
@@ -65,7 +67,7 @@ def _along(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[V
     """Running sums and pooling: each axis stays one."""
     shape = domain.shape(node.outputs[0])
     result = domain.changed(node, operands[0], lambda view: view.resized(shape))
-    return [_summary(result)]
+    return [_summary(_through_all(result, lambda through: through.times(None)))]
 
 
 @rules("argmax", "argmin", *OVER_AXES)
@@ -73,7 +75,27 @@ def reduced(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> l
     """Sums and the like over whole axes."""
     shape = domain.shape(node.outputs[0])
     result = domain.changed(node, operands[0], lambda view: view.moved(node, shape, drops=False))
-    return [_summary(result)]
+    count = math.prod(domain.shape(node.inputs[0])) / max(math.prod(shape), 1)
+
+    def change(through: Through) -> Through:
+        if node.primitive != "reduce_sum":
+            is_end = node.primitive in ("reduce_max", "reduce_min")
+            return through.powered(1.0 if is_end else None, node.primitive).times(None)
+        # Terms that are independent add their variances, squares add up.
+        terms = {1: None if through.functions else math.sqrt(count), 2: count}
+        return through.times(terms.get(through.degree))
+
+    return [_summary(_through_all(result, change))]
+
+
+def _through_all(value: Value, change: Callable[[Through], Through]) -> Value:
+    """A value whose parameters went through one thing more."""
+    made_of = tuple((leaf, change(through)) for leaf, through in value.made_of)
+    if not value.is_view:
+        return dataclasses.replace(value, made_of=made_of)
+    return parameters(
+        dataclasses.replace(view, through=change(view.through)) for view in value.views
+    )
 
 
 def _summary(value: Value) -> Value:
@@ -249,7 +271,8 @@ def _gathered(
         for place in rows if not is_spread else ():
             dims[place] = (Piece(axes[0], shape[place]),) if shape[place] != 1 else ()
         new = view.with_dims(dims, axes if is_spread or not rows else axes[1:])
-        return dataclasses.replace(new, is_indexed=view.is_indexed or bool(rows))
+        through = dataclasses.replace(view.through, is_table=view.through.is_table or bool(rows))
+        return dataclasses.replace(new, is_indexed=view.is_indexed or bool(rows), through=through)
 
     return change
 

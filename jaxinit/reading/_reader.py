@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,7 @@ from jaxinit.reading._domain import (
     whole,
 )
 from jaxinit.reading._flow import Following, follow
-from jaxinit.reading._records import Parameter, Reading, Role, Use
+from jaxinit.reading._records import AS_IT_IS, Parameter, Reading, Role, Use
 
 # What quantised parameters do; counters and flags do none of it.
 _OF_INTEGERS = ("kernel", "head", "embedding", "scale")
@@ -102,7 +102,7 @@ def read(apply_fn: Callable[..., Any], variables: Any, /, *args: Any, **kwargs: 
         return apply_fn(jax.tree.unflatten(flat.treedef, leaves), *rest_args, **rest_kwargs)
 
     graph, _ = trace(forward, shapes, [_abstract(others[place]) for place in moving])
-    uses, found = _uses(graph, shapes, [path in state for path in paths])
+    uses, found = _uses(graph, shapes, paths, state)
     inputs = dict(zip(paths, graph.inputs, strict=False))
     is_read = {*found.neighbours.readers, *(n for n in graph.outputs if isinstance(n, int))}
     records = [
@@ -133,24 +133,25 @@ def _parameter(
 
 
 def _uses(
-    graph: Graph, leaves: Sequence[Any], is_state: Sequence[bool]
+    graph: Graph, leaves: Sequence[Any], paths: Sequence[str], state: Collection[str]
 ) -> tuple[dict[int, list[Meeting]], Following]:
     """Meetings of every parameter, each with what follows it, in order of execution.
 
     Args:
         graph: the forward pass; its first inputs are the leaves.
         leaves: their shapes and dtypes.
-        is_state: of each, whether it is no parameter.
+        paths: their paths.
+        state: paths of those that are no parameters.
 
     Returns:
         By the number of each parameter its meetings, and the whole of what was found on the way
         from layer to layer.
     """
-    domain = ParameterDomain(leaves, graph)
+    domain = ParameterDomain(leaves, graph, paths)
     arguments = [graph.avals[number] for number in graph.inputs[len(leaves) :]]
     values = [
-        data_of(leaf.shape, is_real=False)
-        if is_state[number]
+        dataclasses.replace(data_of(leaf.shape, is_real=False), made_of=((number, AS_IT_IS),))
+        if paths[number] in state
         else parameters([whole(number, leaf.shape)])
         for number, leaf in enumerate(leaves)
     ]

@@ -148,6 +148,110 @@ class Chain:
 
 
 @dataclasses.dataclass(frozen=True)
+class Through:
+    """What a parameter passes through before it meets data: data meet a function of it.
+
+    That is ``factor * f(parameter) + offset``, times what stands beside it.
+
+    Attributes:
+        factor: what it is multiplied with: constants, of an array the root mean square of the
+            entries that are not zero. Of a scale-free parameter (``degree`` 0) the root mean square
+            of what meets data instead: 1 / sqrt(n) behind the norm of n entries, 1 behind their
+            standard deviation. None where it is not known.
+        offset: constant that is added: 1 in ``1 + w``; of an array the root mean square. None where
+            it is not known.
+        degree: power of the parameter that what meets data is proportional to: 1 where scaling the
+            one scales the other, 2 of a square, 0 where the scale has no effect, as behind a
+            norm of the parameter itself. None where there is none, as behind exp.
+        kept: share of its entries that constant masks do not set to zero; counted by the fans.
+        functions: primitives that are not linear, in order: ``("exp",)``.
+        beside: paths of parameters and state that it, or a function of it, is multiplied with.
+        is_table: whether constant numbers pick entries of it, as in a circulant kernel.
+    """
+
+    factor: float | None = 1.0
+    offset: float | None = 0.0
+    degree: float | None = 1.0
+    kept: float = 1.0
+    functions: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    is_table: bool = False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether data meet the parameter as it is."""
+        return self == AS_IT_IS
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether what meets data is proportional to the parameter; then zero is zero there too."""
+        return self.degree == 1 and self.offset == 0 and not self.functions
+
+    @property
+    def is_scale_free(self) -> bool:
+        """Whether multiplying the parameter with a number has no effect."""
+        return self.degree == 0
+
+    def times(self, factor: float | None, kept: float = 1.0) -> Through:
+        """Multiplied with constants of this root mean square, of which a share is not zero."""
+        offset = 0.0 if self.offset == 0 else _product(self.offset, factor)
+        return dataclasses.replace(
+            self, factor=_product(self.factor, factor), offset=offset, kept=self.kept * kept
+        )
+
+    def plus(self, offset: float | None) -> Through:
+        """With a constant added; one so small that it guards against zero changes nothing."""
+        if offset is not None and abs(offset) <= SMALL:
+            return self
+        known = self.offset is not None and offset is not None
+        return dataclasses.replace(self, offset=self.offset + offset if known else None)
+
+    def powered(self, power: float | None, function: str) -> Through:
+        """After a function that is a power of its argument, up to sign; None where it is none."""
+        degree = factor = None
+        if self.degree == 0:
+            degree = 0.0
+        elif power is not None and self.offset == 0 and self.degree is not None:
+            degree = self.degree * power
+            # The root of a sum of squares is near that of its mean.
+            factor = abs(self.factor) ** power if self.factor else None
+        functions = _united(self.functions, (function,))
+        return dataclasses.replace(
+            self, factor=factor, offset=0.0, degree=degree, functions=functions
+        )
+
+    def joined(self, other: Through) -> Through:
+        """Where it may be one or the other: what both agree on."""
+        return Through(
+            *(
+                one if one == two else None
+                for one, two in (
+                    (self.factor, other.factor),
+                    (self.offset, other.offset),
+                    (self.degree, other.degree),
+                )
+            ),
+            max(self.kept, other.kept),
+            _united(self.functions, other.functions),
+            _united(self.beside, other.beside),
+            self.is_table or other.is_table,
+        )
+
+
+AS_IT_IS = Through()
+# What is added to keep a root or a quotient away from zero is no larger.
+SMALL = 1e-3
+
+
+def _product(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one * other
+
+
+def _united(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Use:
     """One place where a parameter meets data.
 
@@ -178,6 +282,7 @@ class Use:
             entry, with biases, other scales and an activation in between at most; None where it
             multiplies something else. Not in JSON.
         routes: whether its output is the softmax weights of other layers, see `Flow`. Not in JSON.
+        through: what the parameter passes through before it meets the data.
     """
 
     operation: str
@@ -200,6 +305,7 @@ class Use:
     meets: tuple[int, ...] = ()
     scales: Literal["norm", "layer"] | None = None
     routes: bool = False
+    through: Through = AS_IT_IS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,9 +108,7 @@ class Slope:
         """The sum of two slopes of one draw."""
         along = self.along if self.along == other.along else None
         both = {k: t for k, t in self.factors.items() if other.factors.get(k) is t}
-        one, two = (
-            {k: t for k, t in x.factors.items() if k not in both} for x in (self, other)
-        )
+        one, two = ({k: t for k, t in x.factors.items() if k not in both} for x in (self, other))
         joint = tuple(sorted({source for k in (*one, *two) for source in k}))
         total = _table(one, joint) + _table(two, joint)
         return Slope({k: t for k, t in both.items() if k != joint} | {joint: total}, along)
@@ -252,7 +250,8 @@ class _Sweep:
             if edge.copied:
                 arriving = _added_up(self.tape, arriving, draw.common, signal, edge)
             left = _moved(arriving.along, edge, signal, target)
-            self.add(edge.to, draw, dataclasses.replace(arriving.times(slope[:, None], sources), along=left))
+            sent = dataclasses.replace(arriving.times(slope[:, None], sources), along=left)
+            self.add(edge.to, draw, sent)
 
     def _through_compression(self, gradient: Gradient, edge: Edge, target: Signal) -> None:
         """To the two sources that a signal of one source was compressed from."""

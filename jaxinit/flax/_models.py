@@ -110,10 +110,12 @@ class NnxModel:
         return True
 
     def draw(self, key: jax.Array, paths: Collection[str] | None = None) -> dict[str, jax.Array]:
-        """The model's own initialization, jitted; only some of the leaves where paths are given."""
+        """The model's own initialization, jitted: its parameters, or the leaves at these paths."""
 
         def init(key: jax.Array) -> dict[str, jax.Array]:
-            return _only(paths, self._init(key))
+            if paths is None:
+                return self._init(key)
+            return _only(paths, _by_path(nnx.state(self.make(key))))
 
         return init(key) if self.made else jax.jit(init)(key)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
 
 from jaxinit._json import dumps
 from jaxinit.advice import GUIDES, Advice, Audit, Goal, advise, audit
+from jaxinit.jaxpr import is_key
 from jaxinit.reading import Reading
 from jaxinit.report._findings import fixed
 from jaxinit.report._targets import (
@@ -114,18 +115,11 @@ def audit_of(request: AdviceRequest) -> Judged:
             found = dataclasses.replace(found, findings=(*found.findings, *said))
             if not request.predict:
                 return Judged(found)
-            whole = {**_not_drawn(reading, values), **values}
+            # Leaves of an NNX model that are no parameters, such as running means, but for keys.
+            rest = [path for path in reading.paths if path not in values]
+            state = opened.model.draw(jax.random.key(request.seed), rest) if rest else {}
+            whole = values | {path: leaf for path, leaf in state.items() if not is_key(leaf)}
             return Judged(found, predict(reading, whole, **request.options))
-
-
-def _not_drawn(reading: Reading, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of an NNX model that are no parameters, such as running means, as advised."""
-    key = jax.random.key(0)
-    return {
-        p.path: p.initializer(key, p.shape, p.dtype)
-        for p in (advise(reading) if any(path not in values for path in reading.paths) else ())
-        if p.path not in values
-    }
 
 
 @contextlib.contextmanager

@@ -20,6 +20,8 @@ from helpers import assert_same_bits, content, make_mesh, slow, struct
 from jaxinit import ParamSpec, Plan, key_for_path, plan
 from jaxinit import initializers as init
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 RULES = [("**/kernel", "he_normal"), ("**/scale", "ones"), ("**/bias", "zeros")]
 

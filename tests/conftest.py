@@ -22,7 +22,12 @@ import tempfile
 
 # Before jax is imported: the devices are counted once, when the first backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# XLA splits a program over 32 threads to compile it. Programs of tests are too small to gain by it,
+# and it takes a quarter of the time on top; the code that comes out is the same.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1",
+)
 # Matrices are small here. OpenBLAS, which has its threads spin while they wait for each other, took
 # 2 s of CPU for six factorizations of 160 x 96 where the cores were busy with something else, and
 # 0.02 s where they were not.
@@ -35,6 +40,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax
+import jax._src.compiler as jax_compiler
 import pytest
 
 import catalogue
@@ -50,6 +56,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # a test must not pass or fail by what an earlier run left on disk.
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
+)
+# What `.ci/run` takes on the newest Python.
+hypothesis.settings.register_profile(
+    "long", derandomize=True, deadline=None, database=None, max_examples=400
 )
 hypothesis.settings.register_profile(
     "thorough", derandomize=False, deadline=None, database=None, max_examples=5_000
@@ -87,23 +97,33 @@ def pytest_runtest_setup(item):
         pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _unoptimized(request):
-    """Compiles a module of tests that is marked `unoptimized` at XLA's lowest level.
+_compile_options = jax_compiler.get_compile_options
 
-    That takes half of the time, and moves floats by ulps. What was compiled is forgotten
-    afterwards, so that no test of bits meets it.
+
+def _quick_compile_options(*args, env_options_overrides=None, **kwargs):
+    """JAX's own, with the options for quick compiling while optimizations are off."""
+    if jax.config.read("jax_disable_most_optimizations"):
+        env_options_overrides = catalogue.QUICK | (env_options_overrides or {})
+    return _compile_options(*args, env_options_overrides=env_options_overrides, **kwargs)
+
+
+# No public setting reaches the options of every program.
+jax_compiler.get_compile_options = _quick_compile_options
+
+
+@pytest.fixture(autouse=True)
+def _optimization(request):
+    """Compiles tests that are marked `unoptimized` at XLA's lowest level.
+
+    That takes half of the time, and moves floats by ulps. What was compiled is forgotten where the
+    level changes, so that no test of bits meets it; tests that are marked stand side by side.
     """
-    if request.node.get_closest_marker("unoptimized") is None:
-        yield
-        return
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()
-    forget_executables()
-    catalogue.forget_draws()
+    wanted = request.node.get_closest_marker("unoptimized") is not None
+    if jax.config.read("jax_disable_most_optimizations") != wanted:
+        jax.config.update("jax_disable_most_optimizations", wanted)
+        jax.clear_caches()
+        forget_executables()
+        catalogue.forget_draws()
 
 
 @pytest.fixture

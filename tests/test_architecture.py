@@ -7,6 +7,7 @@ The readers themselves are tested first, on lines that break each rule.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import os
@@ -104,13 +105,19 @@ def allowed_rooms(room: str) -> set[str]:
     return allowed | {FACE, *BESIDE_PLANNING} if room in LAST else allowed
 
 
+@functools.cache
+def walk(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Every node of a tree; several tests look at each."""
+    return tuple(ast.walk(tree))
+
+
 def imports_in(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
     """Line and dotted name of everything imported anywhere in `tree`, relative names resolved.
 
     `from a.b import c` yields `a.b.c`: whether `c` is a module or a name inside one does not
     matter to rules about prefixes.
     """
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -124,7 +131,7 @@ def lines_run_late(tree: ast.AST) -> set[int]:
     """Lines that run when an attribute of the module is first asked for, or for type checkers."""
     late = [
         node
-        for node in ast.walk(tree)
+        for node in walk(tree)
         if (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
         or (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"))
     ]
@@ -138,7 +145,7 @@ def settings_written_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
         "environ": {"setdefault", "update", "pop", "popitem", "clear"},
         "os": {"putenv", "unsetenv"},
     }
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = ast.unparse(node.func.value).rpartition(".")[2]
             if node.func.attr in changing_calls.get(owner, ()):
@@ -149,14 +156,22 @@ def settings_written_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, ast.unparse(node)
 
 
+@functools.cache
 def parse(path: Path) -> ast.AST:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@functools.cache
 def imports_of(path: Path) -> list[tuple[str, str]]:
     """Place and dotted name of every import in a file of the package."""
     package = ".".join(["jaxinit", *path.relative_to(PACKAGE).parent.parts])
     return [(f"jaxinit/{inside(path)}:{n}", name) for n, name in imports_in(parse(path), package)]
+
+
+@functools.cache
+def declared() -> dict:
+    """The table of the project in pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def each_module(test):
@@ -267,7 +282,7 @@ def test_only_public_jax(path):
     ]
     wrong += [
         f"jaxinit/{inside(path)}:{node.lineno} reads {ast.unparse(node)}"
-        for node in ast.walk(parse(path))
+        for node in walk(parse(path))
         if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("jax._src")
     ]
     assert not wrong, "jax._src and jaxlib move without notice:\n" + "\n".join(wrong)
@@ -276,7 +291,7 @@ def test_only_public_jax(path):
 @each_module
 def test_imports_are_declared(path):
     """What a file imports is in the standard library, ours, or named in pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = declared()
     required = {line.split(">=")[0] for line in project["dependencies"]}
     allowed = {"jaxinit", "__future__", *sys.stdlib_module_names, *required}
     if inside(path).startswith(FLAX_FILES):
@@ -307,7 +322,7 @@ def test_a_room_is_entered_by_its_face(path):
 def test_a_function_is_read_on_one_page(path):
     """Statements only: docstrings, however long, do not count."""
     long = []
-    for node in ast.walk(parse(path)):
+    for node in walk(parse(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[bool(ast.get_docstring(node)) :]
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
@@ -345,9 +360,23 @@ def run_fresh(source: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+NOWHERE = {"JAX_PLATFORMS": "no_such_platform"}
+
+
+@functools.cache
+def strict_import() -> subprocess.CompletedProcess[str]:
+    """An import where warnings are errors and no device is found; then a line with all modules."""
+    source = """
+import sys, warnings
+warnings.simplefilter("error")
+import jaxinit, jaxinit.checks
+print("loaded", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    return run_fresh(source, **NOWHERE)
+
+
 def test_import_brings_no_optional_package():
-    source = "import jaxinit, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    result = run_fresh(source)
+    result = strict_import()
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.split())
     assert {"jaxinit", "jax"} <= loaded
@@ -399,19 +428,18 @@ def test_the_face_shows_nothing_of_typing():
 
 def test_import_starts_no_backend():
     """On a platform that does not exist, whatever asks for a device fails: the import asks not."""
-    nowhere = {"JAX_PLATFORMS": "no_such_platform"}
-    assert run_fresh("import jax; jax.devices()", **nowhere).returncode != 0
-    result = run_fresh("import jaxinit, jaxinit.checks", **nowhere)
-    assert result.returncode == 0, result.stderr
+    assert run_fresh("import jax; jax.devices()", **NOWHERE).returncode != 0
+    assert strict_import().returncode == 0, strict_import().stderr
 
 
 def test_import_warns_of_nothing_and_prints_nothing():
-    result = run_fresh("import warnings; warnings.simplefilter('error'); import jaxinit")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = strict_import()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"loaded .*\n", result.stdout)
 
 
 def test_version_is_the_one_in_pyproject():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = declared()
     assert jaxinit.__version__ == project["version"]
 
 

@@ -48,9 +48,9 @@ FOLDER = pathlib.Path(jaxinit.initializers.__file__).parent
 # Where the raises are that belong to an initializer.
 FILES = {FOLDER.parent / "_arguments.py", *FOLDER.glob("*.py")}
 
-# Of `max_examples`: a search without drawing costs a millisecond an example.
-MANY = hypothesis.settings(max_examples=max(2_000, hypothesis.settings().max_examples))
-SOME = hypothesis.settings(max_examples=max(600, hypothesis.settings().max_examples))
+# A search without drawing costs a few milliseconds an example: 2,000 in the profile "long".
+MANY = hypothesis.settings(max_examples=5 * hypothesis.settings().max_examples)
+SOME = hypothesis.settings(max_examples=2 * hypothesis.settings().max_examples)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

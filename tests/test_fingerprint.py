@@ -15,6 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from helpers import BOTH_AXIS_TYPES, make_mesh
 from jaxinit import fingerprint, plan
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 DTYPES = [
     "bool",

@@ -16,6 +16,8 @@ import jaxinit
 from helpers import BOTH_AXIS_TYPES, COLLECTIVES, assert_same, make_mesh
 from jaxinit.flax import linen_tree, nnx_init, nnx_tree, shardings_from_metadata
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 KEY = jax.random.key(0)
 X = np.ones((1, 8), np.float32)

@@ -28,6 +28,8 @@ from jaxinit.engine import jit_init
 P = PartitionSpec
 KEY = jax.random.key(0)
 IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
+# What a call does with its arguments, in traces and on meshes does not hang on the code of a draw.
+unoptimized = pytest.mark.unoptimized
 
 
 def check(init, *args, leaves=None, compiled=None, fallback=None, **options):
@@ -363,6 +365,7 @@ def test_a_key_that_is_closed_over():
 # Arguments.
 
 
+@unoptimized
 def test_static_arguments():
     def init(key, sizes, name="layer", *, flag=False):
         assert isinstance(sizes, tuple)
@@ -381,6 +384,7 @@ def test_static_arguments():
     assert last(KEY, 4).shape == (4,)
 
 
+@unoptimized
 def test_scalars_and_arrays_as_arguments():
     def init(key, scale, offset, *, count):
         kernel = jax.random.normal(jax.random.fold_in(key, count), (20,))
@@ -392,6 +396,7 @@ def test_scalars_and_arrays_as_arguments():
         assert_same(ours, whole(KEY, scale, offset, count=count))
 
 
+@unoptimized
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"jit_init needs a function, got dict.*Pass model\.init"):
         jit_init({"params": 1})
@@ -403,6 +408,7 @@ def test_bad_arguments():
         jit_init(layers)("key")
 
 
+@unoptimized
 def test_a_method():
     class Model:
         width = 20
@@ -414,6 +420,7 @@ def test_a_method():
     assert_same(Model().init(KEY), jax.jit(lambda key: jax.random.normal(key, (20,)))(KEY))
 
 
+@unoptimized
 def test_without_jit():
     """`jax.disable_jit` is for stepping through a function with a debugger."""
     seen = []
@@ -428,6 +435,7 @@ def test_without_jit():
     assert not isinstance(seen[0], jax.core.Tracer)
 
 
+@unoptimized
 def test_it_looks_like_the_function():
     fast = jit_init(everything)
     assert fast.__name__ == "everything" and fast.__wrapped__ is everything
@@ -440,6 +448,7 @@ def layers(key, count=3, shape=(24, 20)):
     return [jax.random.normal(k, shape) * 0.1 for k in jax.random.split(key, count)]
 
 
+@unoptimized
 def test_a_second_call_traces_and_compiles_nothing():
     calls = []
 
@@ -458,6 +467,7 @@ def test_a_second_call_traces_and_compiles_nothing():
     assert calls == [1]
 
 
+@unoptimized
 @pytest.mark.parametrize("is_on", [True, False])
 def test_the_collector_rests_during_a_call_only(is_on):
     """Going through the objects of a large trace again and again took a third of its time."""
@@ -484,6 +494,7 @@ def test_the_collector_rests_during_a_call_only(is_on):
     assert seen == [False, False]
 
 
+@unoptimized
 def test_compilations_do_not_grow_with_layers():
     def compiles(count, width):
         """A width of its own makes a kind that nobody has compiled, and nobody must forget his."""
@@ -495,6 +506,7 @@ def test_compilations_do_not_grow_with_layers():
     assert 1 <= compiles(30, width=3) <= compiles(3, width=5)
 
 
+@unoptimized
 def test_kinds_are_shared_between_functions():
     shape = (7, 11)
     with counting() as first:
@@ -505,6 +517,7 @@ def test_kinds_are_shared_between_functions():
     assert counts["compiles"] == 0
 
 
+@unoptimized
 def test_explanation():
     def init(key):
         return {"layers": layers(key), "bias": jnp.zeros(3), "sum": jnp.sum(key_noise(key)), "i": 1}
@@ -531,10 +544,12 @@ def test_explanation():
     assert "run" in fast.explain(KEY).seconds
 
 
+@unoptimized
 def test_a_memory_bound_changes_no_bit():
     check(everything, KEY, jnp.ones(3), max_live_bytes=0)
 
 
+@unoptimized
 def test_verify(monkeypatch):
     fast = jit_init(layers, verify=True)
     assert_same(fast(KEY), jax.jit(layers)(KEY))
@@ -546,6 +561,7 @@ def test_verify(monkeypatch):
 # Inside other transformations.
 
 
+@unoptimized
 def test_eval_shape():
     ours = jax.eval_shape(jit_init(everything), KEY, jnp.ones(3))
     theirs = jax.eval_shape(everything, KEY, jnp.ones(3))
@@ -555,6 +571,7 @@ def test_eval_shape():
         assert mine.weak_type == other.weak_type
 
 
+@unoptimized
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_jit(implementation):
     def init(key):
@@ -564,10 +581,12 @@ def test_under_jit(implementation):
     assert_same(jax.jit(lambda k: jit_init(init)(k))(key), jax.jit(init)(key))
 
 
+@unoptimized
 def test_under_jit_without_arguments():
     assert_same(jax.jit(lambda: jit_init(lambda: layers(KEY))())(), jax.jit(lambda: layers(KEY))())
 
 
+@unoptimized
 def test_under_jit_equal_leaves_are_one_loop():
     def program(count):
         fast = jit_init(functools.partial(layers, count=count))
@@ -576,6 +595,7 @@ def test_under_jit_equal_leaves_are_one_loop():
     assert program(30).count("erf_inv") <= program(6).count("erf_inv")
 
 
+@unoptimized
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_vmap(implementation):
     keys = jax.random.split(jax.random.key(2, impl=implementation), 3)
@@ -586,6 +606,7 @@ def test_under_vmap(implementation):
         assert facts(mine) == facts(other)
 
 
+@unoptimized
 def test_of_a_jitted_function():
     check(jax.jit(layers, static_argnums=1), KEY, leaves=3, compiled=1, fallback=())
 
@@ -602,6 +623,7 @@ def sharded_init(key):
     }
 
 
+@unoptimized
 def test_leaves_are_born_in_their_shards(mesh):
     split, spread = NamedSharding(mesh, P("a", "b")), NamedSharding(mesh, P())
     shardings = {"layers": [split, None, split], "bias": None, "count": spread, "key": None}
@@ -612,6 +634,67 @@ def test_leaves_are_born_in_their_shards(mesh):
     check(sharded_init, KEY, out_shardings=spread)
     check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=split)
     check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=[split, spread, None])
+
+
+@unoptimized
+@BOTH_AXIS_TYPES
+def test_a_mesh_in_the_context(devices, kind):
+    mesh = make_mesh(kind)
+    with jax.set_mesh(mesh):
+        check(sharded_init, KEY)
+        # A key that is made here is committed to the mesh.
+        check(sharded_init, jax.random.key(0))
+        shardings = {"layers": P("a", "b"), "bias": P("b"), "count": P(), "key": P()}
+        check(sharded_init, KEY, out_shardings=shardings)
+
+
+@unoptimized
+def test_explicit_axes_inside(devices):
+    mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
+
+    def init(key):
+        keys = jax.random.split(key, 3)
+        return [jax.random.normal(k, (16, 32), out_sharding=P("a")) * 0.1 for k in keys]
+
+    with jax.set_mesh(mesh):
+        told = check(init, KEY, compiled=1, fallback=())
+        assert jit_init(init)(KEY)[0].sharding.spec[0] == "a"
+    assert told.leaves == 3
+
+
+@unoptimized
+def test_constraints_inside(mesh):
+    def init(key):
+        tree = sharded_init(key)
+        place = NamedSharding(mesh, P("b"))
+        tree["layers"] = jax.lax.with_sharding_constraint(tree["layers"], [place] * 3)
+        return tree
+
+    check(init, KEY)
+
+
+@unoptimized
+def test_a_committed_key_takes_the_leaves_along(devices, mesh):
+    def init(key, x):
+        drawn = layers(key, 2)
+        left = {"key": key, "input": x, "mean": jax.random.normal(key, (9,)).mean()}
+        return {"layers": drawn, "bias": jnp.zeros(8), "scaled": x * 2, "count": 3, **left}
+
+    here, x = jax.device_put(KEY, devices[5]), np.ones(3, np.float32)
+    fast, whole = jit_init(init), jax.jit(init)
+    for key in (KEY, here, KEY, jax.device_put(KEY, NamedSharding(mesh, P())), here):
+        assert_same(fast(key, x), whole(key, x))
+    # What nothing depends on places nothing.
+    there = jax.device_put(x, devices[4])
+    check(lambda key, x: layers(key, 2), KEY, there)
+    check(lambda key, x: [layers(key, 2), x * 2], KEY, there)
+
+
+@unoptimized
+def test_a_default_device(devices):
+    with jax.default_device(devices[3]):
+        check(sharded_init, jax.random.key(4))
+        check(lambda: layers(jax.random.key(4), 1))
 
 
 def test_verify_shard_by_shard(mesh):
@@ -632,62 +715,6 @@ def test_values_do_not_depend_on_shards(mesh):
         np.testing.assert_array_equal(mine, other)
     compiled = jax.jit(init, out_shardings=split).lower(KEY).compile().as_text()
     assert "all-reduce" not in compiled
-
-
-@BOTH_AXIS_TYPES
-def test_a_mesh_in_the_context(devices, kind):
-    mesh = make_mesh(kind)
-    with jax.set_mesh(mesh):
-        check(sharded_init, KEY)
-        # A key that is made here is committed to the mesh.
-        check(sharded_init, jax.random.key(0))
-        shardings = {"layers": P("a", "b"), "bias": P("b"), "count": P(), "key": P()}
-        check(sharded_init, KEY, out_shardings=shardings)
-
-
-def test_explicit_axes_inside(devices):
-    mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
-
-    def init(key):
-        keys = jax.random.split(key, 3)
-        return [jax.random.normal(k, (16, 32), out_sharding=P("a")) * 0.1 for k in keys]
-
-    with jax.set_mesh(mesh):
-        told = check(init, KEY, compiled=1, fallback=())
-        assert jit_init(init)(KEY)[0].sharding.spec[0] == "a"
-    assert told.leaves == 3
-
-
-def test_constraints_inside(mesh):
-    def init(key):
-        tree = sharded_init(key)
-        place = NamedSharding(mesh, P("b"))
-        tree["layers"] = jax.lax.with_sharding_constraint(tree["layers"], [place] * 3)
-        return tree
-
-    check(init, KEY)
-
-
-def test_a_committed_key_takes_the_leaves_along(devices, mesh):
-    def init(key, x):
-        drawn = layers(key, 2)
-        left = {"key": key, "input": x, "mean": jax.random.normal(key, (9,)).mean()}
-        return {"layers": drawn, "bias": jnp.zeros(8), "scaled": x * 2, "count": 3, **left}
-
-    here, x = jax.device_put(KEY, devices[5]), np.ones(3, np.float32)
-    fast, whole = jit_init(init), jax.jit(init)
-    for key in (KEY, here, KEY, jax.device_put(KEY, NamedSharding(mesh, P())), here):
-        assert_same(fast(key, x), whole(key, x))
-    # What nothing depends on places nothing.
-    there = jax.device_put(x, devices[4])
-    check(lambda key, x: layers(key, 2), KEY, there)
-    check(lambda key, x: [layers(key, 2), x * 2], KEY, there)
-
-
-def test_a_default_device(devices):
-    with jax.default_device(devices[3]):
-        check(sharded_init, jax.random.key(4))
-        check(lambda: layers(jax.random.key(4), 1))
 
 
 # Any function.
@@ -761,9 +788,10 @@ def build(steps):
 
 
 @pytest.mark.slow
-# Each example compiles everything twice, so eight are all there is time for. They are the same in
-# each run and hold what holds now; `--hypothesis-profile=thorough` looks for more with 416.
-@hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 12)
+# Each example compiles everything twice, so eight in the profile "long" are all there is time for,
+# the same in each run. They hold what holds now;
+# `--hypothesis-profile=thorough` looks for more with 100.
+@hypothesis.settings(max_examples=hypothesis.settings().max_examples // 50)
 @hypothesis.given(steps=st.lists(STEPS, min_size=3, max_size=14), is_constant=st.booleans())
 def test_any_function(steps, is_constant):
     init = build(steps)

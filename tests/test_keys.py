@@ -15,6 +15,8 @@ from helpers import slow
 from jaxinit.planning import SCHEME, key_for_path, keys_for_paths
 from jaxinit.planning._keys import path_words
 
+pytestmark = pytest.mark.unoptimized
+
 IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
 FIRST_OF_ALL = [IMPLEMENTATIONS[0], *slow(*IMPLEMENTATIONS[1:])]
 PATHS = ["", "kernel", "params/dense/kernel", "params/dense/bias", "schön/日本/0"]

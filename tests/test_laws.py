@@ -76,7 +76,12 @@ def assert_support(values: np.ndarray, law: Law, dtype) -> None:
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [
-        pytest.param(case, dtype, id=f"{dtype}-{case.call}")
+        pytest.param(
+            case,
+            dtype,
+            id=f"{dtype}-{case.call}",
+            marks=[pytest.mark.slow] * case.is_slow(dtype),
+        )
         for dtype in INEXACT
         for case in CASES
         if dtype in case.dtypes

@@ -18,6 +18,8 @@ from helpers import make_mesh, struct
 from jaxinit import Plan, like_kernel, plan
 from jaxinit import initializers as init
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 
 
@@ -370,7 +372,7 @@ DOCUMENT["leaves"] = [
 
 
 @given(st.sampled_from([path for path in places(DOCUMENT) if path]), JUNK)
-@settings(max_examples=400)
+@settings(max_examples=2 * settings().max_examples)
 def test_a_document_with_junk_is_a_plan_or_an_error(path, junk):
     top = copy.deepcopy(DOCUMENT)
     place = top

@@ -21,6 +21,8 @@ from jaxinit import ParamSpec, plan
 from jaxinit.initializers import Axes
 from jaxinit.planning import flatten, spec_of
 
+pytestmark = pytest.mark.unoptimized
+
 
 def paths(tree) -> tuple[str, ...]:
     return flatten("test", tree).paths

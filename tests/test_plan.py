@@ -22,6 +22,8 @@ from jaxinit import ParamSpec, Plan, key_for_path, plan
 from jaxinit import initializers as init
 from jaxinit.checks import CheckError, assert_laws
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 KEY = jax.random.key(0)
 RULES = [("**/kernel", "he_normal"), ("**/scale", "ones"), ("**/bias", "zeros")]

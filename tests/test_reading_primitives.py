@@ -14,6 +14,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 import jaxinit
 
+pytestmark = pytest.mark.unoptimized
+
 X = jax.ShapeDtypeStruct((2, 4), "float32")
 
 

@@ -15,6 +15,8 @@ from jaxinit import ParamSpec, like_kernel, plan
 from jaxinit import initializers as init
 from jaxinit.planning import compile_glob
 
+pytestmark = pytest.mark.unoptimized
+
 TREE = {
     "params": {
         "dense": {"kernel": struct(4, 3), "bias": struct(3)},

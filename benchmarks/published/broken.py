@@ -14,7 +14,7 @@ from jaxinit.planning import flatten
 from jaxinit.reading import Parameter, Reading
 
 Arrays = dict[str, Any]
-# From arrays and what was read to the arrays that are broken; empty where there is nothing to break.
+# From arrays and what was read to the arrays that are broken; empty where nothing can be.
 Break = Callable[[Arrays, Reading], Arrays]
 
 STRUCTURAL = {

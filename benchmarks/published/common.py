@@ -92,7 +92,9 @@ def tokens(vocabulary: int, *shapes: tuple[int, ...]) -> Data:
 
     def data(key: jax.Array) -> tuple[jax.Array, ...]:
         keys = jax.random.split(key, len(shapes))
-        return tuple(jax.random.randint(k, s, 0, vocabulary) for k, s in zip(keys, shapes))
+        return tuple(
+            jax.random.randint(k, s, 0, vocabulary) for k, s in zip(keys, shapes, strict=True)
+        )
 
     return data
 
@@ -130,7 +132,7 @@ def in_nnx(make: Callable[[nnx.Rngs], Any], data: Data) -> Model:
 
 
 def in_equinox(make: Callable[[jax.Array], Any], data: Data, *, batched: bool = False) -> Model:
-    """An Equinox module, applied to each row of a batch, or to the batch where it is ``batched``."""
+    """An Equinox module, applied to each row of a batch, or, where ``batched``, to all."""
     shapes = eqx.filter_eval_shape(make, jax.random.key(0))
     arrays, static = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     tree = jax.tree.structure(arrays)

@@ -94,50 +94,50 @@ def square(x: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(jnp.abs(x.astype(jnp.float32))))
 
 
-def measure(model: Model, reading: Reading, trees: Sequence[Any]) -> Facts:
-    """Runs each tree of parameters on data of its own, forward and backward."""
-    graph, label = reading.graph, {}
-    here = {number for node in graph.nodes for number in node.outputs}
-    for p in reading:
-        for use in p.uses:
-            if use.fan_in is not None and use.output in here:
-                label[use.output] = p.path
-    order = tuple(number for node in graph.nodes for number in node.outputs if number in label)
+class Meter:
+    """Runs a model forward and backward on drawn parameters; compiled once."""
 
-    def run(leaves: dict[str, jax.Array], key: jax.Array) -> Any:
+    def __init__(self, model: Model, reading: Reading) -> None:
+        graph, self.label = reading.graph, {}
+        here = {number for node in graph.nodes for number in node.outputs}
+        for p in reading:
+            for use in p.uses:
+                if use.fan_in is not None and use.output in here:
+                    self.label[use.output] = p.path
+        self.order = tuple(n for node in graph.nodes for n in node.outputs if n in self.label)
+        self._data, self._reading = model.data, reading
+        # The lowest level compiles in a third of the time; nobody asks for speed or bits here.
+        options = {"xla_backend_optimization_level": 0}
+        self._run = jax.jit(self._one, compiler_options=options)
+
+    def __call__(self, trees: Sequence[Any]) -> Facts:
+        """Each tree of parameters on data of its own."""
+        rows = []
+        for draw, tree in enumerate(trees):
+            flat = flatten("verdicts", tree)
+            leaves = dict(zip(flat.paths, flat.leaves, strict=True))
+            rows.append(jax.device_get(self._run(leaves, jax.random.key(100 + draw))))
+        return Facts(self.order, self.label, *jax.tree.map(lambda *x: np.stack(x), *rows))
+
+    def _one(self, leaves: dict[str, jax.Array], key: jax.Array) -> Any:
         data, back = jax.random.split(key)
-        shape = {n: graph.avals[n] for n in order}
+        graph, inputs = self._reading.graph, self._data(data)
         floats = {path: leaf for path, leaf in leaves.items() if is_float(leaf)}
-        zeros = {n: jnp.zeros(a.shape, a.dtype) for n, a in shape.items()}
+        shapes = {n: graph.avals[n] for n in self.order}
+        zeros = {n: jnp.zeros(a.shape, a.dtype) for n, a in shapes.items()}
 
         def forward(floats: Any, zeros: Any) -> Any:
-            tapped = Tapped(zeros)
-            whole = leaves | floats
-            results = tapped.run(graph, [*(whole[p] for p in reading.inputs), *model.data(data)])
+            tapped, whole = Tapped(zeros), leaves | floats
+            results = tapped.run(graph, [*(whole[p] for p in self._reading.inputs), *inputs])
             return [x for x in results if is_float(x)], tapped.kept
 
         outputs, pull, kept = jax.vjp(forward, floats, zeros, has_aux=True)
         keys = jax.random.split(back, len(outputs))
-        of_leaves, of_layers = pull(
-            [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, outputs, strict=True)]
-        )
-        return (
-            jax.tree.map(square, kept),
-            jax.tree.map(square, of_layers),
-            jnp.stack([square(x) for x in outputs]),
-            jax.tree.map(square, of_leaves),
-            jax.tree.map(jnp.mean, floats),
-            jax.tree.map(square, floats),
-        )
-
-    # The lowest level compiles in a third of the time; nobody asks for speed or bits here.
-    jitted = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    rows = []
-    for draw, tree in enumerate(trees):
-        flat = flatten("verdicts", tree)
-        leaves = dict(zip(flat.paths, flat.leaves, strict=True))
-        rows.append(jax.device_get(jitted(leaves, jax.random.key(100 + draw))))
-    return Facts(order, label, *jax.tree.map(lambda *x: np.stack(x), *rows))
+        pairs = zip(keys, outputs, strict=True)
+        of_leaves, of_layers = pull([jax.random.normal(k, x.shape, x.dtype) for k, x in pairs])
+        moments = [jax.tree.map(square, tree) for tree in (kept, of_layers, outputs, of_leaves)]
+        moments[2] = jnp.stack(moments[2])
+        return *moments, jax.tree.map(jnp.mean, floats), jax.tree.map(square, floats)
 
 
 def confirmed(finding: Any, name: str, reading: Reading, facts: Facts) -> tuple[bool | None, str]:

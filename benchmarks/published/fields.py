@@ -385,35 +385,42 @@ def equinox_mlp() -> Model:
     return in_equinox(lambda key: eqx.nn.MLP(32, 10, 128, 3, key=key), normal((32, 32)))
 
 
-class ResMLP(eqx.Module):
-    """Batch norm of Equinox in training mode, with the state given away."""
+class Normed(eqx.Module):
+    """Residual layers with the batch norm of Equinox."""
 
     layers: list
     norms: list
     head: eqx.nn.Linear
-    state: eqx.nn.State
 
     def __init__(self, key):
         keys = jax.random.split(key, 5)
         self.layers = [eqx.nn.Linear(32, 32, key=k) for k in keys[:4]]
         self.norms = [eqx.nn.BatchNorm(32, "batch", mode="batch") for _ in range(4)]
         self.head = eqx.nn.Linear(32, 4, key=keys[4])
-        self.state = eqx.nn.State(self.norms)
+
+    def __call__(self, x, state):
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            y, state = norm(layer(x), state)
+            x = x + jax.nn.relu(y)
+        return self.head(x), state
+
+
+class Stateful(eqx.Module):
+    """The layers with their state, over a batch."""
+
+    parts: tuple
+
+    def __init__(self, key):
+        self.parts = eqx.nn.make_with_state(Normed)(key)
 
     def __call__(self, x):
-        def one(x):
-            state = self.state
-            for layer, norm in zip(self.layers, self.norms, strict=True):
-                y, state = norm(layer(x), state)
-                x = x + jax.nn.relu(y)
-            return self.head(x)
-
-        return jax.vmap(one, axis_name="batch")(x)
+        each = jax.vmap(self.parts[0], axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+        return each(x, self.parts[1])[0]
 
 
 @published("batch norm of Equinox", "residual", "equinox")
 def equinox_batch_norm() -> Model:
-    return in_equinox(ResMLP, normal((32, 32)), batched=True)
+    return in_equinox(Stateful, normal((32, 32)), batched=True)
 
 
 class Plain(nn.Module):

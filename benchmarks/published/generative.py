@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import flax.linen as nn
@@ -93,10 +94,7 @@ class Generator(nn.Module):
         for n, width in enumerate((128, 64, 32)):
             how = {"padding": "VALID"} if n == 0 else {"strides": (2, 2), "padding": "SAME"}
             x = nn.ConvTranspose(width, (4, 4), kernel_init=DCGAN, use_bias=False, **how)(x)
-            scale = nn.initializers.normal(0.02)
-            norm = nn.BatchNorm(
-                use_running_average=False, scale_init=lambda *a: 1 + scale(*a)
-            )
+            norm = nn.BatchNorm(use_running_average=False, scale_init=lambda *a: 1 + DCGAN(*a))
             x = nn.relu(norm(x))
         x = nn.ConvTranspose(3, (4, 4), strides=(2, 2), kernel_init=DCGAN, use_bias=False)(x)
         return nn.tanh(x)
@@ -129,7 +127,7 @@ class Spectral(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        for n, width in enumerate((32, 64, 128)):
+        for width in (32, 64, 128):
             conv = nn.Conv(width, (4, 4), strides=2, kernel_init=nn.initializers.xavier_uniform())
             x = nn.leaky_relu(nn.SpectralNorm(conv)(x, update_stats=False), 0.1)
         return nn.SpectralNorm(nn.Dense(1))(x.reshape(len(x), -1), update_stats=False)
@@ -225,9 +223,7 @@ class NnxAutoencoder(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs):
         sizes = (256, 128, 32, 128, 256)
-        self.layers = nnx.List(
-            nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nnx.List(nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes))
 
     def __call__(self, x):
         for layer in self.layers[:-1]:
@@ -297,7 +293,7 @@ def realnvp() -> Model:
 
 
 class Glow(nn.Module):
-    """Kingma 2018: act norm, an orthogonal invertible 1 x 1, zero last convolutions with a scale."""
+    """Kingma 2018: act norm, an orthogonal 1 x 1, zero last convolutions with a scale."""
 
     @nn.compact
     def __call__(self, x):

@@ -1,4 +1,4 @@
-"""Models of text and speech: decoders, encoders, both, two towers, mixtures of experts, adapters."""
+"""Models of text and speech: decoders, encoders, two towers, mixtures of experts, adapters."""
 
 from __future__ import annotations
 
@@ -446,9 +446,7 @@ def perceiver() -> Model:
             return hk.MultiHeadAttention(HEADS, 16, model_size=WIDTH, w_init=init)(x, y, y)
 
         def feed(x):
-            return hk.Linear(WIDTH, w_init=init)(
-                jax.nn.gelu(hk.Linear(128, w_init=init)(norm(x)))
-            )
+            return hk.Linear(WIDTH, w_init=init)(jax.nn.gelu(hk.Linear(128, w_init=init)(norm(x))))
 
         z = hk.get_parameter("latents", [8, WIDTH], init=small)
         z = jnp.broadcast_to(z, (x.shape[0], 8, WIDTH))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 
-from published.common import Data, Model, both, in_equinox, in_nnx, normal, published, tokens
+from published.common import Data, Model, both, normal, published, tokens
 
 SIZES = {
     "vocab_size": 200,
@@ -40,12 +39,20 @@ TEXT = tokens(200, (4, 12))
 IMAGES = normal((4, 3, 32, 32))
 
 
+def package(name: str) -> Any:
+    """A package, or an ImportError that says why it is not to be had."""
+    found = importlib.import_module(name)
+    if name == "transformers" and not hasattr(found, "FlaxBertForMaskedLM"):
+        reason = f"{name} {found.__version__} has no Flax models: install a version below 5"
+        raise ImportError(reason, name=reason)
+    return found
+
+
 def transformers_model(
     model: str, config: str, names: tuple[str, ...], data: Data, size: dict[str, Any], **rest: Any
 ) -> Model:
     """A Flax model of transformers; its inputs are passed by name."""
-    import transformers
-
+    transformers = package("transformers")
     transformers.logging.set_verbosity_error()
     settings = getattr(transformers, config)(**size)
     net = getattr(transformers, model)(settings, _do_init=False, **rest)
@@ -64,34 +71,105 @@ def enter(
     name: str, kind: str, model: str, config: str, names: tuple[str, ...], data: Data, **size: Any
 ) -> Callable[[], Model]:
     rest = {key: size.pop(key) for key in ("input_shape",) if key in size}
-    make = published(name, kind, "transformers")
+    make = published(f"{name} (transformers)", kind, "transformers")
     return make(lambda: transformers_model(model, config, names, data, size, **rest))
 
 
-IDS, PAIR = ("input_ids",), ("input_ids", "decoder_input_ids")
-enter("BERT (transformers)", "encoder", "FlaxBertForMaskedLM", "BertConfig", IDS, TEXT, **SIZES)
-enter("RoBERTa (transformers)", "encoder", "FlaxRobertaModel", "RobertaConfig", IDS, TEXT, **SIZES)
-enter("Electra (transformers)", "encoder", "FlaxElectraForPreTraining", "ElectraConfig", IDS, TEXT, **SIZES)
-enter("GPT-2 (transformers)", "decoder", "FlaxGPT2LMHeadModel", "GPT2Config", IDS, TEXT, vocab_size=200, n_embd=64, n_layer=2, n_head=4, n_positions=32)
-enter("GPT-Neo (transformers)", "decoder", "FlaxGPTNeoForCausalLM", "GPTNeoConfig", IDS, TEXT, vocab_size=200, hidden_size=64, num_layers=2, num_heads=4, max_position_embeddings=32, attention_types=[[["global", "local"], 1]], intermediate_size=128)
-enter("LLaMA (transformers)", "decoder", "FlaxLlamaForCausalLM", "LlamaConfig", IDS, TEXT, **SIZES)
-enter("Mistral (transformers)", "decoder", "FlaxMistralForCausalLM", "MistralConfig", IDS, TEXT, **SIZES, num_key_value_heads=2)
-enter("Gemma (transformers)", "decoder", "FlaxGemmaForCausalLM", "GemmaConfig", IDS, TEXT, **SIZES, num_key_value_heads=2, head_dim=16)
-enter("BART (transformers)", "encoder and decoder", "FlaxBartForConditionalGeneration", "BartConfig", PAIR, tokens(200, (4, 12), (4, 8)), **BART, max_position_embeddings=32)
-enter("ViT (transformers)", "vision transformer", "FlaxViTForImageClassification", "ViTConfig", ("pixel_values",), IMAGES, **PIXELS, intermediate_size=128, num_labels=10)
-enter("BEiT (transformers)", "vision transformer", "FlaxBeitForImageClassification", "BeitConfig", ("pixel_values",), IMAGES, **PIXELS, intermediate_size=128, num_labels=10)
-enter("DINOv2 (transformers)", "vision transformer", "FlaxDinov2ForImageClassification", "Dinov2Config", ("pixel_values",), IMAGES, **PIXELS, num_labels=10)
-enter("ResNet (transformers)", "residual", "FlaxResNetForImageClassification", "ResNetConfig", ("pixel_values",), IMAGES, embedding_size=16, hidden_sizes=[32, 64], depths=[2, 2], num_labels=10)
-enter("RegNet (transformers)", "residual", "FlaxRegNetForImageClassification", "RegNetConfig", ("pixel_values",), IMAGES, embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1], groups_width=16, num_labels=10)
-enter("Whisper (transformers)", "speech", "FlaxWhisperForConditionalGeneration", "WhisperConfig", ("input_features", "decoder_input_ids"), both(normal((2, 20, 32)), tokens(200, (2, 8))), **BART, num_mel_bins=20, max_source_positions=16, max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3, suppress_tokens=None, begin_suppress_tokens=None, input_shape=(1, 20, 32))
-enter("wav2vec 2 (transformers)", "speech", "FlaxWav2Vec2ForCTC", "Wav2Vec2Config", ("input_values",), normal((2, 2000)), **{k: v for k, v in SIZES.items() if k != "max_position_embeddings"}, conv_dim=[32, 32, 32], conv_stride=[5, 2, 2], conv_kernel=[10, 3, 3], num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, do_stable_layer_norm=True, feat_extract_norm="layer")
+IDS, PAIR, PICTURES = ("input_ids",), ("input_ids", "decoder_input_ids"), ("pixel_values",)
+FEED = {"intermediate_size": 128}
+LABELS = {"num_labels": 10}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
+
+enter("BERT", "encoder", "FlaxBertForMaskedLM", "BertConfig", IDS, TEXT, **SIZES)
+enter("RoBERTa", "encoder", "FlaxRobertaForMaskedLM", "RobertaConfig", IDS, TEXT, **SIZES)
+enter("Electra", "encoder", "FlaxElectraForPreTraining", "ElectraConfig", IDS, TEXT, **SIZES)
+enter(
+    *("GPT-2", "decoder", "FlaxGPT2LMHeadModel", "GPT2Config", IDS, TEXT),
+    **{"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 32},
+)
+enter(
+    *("GPT-Neo", "decoder", "FlaxGPTNeoForCausalLM", "GPTNeoConfig", IDS, TEXT),
+    **{"vocab_size": 200, "hidden_size": 64, "num_layers": 2, "num_heads": 4},
+    **{"max_position_embeddings": 32, "attention_types": [[["global", "local"], 1]]},
+    **FEED,
+)
+enter("LLaMA", "decoder", "FlaxLlamaForCausalLM", "LlamaConfig", IDS, TEXT, **SIZES)
+enter(
+    *("Mistral", "decoder", "FlaxMistralForCausalLM", "MistralConfig", IDS, TEXT),
+    **SIZES,
+    num_key_value_heads=2,
+)
+enter(
+    *("Gemma", "decoder", "FlaxGemmaForCausalLM", "GemmaConfig", IDS, TEXT),
+    **SIZES,
+    num_key_value_heads=2,
+    head_dim=16,
+)
+enter(
+    *("BART", "encoder and decoder", "FlaxBartForConditionalGeneration", "BartConfig"),
+    *(PAIR, tokens(200, (4, 12), (4, 8))),
+    **BART,
+    max_position_embeddings=32,
+)
+SEES = ("vision transformer",)
+enter(
+    *("ViT", *SEES, "FlaxViTForImageClassification", "ViTConfig", PICTURES, IMAGES),
+    **PIXELS,
+    **FEED,
+    **LABELS,
+)
+enter(
+    *("BEiT", *SEES, "FlaxBeitForImageClassification", "BeitConfig", PICTURES, IMAGES),
+    **PIXELS,
+    **FEED,
+    **LABELS,
+)
+enter(
+    *("DINOv2", *SEES, "FlaxDinov2ForImageClassification", "Dinov2Config", PICTURES, IMAGES),
+    **PIXELS,
+    **LABELS,
+)
+STAGES = {"embedding_size": 16, "hidden_sizes": [32, 64]}
+enter(
+    *("ResNet", "residual", "FlaxResNetForImageClassification", "ResNetConfig", PICTURES, IMAGES),
+    **STAGES,
+    **LABELS,
+    depths=[2, 2],
+)
+enter(
+    *("RegNet", "residual", "FlaxRegNetForImageClassification", "RegNetConfig", PICTURES, IMAGES),
+    **STAGES,
+    **LABELS,
+    depths=[1, 1],
+    groups_width=16,
+)
+enter(
+    *("Whisper", "speech", "FlaxWhisperForConditionalGeneration", "WhisperConfig"),
+    ("input_features", "decoder_input_ids"),
+    both(normal((2, 20, 32)), tokens(200, (2, 8))),
+    **BART,
+    **TOKENS,
+    **{"num_mel_bins": 20, "max_source_positions": 16, "max_target_positions": 16},
+    **{"suppress_tokens": None, "begin_suppress_tokens": None, "input_shape": (1, 20, 32)},
+)
+enter(
+    *("wav2vec 2", "speech", "FlaxWav2Vec2ForCTC", "Wav2Vec2Config", ("input_values",)),
+    normal((2, 2000)),
+    **{name: size for name, size in SIZES.items() if name != "max_position_embeddings"},
+    **{"conv_dim": [32, 32, 32], "conv_stride": [5, 2, 2], "conv_kernel": [10, 3, 3]},
+    **{"num_feat_extract_layers": 3, "num_conv_pos_embeddings": 16},
+    **{"num_conv_pos_embedding_groups": 4, "feat_extract_norm": "layer"},
+    do_stable_layer_norm=True,
+)
 
 
 @published("CLIP (transformers)", "two towers", "transformers")
 def clip() -> Model:
-    import transformers
-
-    text, image = transformers.CLIPTextConfig(**SIZES), transformers.CLIPVisionConfig(**PIXELS, intermediate_size=128)
+    transformers = package("transformers")
+    text, image = (
+        transformers.CLIPTextConfig(**SIZES),
+        transformers.CLIPVisionConfig(**PIXELS, intermediate_size=128),
+    )
     config = transformers.CLIPConfig.from_text_vision_configs(text, image, projection_dim=32)
     net = transformers.FlaxCLIPModel(config, _do_init=False)
 

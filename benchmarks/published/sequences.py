@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from published.common import Model, in_equinox, in_haiku, in_nnx, linen, normal, published
+from published.common import Model, in_equinox, in_haiku, in_nnx, linen, normal, published, tokens
 
 SERIES = normal((8, 24, 32))
 WIDTH = 64
@@ -330,8 +330,6 @@ class RWKV(nn.Module):
 
 @published("RWKV-4", "state space")
 def rwkv() -> Model:
-    from published.common import tokens
-
     return linen(RWKV(), tokens(200, (8, 24)))
 
 

@@ -105,6 +105,6 @@ def train(
     flat = [flatten("verdicts", start) for start in starts]
     tree = jax.tree.structure(starts[0])
     # Paths sorted by jax.tree would not be the order of the leaves.
-    jitted = jax.jit(lambda values, rate: run(dict(zip(flat[0].paths, values)), rate))
+    jitted = jax.jit(lambda values, rate: run(dict(zip(flat[0].paths, values, strict=True)), rate))
     losses = [[float(jitted(one.leaves, rate)) for rate in RATES] for one in flat]
     return [[x if math.isfinite(x) else math.inf for x in row] for row in losses]

@@ -177,9 +177,14 @@ def main() -> None:
         row["broken"] = attempt(breaks, one, kinds, number % len(kinds), arguments.breaks)
         if entry.name in raced:
             row["training"] = attempt(race, one, 1 if arguments.small else 3, arguments.steps)
-        jax.clear_caches()
+        keep(arguments.json, results)
     report(results)
-    harness.write(arguments.json, QUESTION, results | {"summary": summary(results)})
+    keep(arguments.json, results)
+
+
+def keep(path: str | None, results: dict[str, Any]) -> None:
+    """Keeps what there is so far: an interrupted run loses one model."""
+    harness.write(path, QUESTION, {"summary": summary(results), "models": results}, quiet=True)
 
 
 def _plans(one: Subject) -> str:

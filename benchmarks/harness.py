@@ -101,11 +101,12 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     Console().print(table)
 
 
-def write(path: str | None, question: str, results: dict[str, Any]) -> None:
+def write(path: str | None, question: str, results: dict[str, Any], *, quiet: bool = False) -> None:
     """Keeps results with their environment, where a path is given."""
     if path is None:
         return
     record = {"question": question, "environment": environment(), "results": results}
     text = json.dumps(record, indent=2, default=dataclasses.asdict) + "\n"
     pathlib.Path(path).write_text(text)
-    print(f"written: {path}")
+    if not quiet:
+        print(f"written: {path}")

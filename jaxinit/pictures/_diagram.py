@@ -196,7 +196,7 @@ class _Builder:
         if member.linear or (member.level and not pooled) or member.origin.kind == "input":
             return ways
         activation = self.activations.shared([member])
-        name = "" if activation is None else activation.name
+        name = "" if activation is None else activation.label
         found: Ways = {}
         for source, labels in ways.items():
             # The record of a layer tells its activation from a scale that pooling puts behind it.
@@ -242,7 +242,7 @@ def _layer(pairs: Sequence[tuple[Parameter, Use | None]]) -> Box:
     paths = [each.path for each, _ in pairs]
     times = 1 if use is None else use.times
     after = use.after if use is not None else None
-    name = after.activation.name if after is not None and after.activation is not None else ""
+    name = after.activation.label if after is not None and after.activation is not None else ""
     meets = after and (name, after.normalisation, after.softmax, after.gates, after.residual)
     key = (tuple(map(skeleton, paths)), parameter.shape, tuple(lines), times, meets)
     return Box(0, "layer", role, paths, tuple(lines), times, name, key)

@@ -135,23 +135,26 @@ class Activations:
         graph = _cut(member, self.found)
         if graph is None:
             return None
-        function = self._of_argument(graph)
+        function, factor = self._of_argument(graph)
         key = function.key()
         if key not in self._names:
             named = _name_of(function) or self._multiplied(member, function)
             self._names[key] = named or function.called()
-        return Activation(self._names[key], function)
+        return Activation(self._names[key], function, factor)
 
-    def _of_argument(self, graph: Graph) -> Function:
-        """The function of what the origin is multiplied to before it bends: see `argument`."""
+    def _of_argument(self, graph: Graph) -> tuple[Function, float]:
+        """The function of what the origin is multiplied to before it bends, and the factor."""
         place = self._linear_nodes(graph)
         value = graph.nodes[place - 1].outputs if place else graph.inputs
-        return Function(dataclasses.replace(graph, nodes=graph.nodes[place:], inputs=value))
+        before = Function(dataclasses.replace(graph, nodes=graph.nodes[:place], outputs=value))
+        factor = before.on_host(np.ones(1))
+        behind = Function(dataclasses.replace(graph, nodes=graph.nodes[place:], inputs=value))
+        return behind, 1.0 if factor is None else float(factor[0])
 
     def _multiplied(self, member: Member, function: Function) -> str | None:
         """The name of ``a f``: that of ``f``, with the number; None where it is none."""
         graph = _cut(self._core(member), self.found)
-        inner = None if graph is None else self._of_argument(graph)
+        inner = None if graph is None else self._of_argument(graph)[0]
         name = None if inner is None else _name_of(inner)
         if inner is None or name is None:
             return None
@@ -194,6 +197,8 @@ class Activations:
         """How many of its first nodes make the last value on all ways that is a multiple."""
         made, count = set(graph.inputs), 0
         for place, node in enumerate(graph.nodes, 1):
+            if node.primitive in SUMS:
+                break
             made.update(node.outputs)
             read = {atom for later in graph.nodes[place:] for atom in later.inputs} & made
             if read == {*node.outputs} and self.found.members[node.outputs[0]].linear:
@@ -274,17 +279,15 @@ def _known() -> dict[str, np.ndarray]:
 def _name_of(function: Function) -> str | None:
     """The known activation with the values of a function, None where none fits."""
     values = function.on_host(_POINTS)
-    return None if values is None else name_of_values(values, function.on_host)
+    return None if values is None else name_of_values(values)
 
 
-def name_of_values(
-    values: np.ndarray, function: Callable[[np.ndarray], np.ndarray | None]
-) -> str | None:
+def name_of_values(values: np.ndarray) -> str | None:
     """The known activation with these values at the points of this module, None where none fits."""
     for name, known in _known().items():
         if _agree(values, known):
             return name
-    return _with_slope(values) or _with_frequency(function)
+    return _with_slope(values)
 
 
 def _agree(values: np.ndarray, known: np.ndarray) -> bool:
@@ -310,24 +313,6 @@ def _with_slope(values: np.ndarray) -> str | None:
         alpha = lowest / math.expm1(-8 / alpha)
     is_celu = _agree(values, np.where(x > 0, x, alpha * np.expm1(below / alpha)))
     return _call("celu", alpha) if is_celu else None
-
-
-def _with_frequency(function: Callable[[np.ndarray], np.ndarray | None]) -> str | None:
-    """A sine, by its slope at zero."""
-    step = 1e-5
-    at = function(np.array([step, 2 * step]))
-    if at is None or not np.isfinite(at).all():
-        return None
-    frequency = float(np.asarray(at, float)[0] / step)
-    if not frequency:
-        return None
-    # Where the argument of the sine is that of the points, so that it bends. The slope is known to
-    # (w0 step)^2 / 6, so for w0 up to 300 to 2e-6.
-    values = function(_POINTS / frequency)
-    if values is None or np.max(np.abs(values - np.sin(_POINTS))) > 1e-4:
-        return None
-    frequency = float(f"{frequency:.4g}")
-    return "sin" if frequency == 1 else _call("sin", frequency)
 
 
 def _call(name: str, number: float) -> str:

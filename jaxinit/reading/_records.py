@@ -31,11 +31,18 @@ class Activation:
             ``"identity"`` between two layers with nothing between them; else the name of the
             function that the model calls, or of the primitives that it is made of.
         function: the function itself, from a scalar or array to one like it; constants closed over.
-            Its argument is what the layer's output is multiplied to before it bends, see `Use.meets`.
+        factor: what the output of the layer is multiplied with before the function: 1/16 in
+            ``tanh(x @ w / 16)``.
     """
 
     name: str
     function: Callable[[Any], Any]
+    factor: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """The name with the factor: ``"tanh(0.0625 x)"``."""
+        return self.name if self.factor == 1 else f"{self.name}({self.factor:.4g} x)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -428,7 +435,7 @@ def _plain(parameter: Parameter) -> dict[str, Any]:
     uses = []
     for use in parameter.uses:
         activation = None if use.after is None else use.after.activation
-        name = activation and activation.name
+        name = activation and activation.label
         after = use.after and vars(use.after) | {"activation": name}
         uses.append(vars(use) | {"after": after})
         del uses[-1]["meets"], uses[-1]["scales"], uses[-1]["routes"]
@@ -494,7 +501,7 @@ def _meets(use: Use) -> str:
     if after.normalisation:
         met.append(f"{after.normalisation} norm")
     if after.activation is not None and after.activation.name != "identity":
-        met.append(after.activation.name)
+        met.append(after.activation.label)
     met += [word for word in ("softmax", "gates") if getattr(after, word)]
     met += [after.index] if after.index else []
     if use.branch is not None and use.branch.is_last:

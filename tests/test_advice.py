@@ -32,7 +32,15 @@ def moe():
     return models.read(fn, shapes, models.struct(3, 6))
 
 
+def with_spare():
+    def fn(params, x):
+        return x @ params["w"] + 0 * params["spare"].shape[0]
+
+    return models.read(fn, {"w": (3, 2), "spare": (2,)}, models.struct(4, 3))
+
+
 ROWS = {
+    "as the model draws it": (with_spare, "spare"),
     "low-rank bypass": (models.adapted, "layers/0/b"),
     "mixture of experts: router": (moe, "router"),
     "embeddings": (models.transformer, "table"),
@@ -536,7 +544,7 @@ def test_random_keys_and_counters_are_state():
     assert [leaf.path for leaf in found] == ["count", "v", "w"]
     assert not found.findings
     advice = jaxinit.advise(found.reading)
-    assert "a counter: kept as it is" in advice["count"].reason
+    assert "a counter stays as the model makes it" in advice["count"].reason
     assert advice["count"].initializer == init.zeros
     # Integers that are multiplied are a quantised kernel, and no counter.
     quantised = {"w": models.struct(8, 8, dtype="int8")}

@@ -90,8 +90,11 @@ def test_a_scale_is_one_of_a_norm_a_layer_or_a_branch(name):
     assert found == expected
 
 
-def test_a_codebook_a_learned_constant_and_taps_are_as_the_model_draws_them():
-    assert roles(codebook, {"w": (8, 5), "it": (5, 6), "out": (6, 3)}, X)["it"][0] == "special"
+def test_a_codebook_is_a_table_that_is_looked_up_by_a_product():
+    assert roles(codebook, {"w": (8, 5), "it": (5, 6), "out": (6, 3)}, X)["it"][0] == "table"
+
+
+def test_a_learned_constant_and_taps_are_as_the_model_draws_them():
     shapes = {"w": (8, 6), "it": (1, 4, 5, 6), "out": (6, 3)}
     assert roles(constant, shapes, X)["it"][0] == "special"
     shapes = {"w": (8, 6), "it": (4, 6), "out": (6, 3)}

@@ -260,7 +260,7 @@ def advise_with(caller: str, reading: Reading, goal: Goal, present: PresentByPat
     signals = None if laws is None else Signals(model, laws)
     drawn = {each.facts.path: each.initializer for each in decisions}
     drawn |= {path: now.initializer for path, now in present.items()}
-    case = Case(model, present, signals, advised, isometric_of(reading, drawn))
+    case = Case(model, present, frozenset(present), signals, advised, isometric_of(reading, drawn))
     prescriptions = map(_prescription, decisions)
     missing = [p.path for p in reading if p.path not in present and p.role != "state"]
     return Advice(reading, goal, tuple(prescriptions), findings_of(case), tuple(missing))

@@ -89,6 +89,7 @@ class Case:
     Attributes:
         model: facts of the model.
         present: the present initialization, as far as it is known.
+        known: paths of all leaves that are drawn in a known way, or are there, sound or not.
         signals: the sizes that follow from it; None where some of it is not known.
         advised: the sizes under the advice: what the model itself allows.
         isometric: paths of layers with orthogonal kernels, now or, where that is not known, under
@@ -97,6 +98,7 @@ class Case:
 
     model: ModelFacts
     present: PresentByPath
+    known: frozenset[str]
     signals: Signals | None
     advised: Signals
     isometric: frozenset[str]
@@ -668,9 +670,12 @@ def not_judged(case: Case) -> Iterator[Seen]:
     if not case.present:
         return
     if case.signals is None:
-        leaves = [p.path for p in case.model.parameters if p.path not in case.present]
-        why = "it is not known how these leaves are drawn" if leaves else "some hold no numbers"
-        yield Seen("info", leaves, f"Sizes of signals and gradients are not judged: {why}.")
+        leaves = [
+            p.path for p in case.model.parameters if p.is_inexact and p.path not in case.known
+        ]
+        if leaves:
+            why = "it is not known how these leaves are drawn"
+            yield Seen("info", leaves, f"Sizes of signals and gradients are not judged: {why}.")
         return
     missed = {p.path: why for p in case.model.layers if (why := case.signals.why(p.use))}
     if missed:

@@ -813,6 +813,10 @@ def _standardised(p):
         (lambda p: jax.nn.relu(p["w"]), {"factor": None, "functions": ("max",)}),
         (lambda p: jnp.sign(p["w"]), {"factor": 1.0, "degree": 0.0, "functions": ("sign",)}),
         (lambda p: jnp.round(p["w"]), {"factor": None, "degree": None, "functions": ("round",)}),
+        (
+            lambda p: (p["w"] * 127).astype("int8").astype("float32") / 127,
+            {"factor": None, "degree": None, "functions": ("convert_element_type",)},
+        ),
         (_weight_norm, NORMED),
         (lambda p: _weight_norm(p) * 2, NORMED | {"factor": 2 * 8**-0.5}),
         (lambda p: _weight_norm(p) * p["v"][0], NORMED | {"beside": ("v",)}),
@@ -1071,3 +1075,24 @@ def test_a_mask_of_booleans_is_state(use):
     read = jaxinit.read(lambda p, x: x @ use(p["w"], p["m"]), shapes, floats(2, 4))
     assert read["m"].role == "state"
     assert read["w"].uses[0].through == Through(beside=("m",))
+
+
+def test_shifted_products_make_a_depthwise_convolution():
+    def apply(p, x):
+        taps = [jnp.pad(x, ((0, 0), (i, 0), (0, 0)))[:, :6] * p["w"][i] for i in range(3)]
+        return jnp.tanh(taps[0] + (taps[1] + taps[2])) @ p["out"]
+
+    (use,) = jaxinit.read(apply, {"w": floats(3, 8), "out": floats(8, 2)}, floats(2, 6, 8))[
+        "w"
+    ].uses
+    assert (use.role, use.field, use.batched, use.fan_in) == ("kernel", (0,), (1,), 3)
+    assert use.after.activation.name == "tanh"
+
+
+def test_stacked_scales_of_branches_are_no_convolution():
+    def apply(p, x):
+        x = x + p["scale"][0] * jnp.tanh(x)
+        return x + p["scale"][1] * jnp.tanh(x)
+
+    uses = jaxinit.read(apply, {"scale": floats(2, 8)}, floats(4, 8))["scale"].uses
+    assert [use.role for use in uses] == ["scale", "scale"]

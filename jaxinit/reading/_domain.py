@@ -295,6 +295,7 @@ class Value:
         is_iota: whether it counts along a dimension.
         cuts: slices of kernel outputs that it is linear in.
         product: number of each meeting as a scale that it is the result of, with the parameter.
+        terms: of a sum, the meetings as scales that its terms are the results of.
         is_outer: whether that product spread data along all axes of the parameter.
         made_of: of data that depend on no input, the parameters and the state that they are made
             of, and what those went through.
@@ -307,6 +308,7 @@ class Value:
     is_iota: bool = False
     cuts: frozenset[Cut] = frozenset()
     product: tuple[tuple[int, View], ...] = ()
+    terms: tuple[Term, ...] = ()
     is_outer: bool = False
     made_of: tuple[tuple[int, Through], ...] = ()
 
@@ -345,6 +347,14 @@ class Cut(NamedTuple):
     axis: OutputAxis
     start: int
     is_scaled: bool = False
+
+
+class Term(NamedTuple):
+    """A product with a parameter in a sum: number of the meeting, and the data without moves."""
+
+    number: int
+    view: View
+    root: Atom
 
 
 CONSTANT = Value("constant")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.jaxpr import PRODUCTS, SUMS, Class, Node, row_of, single_number
+from jaxinit.jaxpr import PRODUCTS, SUMS, Atom, Class, Node, is_of, row_of, single_number
 from jaxinit.reading._domain import (
     AXIS,
     FEATURE,
@@ -25,6 +25,7 @@ from jaxinit.reading._domain import (
     Joint,
     ParameterDomain,
     Piece,
+    Term,
     Value,
     View,
     axes_of,
@@ -584,6 +585,9 @@ def _with_flags(
         result = dataclasses.replace(result, is_one_hot=True)
     if name in SUMS:
         domain.notes.rejoin(known)
+        terms = tuple(dict.fromkeys(term for value in known for term in value.terms))
+        result = dataclasses.replace(result, terms=terms)
+        _settle_taps(domain, node, terms)
     if is_linear:
         cuts = frozenset(cut for value in known for cut in value.cuts)
         if name in PRODUCTS and len(known) > 1:
@@ -637,7 +641,7 @@ def _meet(
     shape = domain.shape(output)
     dims = list(result.dims)
     before = combined([value for value in operands if value.is_data], shape)
-    product, is_outer = [], True
+    product, terms, is_outer = [], [], True
     for view in views:
         if node.primitive == "select_n" and not operands[0].is_view:
             domain.enters(parameters([view]), node, output)
@@ -650,11 +654,16 @@ def _meet(
         if node.primitive == "mul":
             product.append((number, view))
             is_outer &= _is_outer(view, before)
+            roots = [
+                _root(domain, a) for a, v in zip(node.inputs, operands, strict=True) if v.is_data
+            ]
+            terms += [Term(number, view, root) for root in roots]
     for number, size in enumerate(shape):
         if not is_held(dims[number]) and any(is_held(view.dims[number]) for view in views):
             dims[number] = (Piece(FEATURE, size),)
     made = data(dims, is_real=result.is_real)
-    return dataclasses.replace(made, product=tuple(product), is_outer=bool(product) and is_outer)
+    is_outer &= bool(product)
+    return dataclasses.replace(made, product=tuple(product), terms=tuple(terms), is_outer=is_outer)
 
 
 def _role(
@@ -672,6 +681,37 @@ def _role(
         return "position"
     apart = [number for number in held if not is_feature(dims[number])]
     return "position" if len(held) > 1 and apart else "bias"
+
+
+def _root(domain: ParameterDomain, atom: Atom) -> Atom:
+    """What a value was before it was moved: padded, shifted, cut."""
+    while (node := domain.neighbours.makers.get(atom)) and is_of(node.primitive, Class.REARRANGES):
+        atom = node.inputs[-1 if node.primitive == "concatenate" else 0]
+    return atom
+
+
+def _settle_taps(domain: ParameterDomain, node: Node, terms: Sequence[Term]) -> None:
+    """Entries of one parameter times one value, shifted, and added up: a depthwise convolution."""
+    taps: dict[tuple[int, tuple[int, ...], Atom], list[Term]] = {}
+    for term in terms:
+        if term.view.dropped:
+            key = (term.view.leaf, term.view.dropped, term.root)
+            taps.setdefault(key, []).append(term)
+    for (_, dropped, _), several in taps.items():
+        if len(several) < 2:
+            continue
+        (first, view, _), *others = several
+        domain.notes.asides.update(number for number, *_ in others)
+        domain.notes.amend(
+            first,
+            role="kernel",
+            field=dropped,
+            produced=(),
+            batched=axes_of(view.pieces()),
+            fan_in=float(len(several)),
+            fan_out=float(len(several)),
+            output=node.outputs[0],
+        )
 
 
 def _is_outer(view: View, dims: Sequence[Dimension]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
 
-from jaxinit.jaxpr import OVER_AXES, POOLING, Class, Node
+from jaxinit.jaxpr import OVER_AXES, POOLING, Class, Node, is_integral
 from jaxinit.reading._domain import (
     CONSTANT,
     FEATURE,
@@ -38,7 +38,11 @@ from jaxinit.reading._records import Through
 @rules(Class.REARRANGES, "sort")
 def _stay(domain: ParameterDomain, node: Node, operands: list[Value]) -> list[Value]:
     """Casts, copies and barriers: every entry stays where it is; each result has its operand."""
-    return operands[: len(node.outputs)]
+    results = operands[: len(node.outputs)]
+    avals = [domain.graph.aval(atom) for atom in (node.inputs[0], node.outputs[0])]
+    if node.primitive == "convert_element_type" and [*map(is_integral, avals)] == [False, True]:
+        return [_through_all(v, lambda t: t.powered(None, node.primitive)) for v in results]
+    return results
 
 
 @rules("reshape", "expand_dims", "transpose", "squeeze", "broadcast_in_dim", "pad", "tile", "fft")

@@ -208,6 +208,6 @@ def _explained(each: Decision, signals: Signals) -> Decision:
     size, why = signals.met(p.use), signals.why(p.use)
     if not is_known(size, 16):
         remarks.append(f"its size is not judged{f', because of {why}' if why else ''}")
-    elif not 0.25 <= middle(size) <= 4 * max(p.gain**2, 1):
+    elif middle(size) > 4 * max(p.gain**2, 1) or (middle(size) < 0.25 and not p.branch):
         remarks.append(f"what it makes has a second moment of {middle(size):.3g}")
     return dataclasses.replace(each, remark="; ".join(remarks))

@@ -302,6 +302,13 @@ def layer_scale(p: ParameterFacts) -> Initializer:
     return init.constant(0.1 if blocks <= 18 else 1e-5 if blocks <= 24 else 1e-6)
 
 
+def weight_scale(p: ParameterFacts) -> Initializer:
+    """The gain of the layer over what the kernel that it scales makes of unit inputs."""
+    use = p.direction.uses[0] if p.direction is not None else p.use
+    size = (use.through.factor or 1.0) * math.sqrt(use.fan_in or 1.0)
+    return init.constant(float(f"{p.gain / size:.6g}"))
+
+
 def _critical_pair(p: ParameterFacts) -> Critical | None:
     """The pair of variances that keeps length and correlation; None where there is none."""
     known = p.model.activation

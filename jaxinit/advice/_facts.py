@@ -117,6 +117,14 @@ class ParameterFacts:
         return known.forward_gain
 
     @property
+    def direction(self) -> Parameter | None:
+        """The kernel whose norm is divided out, of which it is the scale; else None."""
+        if self.parameter.role != "scale" or self.use.after is None:
+            return None
+        kernels = [self.model.reading[path] for path in self.use.through.beside]
+        return next((k for k in kernels if k.uses and k.uses[0].through.is_scale_free), None)
+
+    @property
     def forget_range(self) -> tuple[int, float, float] | None:
         """An axis, and start and stop of what a forget gate reads along it, as shares of it.
 
@@ -187,15 +195,19 @@ class ParameterFacts:
             yield role
         elif layers:
             through = self.use.through
-            if not through.is_linear and not through.is_scale_free:
+            is_multiple = through.is_linear and self.path not in through.beside
+            if not is_multiple and not through.is_scale_free:
                 yield "transformed"
             yield from self._roles_of_layer()
             if self.is_linear or any(each.after and each.after.gates for each in layers):
                 yield "linear"  # before "kernel", for rows whose gain is an activation's
             yield "kernel"
         else:
-            special = [] if self.forget_range else list(self._special())
+            is_asked = not self.forget_range and self.direction is None
+            special = list(self._special()) if is_asked else []
             yield from special
+            if self.direction is not None:
+                yield "weight_scale"
             if role == "scale" and not special:
                 yield from self._roles_of_scale()
             elif self.forget_range:

@@ -183,7 +183,14 @@ OWN = row(
     Choice("offset_scale", draw.zeros, "the model adds 1: a normalisation starts as itself"),
 )
 
-FIRST = (OWN, BYPASSES, LAYER_SCALE)
+WEIGHT_NORM = row(
+    "weight norm",
+    ALWAYS,
+    "Salimans 2016 (weight normalization), sections 2 and 3",
+    Choice("weight_scale", draw.weight_scale, "the kernel's own size is divided out: its gain"),
+)
+
+FIRST = (OWN, WEIGHT_NORM, BYPASSES, LAYER_SCALE)
 
 # Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
 CELLS = row(

@@ -69,9 +69,11 @@ def wrong_fans(arrays: Arrays, reading: Reading) -> Arrays:
 
 
 def zeros(arrays: Arrays, reading: Reading) -> Arrays:
-    """Every kernel and head zero: none of them gets a gradient."""
-    kernels = [p for p in reading if p.role in ("kernel", "head") and len(p.shape) > 1]
-    return {p.path: jnp.zeros_like(arrays[p.path]) for p in kernels} if len(kernels) > 1 else {}
+    """Every kernel, head and bias zero: none of the kernels gets a gradient."""
+    roles = ("kernel", "head", "bias", "head_bias")
+    kernels = [p for p in reading if p.role in roles[:2] and len(p.shape) > 1]
+    every = [p for p in reading if p.role in roles]
+    return {p.path: jnp.zeros_like(arrays[p.path]) for p in every} if len(kernels) > 1 else {}
 
 
 def twins(arrays: Arrays, reading: Reading) -> Arrays:
@@ -91,8 +93,11 @@ def nonfinite(arrays: Arrays, reading: Reading) -> Arrays:
 
 
 def depth(arrays: Arrays, reading: Reading) -> Arrays:
-    """Last layers and scales of branches without normalisation are drawn as if there were none."""
-    changed = {}
+    """In residual nets without normalisation branches end in He, and their scales are one."""
+    changed: Arrays = {}
+    met = [use.after for p in reading for use in p.uses if use.after]
+    if any(after.normalisation for after in met):
+        return changed
     for number, p in enumerate(reading):
         branches = [use.branch for use in p.uses if use.branch and use.branch.is_last]
         norms = [b.has_norm or b.has_norm_after for b in branches]

@@ -545,7 +545,7 @@ def test_random_keys_and_counters_are_state():
     assert not found.findings
     advice = jaxinit.advise(found.reading)
     assert "a counter stays as the model makes it" in advice["count"].reason
-    assert advice["count"].initializer == init.zeros
+    assert advice["count"].initializer == init.own
     # Integers that are multiplied are a quantised kernel, and no counter.
     quantised = {"w": models.struct(8, 8, dtype="int8")}
     reading = jaxinit.read(lambda p, x: x @ p["w"].astype("float32"), quantised, jnp.ones((4, 8)))

@@ -94,11 +94,11 @@ def test_a_codebook_is_a_table_that_is_looked_up_by_a_product():
     assert roles(codebook, {"w": (8, 5), "it": (5, 6), "out": (6, 3)}, X)["it"][0] == "table"
 
 
-def test_a_learned_constant_and_taps_are_as_the_model_draws_them():
+def test_a_learned_constant_enters_like_an_input_and_taps_are_a_convolution():
     shapes = {"w": (8, 6), "it": (1, 4, 5, 6), "out": (6, 3)}
-    assert roles(constant, shapes, X)["it"][0] == "special"
+    assert roles(constant, shapes, X)["it"][0] == "token"
     shapes = {"w": (8, 6), "it": (4, 6), "out": (6, 3)}
-    assert roles(shifted, shapes, struct(2, 7, 8))["it"][0] == "special"
+    assert roles(shifted, shapes, struct(2, 7, 8))["it"][-1] == "kernel"
 
 
 # Decays.

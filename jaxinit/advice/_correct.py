@@ -159,14 +159,14 @@ class _Correcting:
 
     def first_off(self, but: Collection[str]) -> str | None:
         """The first layer whose data are so large or small that its row does not cope."""
-        model = self.model
-        keeps_size = (guide.RECTIFIED | guide.NO_ACTIVATION).holds(model)
-        if (guide.UNSTABLE & guide.at_least(9)).holds(model):
-            return None  # the critical pair is a size of its own
+        keeps_size = (guide.RECTIFIED | guide.NO_ACTIVATION).holds(self.model)
+        # The critical pair is a size of its own: only the head is held to 1.
+        is_critical = (guide.UNSTABLE & guide.at_least(9)).holds(self.model)
         drawn = [self.decided[path].facts for path in self.layers() if path not in but]
         for p in sorted(drawn, key=lambda p: p.depth):
             read = self.signals.incoming(p)
-            if p.branch or "recurrent" in p.roles or not is_known(read):
+            is_apart = p.branch or "recurrent" in p.roles
+            if is_apart or (is_critical and "head" not in p.roles) or not is_known(read):
                 continue
             if middle(read) > _LARGE or (keeps_size and middle(read) < _SMALL):
                 return p.path
@@ -208,6 +208,6 @@ def _explained(each: Decision, signals: Signals) -> Decision:
     size, why = signals.met(p.use), signals.why(p.use)
     if not is_known(size, 16):
         remarks.append(f"its size is not judged{f', because of {why}' if why else ''}")
-    elif middle(size) > 4 * max(p.gain**2, 1) or (middle(size) < 0.25 and not p.branch):
+    elif middle(size) > 2 * max(p.gain**2, 1) or (middle(size) < 0.5 and not p.branch):
         remarks.append(f"what it makes has a second moment of {middle(size):.3g}")
     return dataclasses.replace(each, remark="; ".join(remarks))

@@ -366,7 +366,7 @@ def narrow_for_depth(case: Case) -> Iterator[Seen]:
         return
     severity = "warning" if variance >= 2 * _SPREAD else "info"
     wider = f"a width of {model.width * variance / _SPREAD:.0f} or more"
-    helps = not is_isometric and spread(True) < variance / 2
+    helps = not is_isometric and spread(True) < 0.7 * variance
     yield Seen(
         severity,
         (),

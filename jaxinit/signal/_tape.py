@@ -558,7 +558,8 @@ def features_of(operands: Sequence[Signal], shape: Shape) -> list[int]:
     positions has independent entries along them, what it is added to has not.
     """
     aligned = [x for x in operands if len(x.shape) == len(shape)]
-    own = [x for x in aligned if not x.is_table] or aligned
+    # A constant array, such as a mask, has no units of its own either.
+    own = [x for x in aligned if not x.is_table and any(x.features)] or aligned
     return [
         max((x.features[axis] for x in own if x.shape[axis] > 1), default=0)
         for axis in range(len(shape))

@@ -1,5 +1,7 @@
 """Small models in plain JAX that the tests of the advice share, and how to read them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +19,7 @@ def read(fn, shapes, *args):
         return jaxinit.read(fn, tree, *args)
 
 
+@functools.cache
 def plain(activation, depth, width=16, bias=True):
     """Reading of a plain network of equal layers and a head."""
 
@@ -31,6 +34,7 @@ def plain(activation, depth, width=16, bias=True):
     return read(fn, shapes, struct(4, width))
 
 
+@functools.cache
 def residual(norm, blocks, width=16, activation=jax.nn.relu):
     """Reading of residual blocks of two maps; `norm` is "before", "after" or None."""
 
@@ -50,6 +54,7 @@ def residual(norm, blocks, width=16, activation=jax.nn.relu):
     return read(fn, shapes, struct(4, 8))
 
 
+@functools.cache
 def transformer(
     norm="before", layers=1, width=8, tied=True, patches=False, gated=False, scaled=None
 ):
@@ -97,6 +102,7 @@ def transformer(
     return read(fn, shapes, data)
 
 
+@functools.cache
 def lstm(packed=True, offset=0.0, size=6):
     """Reading of an LSTM over a sequence, its gates packed in one array or each its own."""
 
@@ -130,6 +136,7 @@ def lstm(packed=True, offset=0.0, size=6):
     return read(fn, shapes | {"head": (size, 3)}, struct(7, 2, 4))
 
 
+@functools.cache
 def convolutional(norm, depth, activation=jax.nn.relu, width=4):
     """Reading of plain convolutions over images, with batch norm or without."""
 
@@ -147,6 +154,7 @@ def convolutional(norm, depth, activation=jax.nn.relu, width=4):
     return read(fn, {"layers": [layer] * depth, "head": (width, 3)}, struct(2, 6, 6, width))
 
 
+@functools.cache
 def adapted(layers=2, width=32, rank=4):
     """Reading of a plain network with low-rank adapters, as in LoRA, and a head."""
 

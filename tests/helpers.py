@@ -14,15 +14,21 @@ from jaxinit.report import Report, ReportedGroup
 
 # What XLA's partitioner puts into a program where devices talk to each other.
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-# The two types of axes that a mesh of users has.
-BOTH_AXIS_TYPES = pytest.mark.parametrize(
-    "kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
 
 
 def slow(*values: Any) -> list[Any]:
     """Values of a parametrized test that only the long run draws: see the marker `slow`."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+# The two types of axes that a mesh of users has.
+BOTH_AXIS_TYPES = pytest.mark.parametrize(
+    "kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
+)
+# Where they differ in what JAX traces alone: the other one is left to the long run.
+EXPLICIT_AXES_FIRST = pytest.mark.parametrize(
+    "kind", [*slow(AxisType.Auto), AxisType.Explicit], ids=["auto", "explicit"]
+)
 
 
 def struct(*shape: int, dtype: Any = "float32") -> jax.ShapeDtypeStruct:

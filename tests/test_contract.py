@@ -26,7 +26,7 @@ from catalogue import (
     each,
     evaluate,
 )
-from helpers import BOTH_AXIS_TYPES, assert_same_bits, content, make_mesh
+from helpers import BOTH_AXIS_TYPES, assert_same_bits, content, make_mesh, slow
 from jaxinit import initializers
 from jaxinit.initializers import BaseInitializer, from_config, get, to_config
 
@@ -94,7 +94,7 @@ def test_64_bits_are_drawn_and_not_filled_up(x64):
 
 
 @pytest.mark.parametrize(
-    "call", ["he_normal()", "orthogonal()", "sparse(0.5)", "truncated_normal(lower=-np.inf)"]
+    "call", ["he_normal()", "orthogonal()", *slow("sparse(0.5)", "truncated_normal(lower=-np.inf)")]
 )
 def test_x64_changes_no_32_bit_draw(call):
     """Whichever mode asked first, caches of laws and of compiled draws hold nothing of the other.
@@ -493,6 +493,16 @@ SHARDED = {
 }  # fmt: skip
 
 
+SHARDED_FIRST = {
+    *KINDS_OF_DRAW,
+    "he_normal(dtype='bfloat16')",
+    "orthogonal(method='reflections')",
+    "delta_orthogonal()",
+    "stacked(orthogonal())",
+    "fused([normal(), zeros, orthogonal()], (1, 2, 1))",
+}
+
+
 def assert_sharded(drawn, whole, sharding: NamedSharding) -> None:
     """On its devices in its pieces, and the same bits as a draw on one device."""
     assert drawn.sharding.is_equivalent_to(sharding, whole.ndim), drawn.sharding
@@ -506,8 +516,10 @@ def assert_sharded(drawn, whole, sharding: NamedSharding) -> None:
             call,
             kind,
             id=f"{call}-{kind.name.lower()}",
-            # The two types of axes differ where a draw is traced, not by its law.
-            marks=[pytest.mark.slow] * (kind == AxisType.Explicit and call not in KINDS_OF_DRAW),
+            # What a mesh asks of a draw differs by how it is drawn, not by its law; the two types
+            # of axes differ where it is traced.
+            marks=[pytest.mark.slow]
+            * (call not in (KINDS_OF_DRAW if kind == AxisType.Explicit else SHARDED_FIRST)),
         )
         for kind in (AxisType.Auto, AxisType.Explicit)
         for call in SHARDED

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from helpers import BOTH_AXIS_TYPES, make_mesh
+from helpers import EXPLICIT_AXES_FIRST, make_mesh
 from jaxinit import fingerprint, plan
 
 pytestmark = pytest.mark.unoptimized
@@ -78,7 +78,7 @@ def test_64_bits_are_read_on_the_host_too(dtype):
     assert leaf(array) == leaf(array.astype(array.dtype.newbyteorder(">")))
 
 
-@BOTH_AXIS_TYPES
+@EXPLICIT_AXES_FIRST
 def test_sharded_is_whole(devices, kind):
     mesh = make_mesh(kind)
     for dtype in ("float32", "bfloat16"):

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
-from helpers import BOTH_AXIS_TYPES, COLLECTIVES, assert_same, make_mesh
+from helpers import BOTH_AXIS_TYPES, COLLECTIVES, EXPLICIT_AXES_FIRST, assert_same, make_mesh
 from jaxinit.flax import linen_tree, nnx_init, nnx_tree, shardings_from_metadata
 
 pytestmark = pytest.mark.unoptimized
@@ -77,7 +77,7 @@ def test_rules_in_the_context_are_read_once(mesh):
     assert placed["params"]["Dense_1"]["kernel"].spec == P(None, ("a", "b"))
 
 
-@BOTH_AXIS_TYPES
+@EXPLICIT_AXES_FIRST
 def test_boxed_variables_are_born_in_their_shards(devices, kind, programs):
     reader = shardings_from_metadata(make_mesh(kind), LOGICAL)
     variables = jaxinit.jit_init(Boxed().init, out_shardings=reader)(KEY, X)
@@ -286,7 +286,7 @@ def test_inside_of_other_traces():
     assert_same_model(outer, other)
 
 
-@BOTH_AXIS_TYPES
+@EXPLICIT_AXES_FIRST
 def test_metadata_hold_under_a_mesh(devices, kind):
     with jax.set_mesh(make_mesh(kind)):
         ours, theirs = nnx_init(Annotated)(nnx.Rngs(0)), nnx.jit(Annotated)(nnx.Rngs(0))
@@ -295,7 +295,7 @@ def test_metadata_hold_under_a_mesh(devices, kind):
     assert ours.layers[1].kernel.get_metadata("out_sharding") == ("a", "b")
 
 
-@BOTH_AXIS_TYPES
+@EXPLICIT_AXES_FIRST
 def test_out_shardings(devices, kind):
     mesh = make_mesh(kind)
     rows, columns = NamedSharding(mesh, P("a")), NamedSharding(mesh, P(None, "b"))

@@ -21,7 +21,7 @@ from jax.nn import initializers as standard
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxinit.initializers
-from helpers import BOTH_AXIS_TYPES, assert_same, facts, make_mesh, slow
+from helpers import EXPLICIT_AXES_FIRST, assert_same, facts, make_mesh, slow
 from jaxinit.engine import _assembly as assembly
 from jaxinit.engine import jit_init
 
@@ -252,7 +252,7 @@ def everything(key, x, scale=2.0):
 EVERYTHING_LEFT = {"returned as it came", "reduce_sum"}
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["threefry2x32", *slow("rbg", "unsafe_rbg")])
 def test_everything_that_an_init_may_return(implementation):
     key = jax.random.key(1, impl=implementation)
     told = check(everything, key, jnp.ones(3), fallback=EVERYTHING_LEFT)
@@ -260,6 +260,7 @@ def test_everything_that_an_init_may_return(implementation):
     assert set(told.fallback) >= {"key", "input", "constant"}
 
 
+@pytest.mark.slow
 def test_raw_keys():
     check(everything, jax.random.PRNGKey(1), jnp.ones(3), fallback=EVERYTHING_LEFT)
 
@@ -267,6 +268,12 @@ def test_raw_keys():
 @pytest.mark.usefixtures("x64")
 def test_wide_types():
     assert jit_init(lambda key: jax.random.normal(key, (3,)))(KEY).dtype == jnp.float64
+    check(lambda key: [*layers(key), jax.random.permutation(key, 9), 3, 2.5, key], KEY)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_everything_in_wide_types():
     check(everything, KEY, jnp.ones(3), fallback=EVERYTHING_LEFT)
 
 
@@ -546,6 +553,12 @@ def test_explanation():
 
 @unoptimized
 def test_a_memory_bound_changes_no_bit():
+    check(lambda key: [layers(key), jnp.zeros(3), layers(key)[0].sum()], KEY, max_live_bytes=0)
+
+
+@unoptimized
+@pytest.mark.slow
+def test_a_memory_bound_changes_nothing_of_everything():
     check(everything, KEY, jnp.ones(3), max_live_bytes=0)
 
 
@@ -637,7 +650,7 @@ def test_leaves_are_born_in_their_shards(mesh):
 
 
 @unoptimized
-@BOTH_AXIS_TYPES
+@EXPLICIT_AXES_FIRST
 def test_a_mesh_in_the_context(devices, kind):
     mesh = make_mesh(kind)
     with jax.set_mesh(mesh):

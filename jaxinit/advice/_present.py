@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit._arguments import listing
 from jaxinit.advice._facts import ParameterFacts
 from jaxinit.checks import Measured, concrete_leaves, measure
 from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import is_key
-from jaxinit.planning import init_by_path, listing
+from jaxinit.planning import init_by_path
 from jaxinit.reading import Reading
 
 # Entries of an array among which distinct values are counted. Draws in float32 have 2**23 values or

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxinit._arguments import listing, suggestion
 from jaxinit._types import PyTree
 from jaxinit.flax._drawn import Drawn, drawn
 from jaxinit.flax._layers import (
@@ -31,7 +32,7 @@ from jaxinit.flax._layers import (
 from jaxinit.flax._linen import first_line
 from jaxinit.initializers import FromFunction, Initializer
 from jaxinit.jaxpr import trace
-from jaxinit.planning import OwnLeaf, ParamSpec, canonical_path, flatten, listing, suggestion
+from jaxinit.planning import OwnLeaf, ParamSpec, canonical_path, flatten
 
 
 def nnx_tree(model_or_factory: nnx.Module | Callable[[], nnx.Module], *filters: Any) -> nnx.State:

@@ -10,8 +10,6 @@ from jaxinit.planning._keys import keys_for_paths as keys_for_paths
 from jaxinit.planning._leaves import Change as Change
 from jaxinit.planning._leaves import Group as Group
 from jaxinit.planning._leaves import PlannedLeaf as PlannedLeaf
-from jaxinit.planning._messages import listing as listing
-from jaxinit.planning._messages import suggestion as suggestion
 from jaxinit.planning._paths import OwnLeaf as OwnLeaf
 from jaxinit.planning._paths import ParamSpec as ParamSpec
 from jaxinit.planning._paths import as_numeric_dtype as as_numeric_dtype

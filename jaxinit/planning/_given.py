@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxinit._arguments import listing, suggestion
 from jaxinit._types import AnyArray, PyTree
 from jaxinit.initializers import Own, own
 from jaxinit.planning._leaves import PlannedLeaf
-from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import ParamSpec, flatten
 
 

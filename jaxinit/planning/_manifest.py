@@ -17,12 +17,12 @@ from typing import Any, NoReturn
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jaxinit._arguments import listing, suggestion
 from jaxinit._json import dumps
 from jaxinit._types import Json, Shape
 from jaxinit.initializers import Initializer, Own, from_config, own, to_config
 from jaxinit.planning._keys import SCHEME
 from jaxinit.planning._leaves import PlannedLeaf, number_groups, partition_of
-from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import FlatTree, ParamSpec, as_numeric_dtype
 from jaxinit.planning._rules import own_of
 

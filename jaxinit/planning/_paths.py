@@ -21,10 +21,9 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from jaxinit._arguments import as_shape
+from jaxinit._arguments import as_shape, listing
 from jaxinit._types import ArraySharding, PyTree, Shape, TreeDef
 from jaxinit.initializers import Axes, Initializer
-from jaxinit.planning._messages import listing
 
 
 @runtime_checkable

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias, cast
 import jax
 import numpy as np
 
+from jaxinit._arguments import suggestion
 from jaxinit._types import PyTree
-from jaxinit.planning._messages import suggestion
 from jaxinit.planning._paths import ParamSpec, canonical_path, flatten
 
 Predicate: TypeAlias = Callable[[str, ParamSpec], bool]
@@ -128,7 +128,8 @@ def frozen_paths(
     if callable(frozen) and not _takes(frozen, 2):
         frozen = frozen(tree)
     if isinstance(frozen, str | re.Pattern | list | tuple | set | frozenset) or callable(frozen):
-        return matching_paths(caller, "frozen=", frozen, specs)
+        patterns: Any = frozen
+        return matching_paths(caller, "frozen=", patterns, specs)
     mask = dict(flatten(f"{caller}, in frozen=,", frozen).items())
     for path, value in mask.items():
         if not isinstance(value, bool | np.bool_) or path not in specs:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxinit._arguments import as_key
+from jaxinit._arguments import as_key, suggestion
 from jaxinit._table import render_table
 from jaxinit._types import ArraySharding, Key, PyTree, Shardings, TreeDef
 from jaxinit.engine import Estimate, LeafSpec, Progress, check_bound, draw, estimate
@@ -30,7 +30,6 @@ from jaxinit.planning._given import (
 from jaxinit.planning._keys import keys_for_paths
 from jaxinit.planning._leaves import Group, PlanDiff, PlannedLeaf, compare, number_groups
 from jaxinit.planning._manifest import arrange, read_manifest, write_manifest
-from jaxinit.planning._messages import suggestion
 from jaxinit.planning._paths import flatten
 from jaxinit.planning._patterns import Patterns, frozen_paths, matching_paths
 from jaxinit.planning._rules import Rules, as_rules, planned_leaves

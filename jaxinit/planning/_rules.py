@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
+from jaxinit._arguments import listing, nearest_globs, suggestion
 from jaxinit.initializers import Fans, Initializer, Own, fused, get, names, own, stacked
 from jaxinit.planning._leaves import PlannedLeaf
-from jaxinit.planning._messages import listing, nearest_globs, suggestion
 from jaxinit.planning._paths import ParamSpec
 from jaxinit.planning._patterns import Matcher, Pattern, as_matcher
 

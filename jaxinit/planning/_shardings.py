@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from jaxinit._arguments import listing, suggestion
 from jaxinit._types import ArraySharding, PyTree, Shape, Shardings, TreeDef
 from jaxinit.engine import is_sharding_function, shardings_of
 from jaxinit.planning._leaves import PlannedLeaf
-from jaxinit.planning._messages import listing, suggestion
 from jaxinit.planning._paths import flatten, spec_of
 from jaxinit.planning._patterns import Matcher, Pattern, as_matcher
 from jaxinit.planning._rules import as_pairs, assign

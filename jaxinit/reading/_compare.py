@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxinit._arguments import listing
 from jaxinit.initializers import Fans, Initializer, VarianceScaling
-from jaxinit.planning import Plan, listing
+from jaxinit.planning import Plan
 from jaxinit.reading._records import Parameter, Reading
 
 _LAYERS = ("kernel", "head", "gate")

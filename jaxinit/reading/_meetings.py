@@ -429,7 +429,7 @@ def _passed(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> d
 def _guarded(operands: Sequence[Value]) -> int | None:
     """The case that a choice takes where numbers are not zero, as almost all are; else None."""
     last = {through.functions[-1:] for through in through_of(operands[0]).values()}
-    cases = {(("ne",),): 2, (("eq",),): 1}
+    cases: dict[tuple[tuple[str, ...], ...], int] = {(("ne",),): 2, (("eq",),): 1}
     return cases.get(tuple(last)) if len(operands) == 3 else None
 
 
@@ -483,9 +483,10 @@ def _multiplied(
     """A parameter times an operand, or over it: a constant, or other parameters and state."""
     if value.kind == "constant":
         array = domain.array(node.inputs[n])
-        is_over = node.primitive == "div" and n == 1 and array is not None
-        with np.errstate(divide="ignore"):
-            return through.times(*_size(1 / array if is_over else array))
+        if array is not None and node.primitive == "div" and n == 1:
+            with np.errstate(divide="ignore"):
+                array = 1 / array
+        return through.times(*_size(array))
     # State that only gives a direction, as a power iteration starts from, is no factor.
     others = [
         domain.paths[leaf]
@@ -552,10 +553,11 @@ def _with_itself(name: str, shares: Mapping[int, tuple[Through, int]]) -> Throug
         factor, degree = joined.factor, one.degree if one.degree == other.degree else None
         functions = joined.functions
         if name in PRODUCTS:
-            known = one.degree is not None and other.degree is not None
-            degree = one.degree + sign * other.degree if known else None
-            both = one.factor is not None and bool(other.factor)
-            factor = one.factor * other.factor**sign if both else None
+            degree = factor = None
+            if one.degree is not None and other.degree is not None:
+                degree = one.degree + sign * other.degree
+            if one.factor is not None and other.factor:
+                factor = one.factor * other.factor**sign
         if len(kept) > 1 and name not in SUMS:
             functions = tuple(dict.fromkeys((*functions, name)))
         elif len(kept) > 1:

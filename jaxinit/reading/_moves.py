@@ -88,8 +88,9 @@ def reduced(domain: ParameterDomain, node: Node, operands: Sequence[Value]) -> l
             is_end = node.primitive in ("reduce_max", "reduce_min")
             return through.powered(1.0 if is_end else None, node.primitive).times(None)
         # Terms that are independent add their variances, squares add up.
-        terms = {1: None if through.functions else math.sqrt(count), 2: count}
-        return through.times(terms.get(through.degree))
+        if through.degree == 1 and not through.functions:
+            return through.times(math.sqrt(count))
+        return through.times(count if through.degree == 2 else None)
 
     return [_summary(_through_all(result, change))]
 

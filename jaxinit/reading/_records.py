@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxinit._arguments import suggestion
 from jaxinit._json import dumps, plain
 from jaxinit._naming import common, skeleton
 from jaxinit._table import render_table
 from jaxinit.jaxpr import Graph
-from jaxinit.planning import suggestion
 
 Role = Literal[
     "kernel", "bias", "scale", "embedding", "position", "gate", "head", "state", "unused", "unknown"

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _json
+from jaxinit._arguments import suggestion
 from jaxinit._table import render_table
 from jaxinit.initializers import Initializer, Law, own
 from jaxinit.jaxpr import is_key
-from jaxinit.planning import Plan, init_by_path, suggestion
+from jaxinit.planning import Plan, init_by_path
 from jaxinit.reading import Reading
 from jaxinit.signal._backward import second_moments
 from jaxinit.signal._rules import COMPLEX, Aval, is_float

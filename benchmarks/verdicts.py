@@ -26,6 +26,8 @@ from rich.progress import track
 import jaxinit
 
 QUESTION = "Are the findings on published models true, and does the advice train as well?"
+# Below this a loss has arrived: which of two is smaller says nothing.
+FLOOR = 0.01
 SMALL = (
     "GPT-2",
     "MLP of Equinox",
@@ -131,7 +133,8 @@ def race(one: Subject, seeds: int, steps: int) -> dict[str, Any]:
     losses = training.train(one.model, one.reading, task, starts, steps)
     halves = losses[:seeds], losses[seeds:]
     own, ours = (min(map(statistics.fmean, zip(*half, strict=True))) for half in halves)
-    return {"own": own, "advice": ours, "ratio": ours / own, "losses": losses}
+    ratio = (ours + FLOOR) / (own + FLOOR)
+    return {"own": own, "advice": ours, "ratio": ratio, "losses": losses}
 
 
 def attempt(function: Any, *arguments: Any) -> Any:

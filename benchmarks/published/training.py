@@ -13,10 +13,11 @@ import optax
 from jaxinit.planning import flatten
 from jaxinit.reading import Reading
 from published.common import Model
+from published.evidence import is_float
 
 RATES = (1e-3, 1e-2)
 BATCHES = 4
-# From inputs and outputs to a loss; the second number is what a constant guess has.
+# From inputs and outputs to a loss.
 Task = Callable[[tuple[jax.Array, ...], Any], jax.Array]
 
 
@@ -74,37 +75,32 @@ def train(
 ) -> list[list[float]]:
     """Mean loss of the last eighth of the steps: for every start, for every rate."""
     trained = {p.path for p in reading if p.role != "state"}
-    data = [model.data(jax.random.key(1000 + n)) for n in range(BATCHES)]
-    batches = jax.tree.map(lambda *x: jnp.stack(x), *data)
-    optimizer = optax.inject_hyperparams(optax.adam)(1e-3)
+    batches = [model.data(jax.random.key(1000 + n)) for n in range(BATCHES)]
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
+    tree, paths = jax.tree.structure(starts[0]), flatten("verdicts", starts[0]).paths
 
-    def run(leaves: Any, rate: jax.Array) -> jax.Array:
-        paths = list(leaves)
-        moving = {
-            p: leaves[p]
-            for p in paths
-            if p in trained and jnp.issubdtype(leaves[p].dtype, jnp.floating)
-        }
-
-        def loss(moving: Any, inputs: Any) -> jax.Array:
-            whole = jax.tree.unflatten(tree, [(leaves | moving)[p] for p in paths])
+    # A step is a program of its own: XLA runs convolutions inside of loops slowly on CPUs.
+    @jax.jit
+    def step(moving: Any, rest: Any, state: Any, inputs: Any) -> Any:
+        def loss(moving: Any) -> jax.Array:
+            whole = jax.tree.unflatten(tree, [(rest | moving)[p] for p in paths])
             return task(inputs, model.apply(whole, *inputs))
 
-        def step(carry: Any, number: jax.Array) -> Any:
-            moving, state = carry
-            inputs = jax.tree.map(lambda x: x[number % BATCHES], batches)
-            value, gradient = jax.value_and_grad(loss)(moving, inputs)
-            updates, state = optimizer.update(gradient, state)
-            return (optax.apply_updates(moving, updates), state), value
+        value, gradient = jax.value_and_grad(loss)(moving)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(moving, updates), state, value
 
+    def final(start: Any, rate: float) -> float:
+        leaves = dict(zip(paths, flatten("verdicts", start).leaves, strict=True))
+        moving = {p: x for p, x in leaves.items() if p in trained and is_float(x)}
+        rest = {p: x for p, x in leaves.items() if p not in moving}
         state = optimizer.init(moving)
-        state.hyperparams["learning_rate"] = rate
-        _, losses = jax.lax.scan(step, (moving, state), jnp.arange(steps))
-        return losses[-max(steps // 8, 1) :].mean()
+        state.hyperparams["learning_rate"] = jnp.asarray(rate)
+        losses = []
+        for number in range(steps):
+            moving, state, value = step(moving, rest, state, batches[number % BATCHES])
+            losses.append(value)
+        last = float(jnp.stack(losses[-max(steps // 8, 1) :]).mean())
+        return last if math.isfinite(last) else math.inf
 
-    flat = [flatten("verdicts", start) for start in starts]
-    tree = jax.tree.structure(starts[0])
-    # Paths sorted by jax.tree would not be the order of the leaves.
-    jitted = jax.jit(lambda values, rate: run(dict(zip(flat[0].paths, values, strict=True)), rate))
-    losses = [[float(jitted(one.leaves, rate)) for rate in RATES] for one in flat]
-    return [[x if math.isfinite(x) else math.inf for x in row] for row in losses]
+    return [[final(start, rate) for rate in RATES] for start in starts]

@@ -16,6 +16,7 @@ from flax import nnx
 from published.common import Model, in_equinox, in_haiku, in_nnx, linen, normal, published
 
 IMAGES = normal((8, 32, 32, 3))
+SMALL = normal((8, 16, 16, 3))
 HE_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 TRUNCATED = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
@@ -44,7 +45,7 @@ class ResNet(nn.Module):
 
 @published("ResNet, batch norm", "residual")
 def resnet() -> Model:
-    return linen(ResNet(), IMAGES, mutable=True)
+    return linen(ResNet(), SMALL, mutable=True)
 
 
 class WideResNet(nn.Module):
@@ -92,7 +93,7 @@ class Fixup(nn.Module):
 
 @published("Fixup ResNet", "residual")
 def fixup() -> Model:
-    return linen(Fixup(), IMAGES)
+    return linen(Fixup(), SMALL)
 
 
 class ScaledConv(nn.Module):

@@ -215,6 +215,17 @@ def test_a_scale_beside_one_starts_at_zero():
     assert advice["s"].initializer == init.zeros
 
 
+def test_equal_columns_of_a_low_rank_factor_are_twins():
+    reading = models.adapted(2, 32)
+    tree = {p.path: jaxinit.ParamSpec(p.shape, np.dtype(p.dtype)) for p in reading}
+    params = jaxinit.plan(tree, [("**/b", init.zeros), ("**", LECUN)]).init(jax.random.key(0))
+    assert "twins" not in loud(jaxinit.audit(reading, params))
+    first = np.asarray(params["layers/0/a"])
+    params = params | {"layers/0/a": np.repeat(first[:, :1], first.shape[1], 1)}
+    found = {f.code: f for f in jaxinit.audit(reading, params).findings}
+    assert found["twins"].leaves == ("layers/0/a",)
+
+
 # Guesses, fans, depth.
 
 

@@ -17,6 +17,7 @@ from jaxinit.advice._facts import ModelFacts, ParameterFacts, known_of
 from jaxinit.advice._present import Present, PresentByPath
 from jaxinit.advice._reach import is_view_or_sum, stuck, without_gradient
 from jaxinit.advice._signals import UNKNOWN, Signals, chain_of, is_known, middle, over, spelled
+from jaxinit.checks import twin_units
 from jaxinit.initializers import Fans, compute_fans
 from jaxinit.jaxpr import SUMS
 from jaxinit.reading import compare_fans
@@ -223,12 +224,17 @@ def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] |
 
 @check("Draw the kernel at random, with the rules of the advice.", "Goodfellow 2016, section 8.4")
 def twins(case: Case) -> Iterator[Seen]:
-    """Hidden kernels of one constant: their units stay copies of each other."""
-    found = [
-        (p, now)
-        for p, now in case.drawn(case.model.layers)
-        if now.is_constant and not now.is_zero and p.fan_out > 1 and "head" not in p.roles
-    ]
+    """Hidden kernels with equal units, which stay copies of each other."""
+    found, copies = [], {}
+    for p, now in case.drawn(case.model.layers):
+        if now.is_zero or p.fan_out <= 1 or "head" in p.roles:
+            continue
+        if now.is_constant:
+            found.append((p, now))
+        elif now.array is not None and p.use.produced:
+            units = twin_units(now.array, p.use.produced, p.use.batched, groups=p.use.groups)
+            if units.any():
+                copies[p.path] = f"{units.sum()} of {units.size}"
     if found:
         p, now = found[0]
         yield Seen(
@@ -236,6 +242,13 @@ def twins(case: Case) -> Iterator[Seen]:
             [p.path for p, _ in found],
             f"Every entry is {now.mean:.4g}: the {p.fan_out:g} units of a layer compute the same, "
             "get the same gradient and stay one unit, whatever the training.",
+        )
+    if copies:
+        yield Seen(
+            "error",
+            copies,
+            f"{next(iter(copies.values()))} units start as copies of another unit, which no "
+            "draw makes: they compute the same and stay one unit, whatever the training.",
         )
 
 

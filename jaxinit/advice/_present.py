@@ -34,6 +34,7 @@ class Present:
         nonfinite: entries that are infinite or NaN.
         counts: how often each different value besides 0 is among the first entries of an array of
             floats; empty for an initializer, and for an array that other processes hold a part of.
+        array: the array itself, where this process holds all of it.
     """
 
     mean: float
@@ -41,6 +42,7 @@ class Present:
     initializer: Initializer | None = None
     nonfinite: int = 0
     counts: tuple[int, ...] = ()
+    array: Any = None
 
     @property
     def second_moment(self) -> float:
@@ -144,7 +146,8 @@ def present_of_arrays(
         held = measured[path]
         if held.n and held.finite:
             mean = float(np.real(held.mean))
-            found[path] = Present(mean, held.std, counts=_counts(array))
+            kept = array if getattr(array, "is_fully_addressable", True) else None
+            found[path] = Present(mean, held.std, counts=_counts(array), array=kept)
         else:
             found[path] = Present(math.nan, math.nan, nonfinite=held.nonfinite)
     return found

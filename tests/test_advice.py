@@ -39,8 +39,17 @@ def with_spare():
     return models.read(fn, {"w": (3, 2), "spare": (2,)}, models.struct(4, 3))
 
 
+def weight_norm():
+    def fn(params, x):
+        v = params["v"]
+        return x @ (params["g"] * v / jnp.sqrt((v * v).sum(0, keepdims=True))) @ params["out"]
+
+    return models.read(fn, {"v": (8, 8), "g": (8,), "out": (8, 2)}, models.struct(4, 8))
+
+
 ROWS = {
     "as the model draws it": (with_spare, "spare"),
+    "weight norm": (weight_norm, "g"),
     "low-rank bypass": (models.adapted, "layers/0/b"),
     "mixture of experts: router": (moe, "router"),
     "embeddings": (models.transformer, "table"),

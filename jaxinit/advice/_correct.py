@@ -81,12 +81,12 @@ def decisions_of(
     advice = _Correcting(model, present, {each.facts.path: each for each in found})
     advice.correct(_beside, advice.layers())
     advice.correct(_scores, advice.queries())
+    advice.add_biases()
     settled: set[str] = set()
     while (path := advice.first_off(settled)) is not None and len(settled) < _ROUNDS:
         settled.add(path)
         advice.correct(_whole, [path])
-    signals = advice.finished()
-    return [_explained(each, signals) for each in advice.decided.values()], signals
+    return [_explained(each, advice.signals) for each in advice.decided.values()], advice.signals
 
 
 class _Correcting:
@@ -96,15 +96,16 @@ class _Correcting:
         self, model: ModelFacts, present: PresentByPath, decided: dict[str, Decision]
     ) -> None:
         self.model, self.present, self.decided = model, present, decided
+        self.is_biased = False
         self.signals = self._signals(decided)
 
-    def _signals(self, decided: Mapping[str, Decision], is_biased: bool = False) -> Signals:
-        """Sizes, as a rule with biases at zero: what they add is no multiple of a weight."""
+    def _signals(self, decided: Mapping[str, Decision]) -> Signals:
+        """Sizes, at first with biases at zero: what they add is no multiple of a weight."""
         laws: dict[str, Initializer | Moments] = {}
         for path, each in decided.items():
             if not each.facts.is_inexact:
                 continue
-            if each.facts.roles[-1] == "bias" and not is_biased:
+            if each.facts.roles[-1] == "bias" and not self.is_biased:
                 laws[path] = (0.0, 0.0)
             elif math.isnan(each.variance):
                 laws[path] = moments_of_present(each.facts, self.present)
@@ -112,11 +113,12 @@ class _Correcting:
                 laws[path] = each.initializer
         return Signals(self.model, laws)
 
-    def finished(self) -> Signals:
-        """The sizes under the advice as it stands."""
+    def add_biases(self) -> None:
+        """From now on sizes are those with all biases."""
+        self.is_biased = True
         biases = [each for each in self.decided.values() if each.facts.roles[-1] == "bias"]
-        is_same = all(each.initializer == zeros for each in biases)
-        return self.signals if is_same else self._signals(self.decided, is_biased=True)
+        if any(each.initializer != zeros for each in biases):
+            self.signals = self._signals(self.decided)
 
     def correct(self, measure: Measure, paths: Iterable[str]) -> None:
         """Corrects the layers that are off, where the size follows the weight."""

@@ -460,7 +460,7 @@ def embedding_scale(case: Case) -> Iterator[Seen]:
     signals = case.signals
     if signals is None:
         return
-    stream = next(signals.steps(), None) if case.model.norm_first else None
+    begun = next(signals.steps(), None) if case.model.norm_first else None
     for p, now in case.drawn(case.model.parameters):
         std = math.sqrt(now.second_moment)
         heads = [use for use in p.parameter.uses if use.after and use.after.is_output]
@@ -473,21 +473,22 @@ def embedding_scale(case: Case) -> Iterator[Seen]:
                 f"{math.sqrt(logits):.3g}.",
                 f"Draw it with a standard deviation of {std / math.sqrt(logits):.3g}.",
             )
-        elif p.role == "embedding" and stream is not None and is_known(stream.stream):
-            size = middle(stream.stream)
-            if now.second_moment and size < 0.01:
+        elif p.role == "table":
+            stream = begun.stream if begun else UNKNOWN
+            size = middle(signals.output(p.use) if p.after.normalisation else stream)
+            if 0 < size < 0.01:
                 yield Seen(
                     "info",
                     (p.path,),
                     f"The stream that it begins has a second moment of {size:.3g}: the "
                     f"normalisation behind it multiplies gradients by {size**-0.5:.3g}.",
                 )
-            elif now.second_moment > 100 and size > 100 * max(stream.added[1], 1.0):
+            elif begun and now.second_moment > 100 and size > 100 * max(begun.added[1], 1.0):
                 yield Seen(
                     "warning",
                     (p.path,),
                     f"A standard deviation of {std:.3g} drowns what the branches add, "
-                    f"{spelled(stream.added)} to a stream of {size:.3g}.",
+                    f"{spelled(begun.added)} to a stream of {size:.3g}.",
                 )
 
 
@@ -502,8 +503,10 @@ def head_scale(case: Case) -> Iterator[Seen]:
     found = {}
     for p, _ in case.drawn(case.model.layers):
         made = case.signals.met(p.use) if "head" in p.roles else UNKNOWN
-        if made[0] > _LOGITS:
-            found[p.path] = made, case.signals.incoming(p)
+        read = case.signals.incoming(p)
+        # A signal that grew on the way is a finding of its own, where there is a way.
+        if made[0] > _LOGITS and (over(made, read)[0] > 2 or len(chain_of(case.model)) < 2):
+            found[p.path] = made, read
     if found:
         made, read = max(found.values())
         yield Seen(

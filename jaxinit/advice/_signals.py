@@ -61,8 +61,8 @@ def is_known(size: Interval, factor: float = 4.0) -> bool:
 
 
 def middle(size: Interval) -> float:
-    """The geometric mean of the ends."""
-    return math.sqrt(size[0] * size[1])
+    """The geometric mean of the ends; NaN where nothing is known."""
+    return math.sqrt(size[0] * size[1]) if size != UNKNOWN else math.nan
 
 
 def spelled(size: Interval) -> str:

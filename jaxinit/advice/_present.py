@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -176,12 +176,16 @@ def moments_of_present(p: ParameterFacts, present: PresentByPath) -> Moments:
 
 
 def laws_of_present(
-    parameters: Iterable[ParameterFacts], present: PresentByPath
+    parameters: Sequence[ParameterFacts], present: PresentByPath
 ) -> dict[str, Moments] | None:
-    """Moments of all leaves of floats, for the prediction; None where some are not known."""
+    """Moments of all leaves of floats, for the prediction; None where it would not hold."""
     leaves = [p for p in parameters if p.is_inexact]
     laws = {p.path: moments_of_present(p, present) for p in leaves}
-    is_whole = present and not any(math.isnan(variance) for _, variance in laws.values())
+    # A norm that the model estimates, as spectral norm does, is not predicted.
+    through = [use.through for p in parameters for use in p.parameter.uses]
+    is_estimated = any(each.is_scale_free and each.factor is None for each in through)
+    is_known = not any(math.isnan(variance) for _, variance in laws.values())
+    is_whole = present and is_known and not is_estimated
     return laws if is_whole else None
 
 

@@ -71,7 +71,7 @@ def judge(one: Subject, draws: int) -> dict[str, Any]:
     findings = jaxinit.audit(one.reading, one.arrays, goal=one.entry.goal).findings
     seconds = time.perf_counter() - start
     loud = [f for f in findings if f.severity != "info"]
-    facts = None
+    facts: Any = None
     if loud:
         trees = [one.init(jax.random.key(draw)) for draw in range(draws)]
         facts = one.meter(trees)

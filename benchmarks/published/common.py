@@ -49,14 +49,14 @@ class Entry:
     kind: str
     library: str
     make: Callable[[], Model]
-    goal: str = "train"
+    goal: Any = "train"
 
 
 ZOO: list[Entry] = []
 
 
 def published(
-    name: str, kind: str, library: str = "linen", goal: str = "train"
+    name: str, kind: str, library: str = "linen", goal: Any = "train"
 ) -> Callable[[Callable[[], Model]], Callable[[], Model]]:
     """A decorator that enters a function which builds a model into the zoo."""
 

@@ -15,8 +15,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from helpers import EXPLICIT_AXES_FIRST, make_mesh
 from jaxinit import fingerprint, plan
 
-pytestmark = pytest.mark.unoptimized
-
 P = PartitionSpec
 DTYPES = [
     "bool",

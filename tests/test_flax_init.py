@@ -16,8 +16,6 @@ import jaxinit
 from helpers import BOTH_AXIS_TYPES, COLLECTIVES, EXPLICIT_AXES_FIRST, assert_same, make_mesh
 from jaxinit.flax import linen_tree, nnx_init, nnx_tree, shardings_from_metadata
 
-pytestmark = pytest.mark.unoptimized
-
 P = PartitionSpec
 KEY = jax.random.key(0)
 X = np.ones((1, 8), np.float32)

@@ -28,8 +28,6 @@ from jaxinit.engine import jit_init
 P = PartitionSpec
 KEY = jax.random.key(0)
 IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
-# What a call does with its arguments, in traces and on meshes does not hang on the code of a draw.
-unoptimized = pytest.mark.unoptimized
 
 
 def check(init, *args, leaves=None, compiled=None, fallback=None, **options):
@@ -372,7 +370,6 @@ def test_a_key_that_is_closed_over():
 # Arguments.
 
 
-@unoptimized
 def test_static_arguments():
     def init(key, sizes, name="layer", *, flag=False):
         assert isinstance(sizes, tuple)
@@ -391,7 +388,6 @@ def test_static_arguments():
     assert last(KEY, 4).shape == (4,)
 
 
-@unoptimized
 def test_scalars_and_arrays_as_arguments():
     def init(key, scale, offset, *, count):
         kernel = jax.random.normal(jax.random.fold_in(key, count), (20,))
@@ -403,7 +399,6 @@ def test_scalars_and_arrays_as_arguments():
         assert_same(ours, whole(KEY, scale, offset, count=count))
 
 
-@unoptimized
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"jit_init needs a function, got dict.*Pass model\.init"):
         jit_init({"params": 1})
@@ -415,7 +410,6 @@ def test_bad_arguments():
         jit_init(layers)("key")
 
 
-@unoptimized
 def test_a_method():
     class Model:
         width = 20
@@ -427,7 +421,6 @@ def test_a_method():
     assert_same(Model().init(KEY), jax.jit(lambda key: jax.random.normal(key, (20,)))(KEY))
 
 
-@unoptimized
 def test_without_jit():
     """`jax.disable_jit` is for stepping through a function with a debugger."""
     seen = []
@@ -442,7 +435,6 @@ def test_without_jit():
     assert not isinstance(seen[0], jax.core.Tracer)
 
 
-@unoptimized
 def test_it_looks_like_the_function():
     fast = jit_init(everything)
     assert fast.__name__ == "everything" and fast.__wrapped__ is everything
@@ -455,7 +447,6 @@ def layers(key, count=3, shape=(24, 20)):
     return [jax.random.normal(k, shape) * 0.1 for k in jax.random.split(key, count)]
 
 
-@unoptimized
 def test_a_second_call_traces_and_compiles_nothing():
     calls = []
 
@@ -474,7 +465,6 @@ def test_a_second_call_traces_and_compiles_nothing():
     assert calls == [1]
 
 
-@unoptimized
 @pytest.mark.parametrize("is_on", [True, False])
 def test_the_collector_rests_during_a_call_only(is_on):
     """Going through the objects of a large trace again and again took a third of its time."""
@@ -501,7 +491,6 @@ def test_the_collector_rests_during_a_call_only(is_on):
     assert seen == [False, False]
 
 
-@unoptimized
 def test_compilations_do_not_grow_with_layers():
     def compiles(count, width):
         """A width of its own makes a kind that nobody has compiled, and nobody must forget his."""
@@ -513,7 +502,6 @@ def test_compilations_do_not_grow_with_layers():
     assert 1 <= compiles(30, width=3) <= compiles(3, width=5)
 
 
-@unoptimized
 def test_kinds_are_shared_between_functions():
     shape = (7, 11)
     with counting() as first:
@@ -524,7 +512,6 @@ def test_kinds_are_shared_between_functions():
     assert counts["compiles"] == 0
 
 
-@unoptimized
 def test_explanation():
     def init(key):
         return {"layers": layers(key), "bias": jnp.zeros(3), "sum": jnp.sum(key_noise(key)), "i": 1}
@@ -551,18 +538,15 @@ def test_explanation():
     assert "run" in fast.explain(KEY).seconds
 
 
-@unoptimized
 def test_a_memory_bound_changes_no_bit():
     check(lambda key: [layers(key), jnp.zeros(3), layers(key)[0].sum()], KEY, max_live_bytes=0)
 
 
-@unoptimized
 @pytest.mark.slow
 def test_a_memory_bound_changes_nothing_of_everything():
     check(everything, KEY, jnp.ones(3), max_live_bytes=0)
 
 
-@unoptimized
 def test_verify(monkeypatch):
     fast = jit_init(layers, verify=True)
     assert_same(fast(KEY), jax.jit(layers)(KEY))
@@ -574,7 +558,6 @@ def test_verify(monkeypatch):
 # Inside other transformations.
 
 
-@unoptimized
 def test_eval_shape():
     ours = jax.eval_shape(jit_init(everything), KEY, jnp.ones(3))
     theirs = jax.eval_shape(everything, KEY, jnp.ones(3))
@@ -584,7 +567,6 @@ def test_eval_shape():
         assert mine.weak_type == other.weak_type
 
 
-@unoptimized
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_jit(implementation):
     def init(key):
@@ -594,12 +576,10 @@ def test_under_jit(implementation):
     assert_same(jax.jit(lambda k: jit_init(init)(k))(key), jax.jit(init)(key))
 
 
-@unoptimized
 def test_under_jit_without_arguments():
     assert_same(jax.jit(lambda: jit_init(lambda: layers(KEY))())(), jax.jit(lambda: layers(KEY))())
 
 
-@unoptimized
 def test_under_jit_equal_leaves_are_one_loop():
     def program(count):
         fast = jit_init(functools.partial(layers, count=count))
@@ -608,7 +588,6 @@ def test_under_jit_equal_leaves_are_one_loop():
     assert program(30).count("erf_inv") <= program(6).count("erf_inv")
 
 
-@unoptimized
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_vmap(implementation):
     keys = jax.random.split(jax.random.key(2, impl=implementation), 3)
@@ -619,7 +598,6 @@ def test_under_vmap(implementation):
         assert facts(mine) == facts(other)
 
 
-@unoptimized
 def test_of_a_jitted_function():
     check(jax.jit(layers, static_argnums=1), KEY, leaves=3, compiled=1, fallback=())
 
@@ -636,7 +614,6 @@ def sharded_init(key):
     }
 
 
-@unoptimized
 def test_leaves_are_born_in_their_shards(mesh):
     split, spread = NamedSharding(mesh, P("a", "b")), NamedSharding(mesh, P())
     shardings = {"layers": [split, None, split], "bias": None, "count": spread, "key": None}
@@ -649,7 +626,6 @@ def test_leaves_are_born_in_their_shards(mesh):
     check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=[split, spread, None])
 
 
-@unoptimized
 @EXPLICIT_AXES_FIRST
 def test_a_mesh_in_the_context(devices, kind):
     mesh = make_mesh(kind)
@@ -661,7 +637,6 @@ def test_a_mesh_in_the_context(devices, kind):
         check(sharded_init, KEY, out_shardings=shardings)
 
 
-@unoptimized
 def test_explicit_axes_inside(devices):
     mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
 
@@ -675,7 +650,6 @@ def test_explicit_axes_inside(devices):
     assert told.leaves == 3
 
 
-@unoptimized
 def test_constraints_inside(mesh):
     def init(key):
         tree = sharded_init(key)
@@ -686,7 +660,6 @@ def test_constraints_inside(mesh):
     check(init, KEY)
 
 
-@unoptimized
 def test_a_committed_key_takes_the_leaves_along(devices, mesh):
     def init(key, x):
         drawn = layers(key, 2)
@@ -703,7 +676,6 @@ def test_a_committed_key_takes_the_leaves_along(devices, mesh):
     check(lambda key, x: [layers(key, 2), x * 2], KEY, there)
 
 
-@unoptimized
 def test_a_default_device(devices):
     with jax.default_device(devices[3]):
         check(sharded_init, jax.random.key(4))

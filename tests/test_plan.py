@@ -22,8 +22,6 @@ from jaxinit import ParamSpec, Plan, key_for_path, plan
 from jaxinit import initializers as init
 from jaxinit.checks import CheckError, assert_laws
 
-pytestmark = pytest.mark.unoptimized
-
 P = PartitionSpec
 KEY = jax.random.key(0)
 RULES = [("**/kernel", "he_normal"), ("**/scale", "ones"), ("**/bias", "zeros")]

@@ -17,8 +17,6 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 import jaxinit
 from helpers import BOTH_AXIS_TYPES, COLLECTIVES, assert_same, make_mesh
 
-pytestmark = pytest.mark.unoptimized
-
 P = PartitionSpec
 KEY = jax.random.key(0)
 RULES = [("**/kernel", P("a", "b")), ("**/bias", P("b")), ("seed", None), ("**", P())]

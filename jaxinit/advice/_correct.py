@@ -9,6 +9,7 @@ alike, as a size that is not the one the row meant.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeAlias
@@ -16,9 +17,10 @@ from typing import TypeAlias
 from jaxinit.advice import _guide as guide
 from jaxinit.advice._facts import ModelFacts, ParameterFacts
 from jaxinit.advice._guide import Choice, Row, decide
-from jaxinit.advice._present import Moments, PresentByPath, moments_of_present
+from jaxinit.advice._present import PresentByPath, moments_of_present
 from jaxinit.advice._signals import Signals, is_known, middle, over
 from jaxinit.initializers import Initializer, zeros
+from jaxinit.signal import Moments
 
 # A layer within these bounds of the size that its row means stays as it is: the edges of a padded
 # convolution, and biases, move it a little.
@@ -52,7 +54,7 @@ class Decision:
         facts = self.facts.corrected(factor)
         return dataclasses.replace(self, facts=facts, initializer=self.choice.drawing(facts))
 
-    @property
+    @functools.cached_property
     def variance(self) -> float:
         """Variance of an entry; NaN where its law is not known."""
         return float(self.initializer.law(self.facts.shape, self.facts.parameter.dtype).variance)
@@ -150,13 +152,13 @@ class _Correcting:
 
     def queries(self) -> list[str]:
         """The first of all layers that come to one softmax, where its logits are too large."""
-        first: dict[int, str] = {}
+        first: dict[int | None, str] = {}
         drawn = [self.decided[path] for path in self.layers()]
         for each in sorted(drawn, key=lambda each: each.facts.use.output or 0):
             p = each.facts
-            logits = self.signals.logits(p) if "query_key" in p.roles and not p.pieces else None
-            if logits is not None and (_scores(self.signals, each) or 0) > _LARGE:
-                first.setdefault(logits, p.path)
+            is_query = "query_key" in p.roles and not p.pieces and p.logits is not None
+            if is_query and (_scores(self.signals, each) or 0) > _LARGE:
+                first.setdefault(p.logits, p.path)
         return list(first.values())
 
     def first_off(self, but: Collection[str]) -> str | None:
@@ -176,6 +178,7 @@ class _Correcting:
 
 
 def _is_off(factor: float) -> bool:
+    """Whether a size is too far from what its row means to stay."""
     return not _LEAST <= factor <= _MOST
 
 
@@ -204,9 +207,9 @@ def _explained(each: Decision, signals: Signals) -> Decision:
         return each
     remarks = []
     if p.correction != 1:
-        by = p.correction**-1
-        verb, number = ("divided by", by) if by > 1 else ("multiplied by", 1 / by)
-        remarks.append(f"{verb} {number:.4g}, for what the model multiplies beside it")
+        is_less = p.correction < 1
+        verb, by = ("divided", 1 / p.correction) if is_less else ("multiplied", p.correction)
+        remarks.append(f"{verb} by {by:.4g}, for what the model multiplies beside it")
     size, why = signals.met(p.use), signals.why(p.use)
     if not is_known(size, 16):
         remarks.append(f"its size is not judged{f', because of {why}' if why else ''}")

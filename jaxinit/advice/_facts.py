@@ -26,8 +26,10 @@ from jaxinit.advice._reach import (
     functions_of,
     is_carried,
     is_nonlinear,
+    is_of_one_array,
     is_view,
     is_view_or_sum,
+    logits_after,
 )
 from jaxinit.jaxpr import Class, Neighbours, Node, is_key, is_of, single_number, straighten
 from jaxinit.reading import Activation, After, Parameter, Reading, Use
@@ -115,6 +117,23 @@ class ParameterFacts:
         if self.after.gates or not known or not known.second_moment:
             return 1.0
         return known.forward_gain
+
+    @functools.cached_property
+    def data_operand(self) -> int | None:
+        """Number of the value that its layer contracts it with; None where there is none."""
+        graph = self.model.graph
+        node = graph.makers.get(-1 if self.use.output is None else self.use.output)
+        operands = [] if node is None else [a for a in node.inputs[:2] if isinstance(a, int)]
+        # The parameter may have been scaled, masked or cut before.
+        source = self.model.reading.inputs[self.path]
+        own = [a for a in operands if source in graph.before([a], is_of_one_array)]
+        others = [a for a in operands if a not in own] or own[1:]
+        return others[0] if others else None
+
+    @functools.cached_property
+    def logits(self) -> int | None:
+        """Number of the logits of the softmax that it comes to as a query or key; else None."""
+        return logits_after(self.model.graph, self.use.meets)
 
     @property
     def direction(self) -> Parameter | None:
@@ -248,7 +267,8 @@ class ParameterFacts:
         """
         model, uses = self.model, self.parameter.uses
         outputs = {use.output for use in uses}
-        if outputs & model.before_decays:
+        is_decay = bool(outputs & model.before_decays)
+        if is_decay:
             yield "decay"
         through = functions_of(model.graph, model.reading.inputs[self.path], model.data)
         is_plain = not any(map(is_nonlinear, through))
@@ -256,7 +276,7 @@ class ParameterFacts:
             is_scale = any(use.scales or (use.branch and use.branch.is_last) for use in uses)
             divides = any(use.operation == "div" for use in uses)
             is_plain = is_plain and is_scale and not divides and not self._are_taps()
-        if outputs & model.before_decays or not is_plain:
+        if is_decay or not is_plain:
             yield "special"
         elif self.parameter.role == "scale" and any(map(_adds_one, through)):
             yield "offset_scale"

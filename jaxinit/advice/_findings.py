@@ -16,11 +16,12 @@ from jaxinit.advice import _guide as guide
 from jaxinit.advice._facts import ModelFacts, ParameterFacts, known_of
 from jaxinit.advice._present import Present, PresentByPath
 from jaxinit.advice._reach import is_view_or_sum, stuck, without_gradient
-from jaxinit.advice._signals import UNKNOWN, Signals, chain_of, is_known, middle, over, spelled
+from jaxinit.advice._signals import UNKNOWN, Signals, chain_of, is_known, middle, over
 from jaxinit.checks import twin_units
 from jaxinit.initializers import Fans, compute_fans
 from jaxinit.jaxpr import SUMS
 from jaxinit.reading import compare_fans
+from jaxinit.signal import interval_text
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -418,7 +419,7 @@ def residual_growth(case: Case) -> Iterator[Seen]:
         severity, is_found = "info", bits > 3 and start * 2**bits > 8
         said += (
             f" add to a stream that starts at {start:.3g} and grows to {start * 2**bits:.3g}; the "
-            f"last of them adds {spelled(steps[-1].added)}."
+            f"last of them adds {interval_text(steps[-1].added)}."
         )
     else:
         severity, is_found = ("error" if bits > 20 else "warning"), bits > 4
@@ -452,8 +453,8 @@ def score_scale(case: Case) -> Iterator[Seen]:
         yield Seen(
             "warning",
             found,
-            f"The scores have a second moment of {spelled(size)}: the softmax over them starts "
-            "nearly at a choice of one, which passes little gradient.",
+            f"The scores have a second moment of {interval_text(size)}: the softmax over them "
+            "starts nearly at a choice of one, which passes little gradient.",
         )
 
 
@@ -491,7 +492,7 @@ def embedding_scale(case: Case) -> Iterator[Seen]:
                     "warning",
                     (p.path,),
                     f"A standard deviation of {std:.3g} drowns what the branches add, "
-                    f"{spelled(begun.added)} to a stream of {size:.3g}.",
+                    f"{interval_text(begun.added)} to a stream of {size:.3g}.",
                 )
 
 
@@ -515,9 +516,9 @@ def head_scale(case: Case) -> Iterator[Seen]:
         yield Seen(
             "warning",
             found,
-            f"Outputs have a second moment of {spelled(made)}, of features with "
-            f"{spelled(read)}: a softmax over them would start about {made[0] / 2:.3g} above equal "
-            "odds.",
+            f"Outputs have a second moment of {interval_text(made)}, of features with "
+            f"{interval_text(read)}: a softmax over them would start about {made[0] / 2:.3g} "
+            "above equal odds.",
         )
 
 

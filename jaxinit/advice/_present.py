@@ -17,6 +17,7 @@ from jaxinit.initializers import Initializer
 from jaxinit.jaxpr import is_key
 from jaxinit.planning import init_by_path
 from jaxinit.reading import Reading
+from jaxinit.signal import Moments, law_of_sample
 
 # Entries of an array among which distinct values are counted. Draws in float32 have 2**23 values or
 # more, so about 2**15**2 / 2 / 2**23 = 64 of these entries repeat an earlier one.
@@ -50,13 +51,9 @@ class Present:
         return self.std**2 + self.mean**2
 
     def moments(self, entries: int) -> Moments:
-        """Mean and variance of the law that so many entries were drawn by.
-
-        A mean within 5 standard errors of zero is chance. Along many layers of one sign it would
-        add up, and no other draw of the law would show it.
-        """
-        if self.initializer is None and abs(self.mean) <= 5 * self.std / math.sqrt(entries):
-            return 0.0, self.second_moment
+        """Mean and variance of the law that so many entries are or were drawn by."""
+        if self.initializer is None:
+            return law_of_sample(self.mean, self.second_moment, entries)
         return self.mean, self.std**2
 
     @property
@@ -73,8 +70,6 @@ class Present:
 
 
 PresentByPath: TypeAlias = Mapping[str, Present]
-# Mean and variance of an entry.
-Moments: TypeAlias = tuple[float, float]
 
 
 def present_of(caller: str, reading: Reading, init: Any) -> dict[str, Present]:
@@ -168,6 +163,8 @@ def moments_of_present(p: ParameterFacts, present: PresentByPath) -> Moments:
     Running statistics that are not known count as those of a standard normal.
     """
     now = present.get(p.path)
+    if 0 in p.shape:
+        return 0.0, 0.0
     if now is not None and not now.nonfinite:
         return now.moments(math.prod(p.shape))
     if p.role == "state":

@@ -30,6 +30,27 @@ def is_view_or_sum(node: Node) -> bool:
     return is_view(node) or node.primitive in SUMS
 
 
+def is_of_one_array(node: Node) -> bool:
+    """Whether a node neither contracts two arrays nor looks entries of one up by another."""
+    return not is_of(node.primitive, Class.CONTRACTS) and not is_of(node.primitive, Class.INDEXES)
+
+
+def logits_after(graph: Neighbours, values: Collection[int]) -> int | None:
+    """Number of the logits that queries or keys are contracted to; None where no softmax follows.
+
+    Args:
+        graph: the nodes of a model.
+        values: what the output of the layer meets.
+    """
+    for value in values:
+        for scores in graph.after(value, is_of_one_array):
+            if is_of(scores.primitive, Class.CONTRACTS):
+                for node in graph.after(scores.outputs[0], is_of_one_array):
+                    if node.primitive == "reduce_max" and isinstance(node.inputs[0], int):
+                        return node.inputs[0]
+    return None
+
+
 def comes_to_softmax(graph: Neighbours, value: int) -> bool:
     """Whether exponentials of a value are summed before another contraction reads them."""
     for node in graph.after(value, lambda node: not is_of(node.primitive, Class.CONTRACTS)):

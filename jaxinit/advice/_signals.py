@@ -9,16 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from jaxinit.advice._facts import ModelFacts, ParameterFacts
 from jaxinit.advice._reach import is_view
 from jaxinit.initializers import Initializer
-from jaxinit.jaxpr import SUMS, Class, Node, is_of, size_of
+from jaxinit.jaxpr import SUMS, size_of
 from jaxinit.reading import Use
-from jaxinit.signal import propagate
+from jaxinit.signal import Interval, Moments, propagate
 
-Interval: TypeAlias = tuple[float, float]
 UNKNOWN: Interval = (0.0, math.inf)
 
 
@@ -65,12 +64,6 @@ def middle(size: Interval) -> float:
     return math.sqrt(size[0] * size[1]) if size != UNKNOWN else math.nan
 
 
-def spelled(size: Interval) -> str:
-    """An interval as text, one number where its ends are close."""
-    low, high = size
-    return f"{high:.3g}" if high <= 1.05 * low else f"{low:.3g} to {high:.3g}"
-
-
 class Signals:
     """The sizes that follow from one initialization.
 
@@ -79,25 +72,21 @@ class Signals:
         drawn: how every leaf of floats is drawn: an initializer, or mean and variance.
     """
 
-    def __init__(
-        self, model: ModelFacts, drawn: Mapping[str, Initializer | tuple[float, float]]
-    ) -> None:
+    def __init__(self, model: ModelFacts, drawn: Mapping[str, Initializer | Moments]) -> None:
         self.model = model
         self._sizes = propagate(model.reading, drawn)
 
     def incoming(self, p: ParameterFacts) -> Interval:
         """Size of the data that a layer contracts its parameter with."""
-        operand = _data_of(self.model, p.path, p.use)
-        return UNKNOWN if operand is None else self._hull(operand)
+        return self._hull(p.data_operand)
 
     def output(self, use: Use) -> Interval:
         """Size of what a layer makes."""
-        return UNKNOWN if use.output is None else self._hull(use.output)
+        return self._hull(use.output)
 
     def met(self, use: Use) -> Interval:
         """Size with which the output of a layer meets its activation, sum or softmax."""
-        sizes = [self._hull(number) for number in use.meets or (use.output or -1,)]
-        return min(low for low, _ in sizes), max(high for _, high in sizes)
+        return self._hull(*(use.meets or (use.output,)))
 
     def weight(self, p: ParameterFacts) -> Interval:
         """What a layer multiplies the size of its data with: variance times fan, as it counts."""
@@ -123,14 +112,9 @@ class Signals:
             for value in use.meets:
                 yield from self._sums_of(value, branch.count, seen)
 
-    def logits(self, p: ParameterFacts) -> int | None:
-        """Number of the logits of the softmax that a query or key comes to; None without one."""
-        return _logits_of(self.model, p.use)
-
     def scores(self, p: ParameterFacts) -> Interval | None:
-        """Size of these logits."""
-        logits = self.logits(p)
-        return None if logits is None else self._hull(logits)
+        """Size of the logits of the softmax that a query or key comes to; None without one."""
+        return None if p.logits is None else self._hull(p.logits)
 
     def _sums_of(self, value: int, count: int, seen: set[int]) -> Iterator[Step]:
         for node in self.model.graph.after(value, is_view):
@@ -139,8 +123,9 @@ class Signals:
             if node.primitive not in SUMS or len(others) != 2 or output in seen:
                 continue
             seen.add(output)
-            added = value if value in others else others[1]
-            stream = others[0] if others[1] == added else others[1]
+            # The branch is the operand that is a view of what was met, on whichever side it stands.
+            is_second = value in self.model.graph.before(others[1:], is_view)
+            stream, added = others if is_second else others[::-1]
             parts = [self._sizes.forward(number) for number in (stream, added, output)]
             for sizes in itertools.zip_longest(*parts, fillvalue=UNKNOWN):
                 yield Step(count, *sizes)
@@ -154,11 +139,13 @@ class Signals:
         backward = [(entries * a, entries * b) for a, b in self._sizes.backward(number)]
         return list(zip(self._sizes.forward(number), backward, strict=True))
 
-    def _hull(self, number: int) -> Interval:
-        sizes = self._sizes.forward(number)
-        if not sizes:
+    def _hull(self, *numbers: int | None) -> Interval:
+        """The smallest and the largest size of some values in any round; unknown where one is."""
+        sizes = [self._sizes.forward(-1 if number is None else number) for number in numbers]
+        if not all(sizes):
             return UNKNOWN
-        return min(low for low, _ in sizes), max(high for _, high in sizes)
+        ends = [end for rounds in sizes for interval in rounds for end in interval]
+        return min(ends), max(ends)
 
 
 def chain_of(model: ModelFacts) -> list[ParameterFacts]:
@@ -169,33 +156,3 @@ def chain_of(model: ModelFacts) -> list[ParameterFacts]:
             layers.setdefault(p.depth, p)
     ordered = [layers[depth] for depth in sorted(layers)]
     return [p for p in ordered for _ in range(p.use.times or 1)]
-
-
-def _data_of(model: ModelFacts, path: str, use: Use) -> int | None:
-    """Number of the operand that a layer contracts its parameter with."""
-    node = model.graph.makers.get(-1 if use.output is None else use.output)
-    if node is None:
-        return None
-    # The parameter may be scaled, masked or cut before; data are contracted or looked up.
-    operands = [atom for atom in node.inputs[:2] if isinstance(atom, int)]
-    made = {number: model.graph.before([number], _is_of_one_array) for number in operands}
-    source = model.reading.inputs[path]
-    own = [n for n in operands if source in made[n]]
-    others = [n for n in operands if n not in own] or own[1:]
-    return others[0] if others else None
-
-
-def _is_of_one_array(node: Node) -> bool:
-    return not is_of(node.primitive, Class.CONTRACTS) and not is_of(node.primitive, Class.INDEXES)
-
-
-def _logits_of(model: ModelFacts, use: Use) -> int | None:
-    """Number of the logits that a query or key is contracted to; None where no softmax follows."""
-    graph = model.graph
-    for value in use.meets:
-        for scores in graph.after(value, _is_of_one_array):
-            if is_of(scores.primitive, Class.CONTRACTS):
-                for node in graph.after(scores.outputs[0], _is_of_one_array):
-                    if node.primitive == "reduce_max" and isinstance(node.inputs[0], int):
-                        return node.inputs[0]
-    return None

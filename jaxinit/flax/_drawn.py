@@ -41,6 +41,7 @@ from jaxinit.jaxpr import (
     Scan,
     While,
     bind,
+    is_key,
     is_of,
     row_of,
     trace,
@@ -120,7 +121,7 @@ class _Entries(Interpreter[Drawn]):
 
     def constant(self, value: Any) -> Drawn:
         """The number that all entries are, where they are one."""
-        if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        if not hasattr(value, "dtype") or not is_key(value):
             array = np.asarray(value)
             if array.size and (array == array.flat[0]).all():
                 return Drawn(array.reshape(-1)[0])

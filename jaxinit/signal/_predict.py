@@ -119,7 +119,7 @@ class Prediction:
                 (layer.forward, layer.measured_forward),
                 (layer.backward, layer.measured_backward),
             ):
-                row += [_interval_text(interval), *([_number_text(number)] if measured else [])]
+                row += [interval_text(interval), *([_number_text(number)] if measured else [])]
             rows.append(row)
         title = "second moments per entry, predicted"
         columns = ["layer", "forward", *measured, "backward", *measured]
@@ -139,7 +139,8 @@ class Prediction:
         return _json.dumps(self.to_dict())
 
 
-def _interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """An interval as text, one number where its ends are close."""
     low, high = interval
     same = math.isclose(low, high, rel_tol=5e-3)
     return _number_text(low) if same else f"{low:.3g} to {high:.3g}"
@@ -388,10 +389,21 @@ def _moments(path: str, law: Any, aval: Aval) -> Moments:
     wide = jnp.asarray(law, jnp.float32) if counts or is_float(law) else jnp.zeros(0)
     if not wide.size:
         return 0.0, 0.0
-    mean, second = float(wide.mean()), float(jnp.mean(wide**2))
-    # A mean within 5 standard errors of zero is chance. Along many layers of one sign it would add
-    # up, and no other draw of the law would show it.
-    if abs(mean) <= 5 * math.sqrt(second / wide.size):
+    return law_of_sample(float(wide.mean()), float(jnp.mean(wide**2)), wide.size)
+
+
+def law_of_sample(mean: float, second: float, entries: int) -> Moments:
+    """Mean and variance of the law that entries were drawn by.
+
+    A mean within 5 standard errors of zero is chance. Along many layers of one sign it would add
+    up, and no other draw of the law would show it.
+
+    Args:
+        mean: mean of the entries.
+        second: their mean square.
+        entries: how many there are.
+    """
+    if abs(mean) <= 5 * math.sqrt(second / entries):
         mean = 0.0
     return mean, second - mean**2
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -81,6 +81,28 @@ class Drawn:
         if not jnp.issubdtype(self.entry.dtype, jnp.floating):
             return None
         return _random(np.sort(self.entry.astype(float)), spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneLeaf:
+    """One leaf of all that a model draws, as a function ``(key, shape, dtype)``.
+
+    Attributes:
+        name: how a plan spells it.
+        draw: from a key to all leaves, by path.
+        path: of the leaf.
+    """
+
+    name: str
+    draw: Callable[[Any], Mapping[str, Any]]
+    path: str
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, key: Any, shape: Any, dtype: Any) -> Any:
+        return self.draw(key)[self.path]
 
 
 def drawn(graph: Graph, tables: bool = True) -> list[Drawn]:

@@ -20,7 +20,7 @@ from flax import nnx
 
 from jaxinit._arguments import listing, suggestion
 from jaxinit._types import PyTree
-from jaxinit.flax._drawn import Drawn, drawn
+from jaxinit.flax._drawn import Drawn, OneLeaf, drawn
 from jaxinit.flax._layers import (
     Single,
     is_numeric,
@@ -87,30 +87,23 @@ class _OwnModel:
     def _read(self) -> dict[str, Initializer | None]:
         return nnx_own_initializers("nnx_tree", self.model_or_factory)
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it is a model, and not what makes one."""
+        return isinstance(self.model_or_factory, nnx.Module)
+
     def initializer(self, path: str) -> Initializer | None:
         """What the constructor draws a leaf with, or else the constructor, or the array itself."""
-        if isinstance(self.model_or_factory, nnx.Module):
-            held = dict(flatten("nnx_tree", nnx.state(self.model_or_factory)).items())[path]
-            is_abstract = isinstance(held, jax.ShapeDtypeStruct)
-            return None if is_abstract else FromFunction(_OneLeaf(self, path))
-        return self._read[path] or FromFunction(_OneLeaf(self, path))
+        one = FromFunction(OneLeaf(f"as {'held' if self.is_made else 'made'}", self.draw, path))
+        if not self.is_made:
+            return self._read[path] or one
+        return None if isinstance(self.draw(None)[path], jax.ShapeDtypeStruct) else one
 
-
-@dataclasses.dataclass(frozen=True)
-class _OneLeaf:
-    """A leaf of a model as its constructor made it."""
-
-    model: _OwnModel
-    path: str
-
-    @property
-    def __name__(self) -> str:
-        return f"as {'held' if isinstance(self.model.model_or_factory, nnx.Module) else 'made'}"
-
-    def __call__(self, key: Any, shape: Any, dtype: Any) -> Any:
-        source = self.model.model_or_factory
+    def draw(self, key: Any) -> dict[str, Any]:
+        """All leaves by path, as the constructor makes them: a key has no part in it."""
+        source = self.model_or_factory
         made = source if isinstance(source, nnx.Module) else source()
-        return dict(flatten("nnx_tree", nnx.state(made)).items())[self.path]
+        return dict(flatten("nnx_tree", nnx.state(made)).items())
 
 
 def nnx_own_initializers(

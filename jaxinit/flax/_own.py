@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from jaxinit._types import PyTree, Shape
-from jaxinit.flax._drawn import as_constant
+from jaxinit.flax._drawn import OneLeaf, as_constant
 from jaxinit.flax._layers import dense_general_counts, flat_shape, is_numeric, param_spec
 from jaxinit.flax._linen import Later, Made, Source, layer_axes, leaves_of, watch_init
 from jaxinit.flax._nnx import nnx_own_initializers
@@ -107,31 +107,17 @@ class _OwnModule:
 
     def initializer(self, path: str) -> Initializer:
         """What the module hands to Flax, or else its whole init, of which one leaf is kept."""
-        known = self._read[path]
-        return FromFunction(_OneLeaf(self, path)) if known is None else known
+        name = f"{type(self.module).__name__}.init"
+        return self._read[path] or FromFunction(OneLeaf(name, self.draw, path))
 
-    def draw(self, key: jax.Array) -> Any:
-        """The variables as the module draws them."""
+    def draw(self, key: jax.Array) -> dict[str, Any]:
+        """The variables as the module draws them, by path."""
         inputs, kwargs = jax.tree.map(filled, (self.inputs, self.kwargs))
         rngs = self.rngs
         if isinstance(rngs, Mapping):
             rngs = {name: jax.random.fold_in(key, n) for n, name in enumerate(rngs)}
-        return self.module.init(key if rngs is None else rngs, *inputs, **kwargs)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OneLeaf:
-    """Draws a leaf of a module by the module's own init."""
-
-    model: _OwnModule
-    path: str
-
-    @property
-    def __name__(self) -> str:
-        return f"{type(self.model.module).__name__}.init"
-
-    def __call__(self, key: Any, shape: Any, dtype: Any) -> Any:
-        return {path: leaf for path, leaf, _ in leaves_of(self.model.draw(key))}[self.path]
+        variables = self.module.init(key if rngs is None else rngs, *inputs, **kwargs)
+        return {path: leaf for path, leaf, _ in leaves_of(variables)}
 
 
 def filled(leaf: Any) -> Any:

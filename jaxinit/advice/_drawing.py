@@ -239,7 +239,7 @@ def linear_gain(p: ParameterFacts) -> float:
     known = p.activation or p.model.activation
     if known is None:
         return 1.0
-    # In float32 a difference over 2e-4 is right to five digits, also for sin(30 x).
+    # In float32 a difference over 2e-4 is right to five digits.
     slope = (float(known.function(1e-4)) - float(known.function(-1e-4))) / 2e-4
     return float(f"{1 / abs(slope):.5g}") if abs(slope) > 1e-3 else 1.0
 

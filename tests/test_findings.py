@@ -493,3 +493,24 @@ def test_a_bias_that_is_subtracted_belongs_to_its_kernel():
     reading = models.read(fn, {"w": (8, 8), "b": (8,), "out": (8, 2)}, models.struct(4, 8))
     assert "fanless-bias" in found(reading, ("b", init.normal(1.0)), ("**", LECUN))
     assert "fanless-bias" not in found(reading, ("b", init.zeros), ("**", LECUN))
+
+
+@pytest.mark.parametrize("is_second", [False, True])
+def test_a_branch_that_is_moved_before_its_sum_is_found_on_either_side(is_second):
+    def fn(params, x):
+        for block in params["blocks"]:
+            y = (jax.nn.relu(x @ block["up"]) @ block["down"]).reshape(2, 2, 8).reshape(4, 8)
+            x = x + y if is_second else y + x
+        return x @ params["head"]
+
+    shapes = {"blocks": [{"up": (8, 16), "down": (16, 8)}] * 24, "head": (8, 3)}
+    growth = found(models.read(fn, shapes, X8), ("**", HE))["residual-growth"]
+    assert "multiplies the stream's second moment by about 3, 2^38 in all" in growth.evidence
+
+
+def test_an_empty_array_has_no_law_to_judge():
+    reading = models.read(
+        lambda p, x: x @ p["w"] + p["none"].sum(), {"w": (8, 8), "none": (0,)}, X8
+    )
+    arrays = {"w": LECUN(jax.random.key(0), (8, 8)), "none": jnp.zeros((0,))}
+    assert "nonfinite" not in found(reading, init=arrays)

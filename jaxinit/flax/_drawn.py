@@ -56,7 +56,7 @@ _RECIPES = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Drawn:
+class Known:
     """What is known of an array.
 
     Attributes:
@@ -105,7 +105,7 @@ class OneLeaf:
         return self.draw(key)[self.path]
 
 
-def drawn(graph: Graph, tables: bool = True) -> list[Drawn]:
+def drawn(graph: Graph, tables: bool = True) -> list[Known]:
     """What is known of the results of a graph whose inputs are keys.
 
     Args:
@@ -113,7 +113,7 @@ def drawn(graph: Graph, tables: bool = True) -> list[Drawn]:
         tables: whether functions of random words are looked at; without, only numbers and what
             depends on the key are known, which is quick.
     """
-    operands = [Drawn(None, keyed=True) for _ in graph.inputs]
+    operands = [Known(None, keyed=True) for _ in graph.inputs]
     with jax.ensure_compile_time_eval():
         return _Entries(tables).run(graph, operands)
 
@@ -133,7 +133,7 @@ def without_key(init: Callable[[Any], dict[str, Any]]) -> tuple[str, ...]:
     )
 
 
-class _Entries(Interpreter[Drawn]):
+class _Entries(Interpreter[Known]):
     """Runs a graph on what is known of each array."""
 
     count = 0
@@ -141,20 +141,20 @@ class _Entries(Interpreter[Drawn]):
     def __init__(self, tables: bool) -> None:
         self.tables = tables
 
-    def constant(self, value: Any) -> Drawn:
+    def constant(self, value: Any) -> Known:
         """The number that all entries are, where they are one."""
         if not hasattr(value, "dtype") or not is_key(value):
             array = np.asarray(value)
             if array.size and (array == array.flat[0]).all():
-                return Drawn(array.reshape(-1)[0])
-        return Drawn(None)
+                return Known(array.reshape(-1)[0])
+        return Known(None)
 
-    def equation(self, node: Node, operands: list[Drawn]) -> Sequence[Drawn]:
+    def equation(self, node: Node, operands: list[Known]) -> Sequence[Known]:
         """Looks at the function of an entry at all words again."""
         if node.primitive == "random_bits" and self.tables and not operands[0].copied:
             dtype = np.dtype(f"uint{node.params['bit_width']}")
             words = (np.arange(_WORDS) + 0.5) / _WORDS * 2.0 ** (8 * dtype.itemsize)
-            return [Drawn(words.astype(dtype), self._new(), operands[0].keyed)]
+            return [Known(words.astype(dtype), self._new(), operands[0].keyed)]
         if len(operands) == 1 and _moves(node):
             return self._moved(node, operands[0])
         entries = [operand.entry for operand in operands]
@@ -164,43 +164,43 @@ class _Entries(Interpreter[Drawn]):
             shape = (_WORDS,) if words else ()
             tables = [jnp.broadcast_to(jnp.asarray(entry), shape) for entry in entries]
             (result,) = bind(node.equation, tables)
-            return [Drawn(np.asarray(result), *words, keyed=_keyed(operands))]
+            return [Known(np.asarray(result), *words, keyed=_keyed(operands))]
         return self._unknown(node, operands)
 
     def _new(self) -> int:
         self.count += 1
         return self.count
 
-    def _moved(self, node: Node, operand: Drawn) -> Sequence[Drawn]:
+    def _moved(self, node: Node, operand: Known) -> Sequence[Known]:
         """Entries at other places: other words, unless their order stays; copies are no draw."""
         if operand.entry is not None and operand.words is None:
             return [operand] * len(node.outputs)
         (before,), after = node.operand_avals, [atom.aval for atom in node.equation.outvars]
         if any(aval.size > before.size for aval in after):
-            return [Drawn(None, keyed=operand.keyed, copied=True)] * len(after)
+            return [Known(None, keyed=operand.keyed, copied=True)] * len(after)
         is_elsewhere = row_of(node.primitive).cuts or node.primitive == "transpose"
         if operand.words is None or not is_elsewhere:
             return [operand] * len(after)
         return [dataclasses.replace(operand, words=self._new()) for _ in after]
 
-    def scan(self, loop: Scan[Drawn]) -> Sequence[Drawn]:
+    def scan(self, loop: Scan[Known]) -> Sequence[Known]:
         """Nothing is known of what comes out."""
-        return self._unknown(loop.node, [*loop.carries, *loop.scanned, Drawn(None, keyed=True)])
+        return self._unknown(loop.node, [*loop.carries, *loop.scanned, Known(None, keyed=True)])
 
-    def while_loop(self, loop: While[Drawn]) -> Sequence[Drawn]:
+    def while_loop(self, loop: While[Known]) -> Sequence[Known]:
         """Nothing is known of what comes out."""
         return self._unknown(loop.node, loop.operands)
 
-    def cond(self, choice: Cond[Drawn]) -> Sequence[Drawn]:
+    def cond(self, choice: Cond[Known]) -> Sequence[Known]:
         """Nothing is known of what comes out."""
         return self._unknown(choice.node, choice.operands)
 
-    def _unknown(self, node: Node, operands: list[Drawn]) -> Sequence[Drawn]:
+    def _unknown(self, node: Node, operands: list[Known]) -> Sequence[Known]:
         copied = any(operand.copied for operand in operands)
-        return [Drawn(None, keyed=_keyed(operands), copied=copied)] * len(node.outputs)
+        return [Known(None, keyed=_keyed(operands), copied=copied)] * len(node.outputs)
 
 
-def _keyed(operands: Sequence[Drawn]) -> bool:
+def _keyed(operands: Sequence[Known]) -> bool:
     return any(operand.keyed for operand in operands)
 
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from jaxinit.flax._drawn import Drawn, without_key
+from jaxinit.flax._drawn import Known, without_key
 from jaxinit.flax._layers import is_numeric, name_of
 from jaxinit.flax._nnx import constructed, nnx_tree
 from jaxinit.flax._own import filled, linen_tree, own_initializers
@@ -97,7 +97,7 @@ class NnxModel:
         return _by_path(nnx_tree(self.make(key) if self.made else lambda: self.make(key)))
 
     @functools.cached_property
-    def _drawn(self) -> dict[str, Drawn]:
+    def _drawn(self) -> dict[str, Known]:
         return {} if self.made else constructed(self.make)
 
     def own_initializers(self) -> dict[str, Initializer | None]:

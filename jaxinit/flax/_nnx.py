@@ -20,7 +20,7 @@ from flax import nnx
 
 from jaxinit._arguments import listing, suggestion
 from jaxinit._types import PyTree
-from jaxinit.flax._drawn import Drawn, OneLeaf, drawn
+from jaxinit.flax._drawn import Known, OneLeaf, drawn
 from jaxinit.flax._layers import (
     Single,
     is_numeric,
@@ -117,7 +117,7 @@ def nnx_own_initializers(
     return {path: found[path].initializer(spec) for path, spec in specs.items()}
 
 
-def constructed(make: Callable[[Any], nnx.Module]) -> dict[str, Drawn]:
+def constructed(make: Callable[[Any], nnx.Module]) -> dict[str, Known]:
     """What is known of every variable that a function makes from a key, by canonical path."""
 
     def init(key: Any) -> Any:

@@ -19,12 +19,12 @@ from jaxinit.jaxpr import Node, sources, whole_axes
 from jaxinit.signal import _tables as tables
 from jaxinit.signal._rules import Aval, apply, broadcast, of_signal, rules
 from jaxinit.signal._tape import (
+    Application,
     Constant,
     Discrete,
     Edge,
     Features,
     Made,
-    Meeting,
     Shape,
     Signal,
     Stack,
@@ -398,8 +398,8 @@ def _gathered(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> 
             # As a layer of data that are 1 in one of the rows.
             whole, chosen = tape.first(signal, numbers.start_index_map)
             _, left = tape.first(signal, [a for a in range(len(signal.shape)) if a not in gone])
-            meeting = Meeting(found.number, source, frozenset(), rows, chosen, left)
-            tape.meetings.setdefault(whole.number, []).append(meeting)
+            application = Application(found.number, source, frozenset(), rows, chosen, left)
+            tape.applications.setdefault(whole.number, []).append(application)
     return found
 
 

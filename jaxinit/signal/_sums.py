@@ -25,10 +25,10 @@ from jaxinit.signal import _tables as tables
 from jaxinit.signal._rules import Aval, of_signal, rules
 from jaxinit.signal._tape import (
     PARTLY,
+    Application,
     Discrete,
     Edge,
     Features,
-    Meeting,
     Shape,
     Signal,
     Simplex,
@@ -399,10 +399,10 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
         # A value times itself: at most all products are alike.
         second = np.array([second[0], (fan**2 * a.second * b.second)[1]])
         roots = tape.roots(a, b)
-    meeting, more = _met_before(tape, product, fan)
+    application, more = _met_before(tape, product, fan)
     second = second + more * (second - mean**2)
-    if meeting is not None and np.any(more > _IN_COMMON):
-        roots = tape.roots(a, b) | meeting.inputs
+    if application is not None and np.any(more > _IN_COMMON):
+        roots = tape.roots(a, b) | application.inputs
     variance = second - mean**2
     crossed = fan * crosses[0] * crosses[1] + fan * others * (a.mean * b.mean) ** 2 - mean**2
     correlation, features = tables.fraction(crossed, variance), product.features
@@ -430,7 +430,7 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
     for source in found.sources if roots is None else ():
         uses = frozenset((x.label, found.number) for x in (a, b) if x.label)
         tape.sources[source].uses = uses
-    _remember_use(tape, product, found, fan, meeting)
+    _remember_use(tape, product, found, fan, application)
     return tape.layer(found, (a, b))
 
 
@@ -440,7 +440,7 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
 # applied once more in the same direction are as good as new ones.
 
 
-def _met_before(tape: Tape, product: _Product, fan: float) -> tuple[Meeting | None, np.ndarray]:
+def _met_before(tape: Tape, product: _Product, fan: float) -> tuple[Application | None, np.ndarray]:
     """The earlier use of a parameter that a contraction undoes, and what that adds to its output.
 
     Returns:
@@ -453,7 +453,7 @@ def _met_before(tape: Tape, product: _Product, fan: float) -> tuple[Meeting | No
     data, number, summed, _ = used
     met = [
         m
-        for m in tape.meetings.get(number, ())
+        for m in tape.applications.get(number, ())
         if tape.roots(data) & tape.sources[m.source].roots and not _same_way(m, summed)
     ]
     if not met:
@@ -486,8 +486,8 @@ def _parameter_of(
     return data, root.number, summed, left
 
 
-def _same_way(meeting: Meeting, summed: frozenset[int] | None) -> bool:
-    return summed is not None and summed == meeting.summed
+def _same_way(application: Application, summed: frozenset[int] | None) -> bool:
+    return summed is not None and summed == application.summed
 
 
 def _of_itself(tape: Tape, product: _Product, fan: float) -> np.ndarray:
@@ -502,17 +502,17 @@ def _of_itself(tape: Tape, product: _Product, fan: float) -> np.ndarray:
 
 
 def _remember_use(
-    tape: Tape, product: _Product, found: Signal, fan: float, before: Meeting | None
+    tape: Tape, product: _Product, found: Signal, fan: float, before: Application | None
 ) -> None:
     """Remembers a use; where it undoes an earlier one, so do gradients on their way back."""
     used = _parameter_of(tape, product)
     if used is None or not found.sources:
         return
     data, number, summed, left = used
-    new = Meeting(
+    new = Application(
         found.number, found.sources[0], tape.roots(data), fan, summed, left, before=before
     )
-    tape.meetings.setdefault(number, []).append(new)
+    tape.applications.setdefault(number, []).append(new)
     if before is not None:
         ratio = fan / before.fan
         _amplify(tape, before, 1 + ratio)
@@ -520,10 +520,10 @@ def _remember_use(
             _amplify(tape, before.before, (1 + math.sqrt(ratio)) ** 2)
 
 
-def _amplify(tape: Tape, meeting: Meeting, most: float) -> None:
+def _amplify(tape: Tape, application: Application, most: float) -> None:
     """Widens the gradient behind a use: from that of independent weights to so many times it."""
-    signal, edges = tape.steps[meeting.found]
-    if not tape.layers.get(meeting.found):
+    signal, edges = tape.steps[application.found]
+    if not tape.layers.get(application.found):
         return
     wider = []
     for edge in edges:
@@ -531,7 +531,7 @@ def _amplify(tape: Tape, meeting: Meeting, most: float) -> None:
             low = edge.gain[:, :1]
             edge = dataclasses.replace(edge, gain=np.concatenate([low, low * most], axis=1))
         wider.append(edge)
-    tape.steps[meeting.found] = signal, tuple(wider)
+    tape.steps[application.found] = signal, tuple(wider)
 
 
 def _attention(

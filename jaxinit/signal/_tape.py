@@ -253,7 +253,7 @@ class Made:
 
 
 @dataclasses.dataclass(eq=False)
-class Meeting:
+class Application:
     """A use of a parameter, which later uses of the same entries depend on.
 
     Attributes:
@@ -272,7 +272,7 @@ class Meeting:
     fan: float
     summed: frozenset[int] | None
     left: frozenset[int] | None
-    before: Meeting | None = None
+    before: Application | None = None
 
 
 class Tape:
@@ -287,7 +287,7 @@ class Tape:
             can be made of slices of the parts.
         combined: the two operands of sums and products, and the primitive.
         slices: so that the same slice twice is the same draws.
-        meetings: uses of each parameter, or of each slice of one, by its number.
+        applications: uses of each parameter, or of each slice of one, by its number.
         of_constant: laws of constant arrays that met signals, and the source that stands for them.
     """
 
@@ -299,7 +299,7 @@ class Tape:
         self.combined: dict[int, tuple[str, Sequence[Signal]]] = {}
         self.slices: dict[Hashable, Value] = {}
         self.of_constant: dict[Constant, tuple[np.ndarray, int]] = {}
-        self.meetings: dict[int, list[Meeting]] = {}
+        self.applications: dict[int, list[Application]] = {}
         self._compressed: dict[int, Signal] = {}
         # What a source is the compressed law of.
         self._law_of: dict[int, Signal] = {}

@@ -91,12 +91,6 @@ def mesh(devices) -> jax.sharding.Mesh:
     return make_mesh()
 
 
-def pytest_runtest_setup(item):
-    """Skips claims about CPU code where another backend compiles it."""
-    if item.get_closest_marker("cpu_code") and jax.default_backend() != "cpu":
-        pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
-
-
 _compile_options = jax_compiler.get_compile_options
 
 
@@ -111,16 +105,26 @@ def _quick_compile_options(*args, env_options_overrides=None, **kwargs):
 jax_compiler.get_compile_options = _quick_compile_options
 
 
-@pytest.fixture(autouse=True)
-def _optimization(request):
-    """Compiles tests that are marked `unoptimized` at XLA's lowest level.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skips what this machine cannot judge, and sets the level that the test is compiled at.
 
-    That takes half of the time, and moves floats by ulps. What was compiled is forgotten where the
-    level changes, so that no test of bits meets it; tests that are marked stand side by side.
+    Here and not in a fixture: fixtures of modules are made before those of functions, and would be
+    compiled at the level of the test that ran before.
     """
-    wanted = request.node.get_closest_marker("unoptimized") is not None
-    if jax.config.read("jax_disable_most_optimizations") != wanted:
-        jax.config.update("jax_disable_most_optimizations", wanted)
+    if item.get_closest_marker("cpu_code") and jax.default_backend() != "cpu":
+        pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
+    compile_at(item.get_closest_marker("unoptimized") is None)
+
+
+def compile_at(optimized: bool) -> None:
+    """Has XLA optimize from here on, or compile at its lowest level.
+
+    The lowest takes half of the time, and moves floats by ulps. What was compiled is forgotten where
+    the level changes, so that no test of bits meets it; tests of one level stand side by side.
+    """
+    if jax.config.read("jax_disable_most_optimizations") == optimized:
+        jax.config.update("jax_disable_most_optimizations", not optimized)
         jax.clear_caches()
         forget_executables()
         catalogue.forget_draws()

@@ -487,7 +487,6 @@ def moments_of(activation: Activation, variance: float = 1.0) -> Moments | None:
     return known_of(activations.moments, activation, variance=variance)
 
 
-@functools.lru_cache(maxsize=512)
 def known_of(question: Callable[..., R], activation: Activation, **options: Any) -> R | None:
     """What is known of an activation, by its name or else by its function; None where nothing is.
 
@@ -496,9 +495,14 @@ def known_of(question: Callable[..., R], activation: Activation, **options: Any)
         activation: the activation.
         **options: of the question.
     """
-    for known in (activation.name, activation.function):
-        try:
-            return question(known, **options)
-        except (ValueError, TypeError):
-            continue
-    return None
+    answers = (_answer(question, fn, **options) for fn in (activation.name, activation.function))
+    return next((answer for answer in answers if answer is not None), None)
+
+
+@functools.lru_cache(maxsize=512)
+def _answer(question: Callable[..., R], fn: Any, **options: Any) -> R | None:
+    """The answer, which models share that have an activation of the same name; None for none."""
+    try:
+        return question(fn, **options)
+    except (ValueError, TypeError):
+        return None

@@ -124,7 +124,8 @@ def _all(factors: Iterable[np.ndarray]) -> np.ndarray:
     """A product. No slope is no gradient, even of one that is not known."""
     with np.errstate(invalid="ignore"):
         product = functools.reduce(np.multiply, factors)
-    return np.where(np.isnan(product), 0.0, product)
+    nowhere = np.isnan(product)
+    return np.where(nowhere, 0.0, product) if nowhere.any() else product
 
 
 class Gradient:

@@ -11,6 +11,7 @@ factor of about ``exp(sqrt(5 L / n))``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -235,15 +236,22 @@ def predict(
 class Sizes:
     """Second moments per entry of every value of a model, low and high end.
 
+    Gradients are followed when they are first asked for.
+
     Attributes:
-        outputs: of every float output.
         signals: what is predicted of each value of the graph, by number, one for each round.
-        gradients: second moment of the gradient at each signal, by its place on the tape.
+        tape: that the signals are on.
+        ends: the float outputs.
     """
 
-    outputs: tuple[Interval, ...]
     signals: Mapping[int, Sequence[Signal]]
-    gradients: Mapping[int, np.ndarray]
+    tape: Tape
+    ends: Sequence[Signal]
+
+    @property
+    def outputs(self) -> tuple[Interval, ...]:
+        """Second moments of every float output."""
+        return tuple(map(_forward, self.ends))
 
     def forward(self, number: int) -> tuple[Interval, ...]:
         """Second moments of a value, one for each round of the loops around it.
@@ -259,8 +267,13 @@ class Sizes:
 
     def gradient(self, signal: Signal) -> Interval:
         """Second moment of the gradient at a signal."""
-        total = self.gradients.get(signal.number, np.zeros((2, 2)))
+        total = self._gradients.get(signal.number, np.zeros((2, 2)))
         return float(total.min()), float(total.max())
+
+    @functools.cached_property
+    def _gradients(self) -> Mapping[int, np.ndarray]:
+        with np.errstate(all="ignore"):
+            return second_moments(self.tape, self.ends)
 
     def why(self, number: int) -> str | None:
         """Why nothing is known of a value; None where something is."""
@@ -294,8 +307,7 @@ def _propagated(reading: Reading, init: Drawn, data: Sequence[Moments]) -> tuple
     # Exponentials of wide logits leave the range of floats; softmax takes the logits instead.
     with np.errstate(all="ignore"):
         outputs = [x for x in walk.run(reading.graph, operands) if isinstance(x, Signal)]
-        gradients = second_moments(walk.tape, outputs)
-    return Sizes(tuple(map(_forward, outputs)), walk.signals, gradients), walk
+    return Sizes(walk.signals, walk.tape, outputs), walk
 
 
 def _aval(reading: Reading, path: str) -> Aval:

@@ -120,8 +120,8 @@ def pytest_runtest_setup(item):
 def compile_at(optimized: bool) -> None:
     """Has XLA optimize from here on, or compile at its lowest level.
 
-    The lowest takes half of the time, and moves floats by ulps. What was compiled is forgotten where
-    the level changes, so that no test of bits meets it; tests of one level stand side by side.
+    The lowest takes half of the time, and moves floats by ulps. What was compiled is forgotten
+    where the level changes, so that no test of bits meets it; tests of one level stand together.
     """
     if jax.config.read("jax_disable_most_optimizations") == optimized:
         jax.config.update("jax_disable_most_optimizations", not optimized)

@@ -192,6 +192,12 @@ def grouped(logits):
     return jnp.where(MASK, logits, -1e9).reshape(2, 2, 8, 8).reshape(4, 8, 8)
 
 
+def shifted(logits):
+    """Logits that a constant shifts by their distance, or hides by the lowest float."""
+    distance = np.subtract.outer(np.arange(8), np.arange(8))
+    return logits + jnp.where(MASK, -0.25 * distance, jnp.finfo(jnp.float32).min)[None]
+
+
 def window(reduce, start):
     return lambda h: lax.reduce_window(h, start, reduce, (1, 2, 1), (1, 2, 1), "VALID")
 
@@ -263,6 +269,7 @@ RULES = {
         lambda p, h, ids: attention(p, h, lambda z: jnp.where(MASK, z, -1e9)), ("exp",), 4, QK
     ),
     "masked, reshaped": Case(lambda p, h, ids: attention(p, h, grouped), ("exp",), 4, QK),
+    "masked by a sum": Case(lambda p, h, ids: attention(p, h, shifted), ("exp",), 4, QK),
     "masked by data": Case(
         lambda p, h, ids: attention(p, h, lambda z: z + jnp.where(ids[:, None] >= 0, 0.0, -1e9)),
         ("exp",),

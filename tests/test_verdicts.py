@@ -179,6 +179,23 @@ def test_the_query_is_as_large_as_the_factor_of_the_scores_asks(factor, wanted):
     assert advice["k"].std == pytest.approx(WIDTH**-0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "hide",
+    [lambda z, mask: jnp.where(mask, z, -1e9), lambda z, mask: z + jnp.where(mask, 0.0, -3.4e38)],
+    ids=["selected", "added"],
+)
+def test_scores_are_as_large_as_those_that_a_mask_leaves(hide):
+    def fn(p, x):
+        h = layer_norm(x)
+        scores = jnp.einsum("bqd,bkd->bqk", h @ p["q"], h @ p["k"]) * WIDTH**-0.5
+        scores = hide(scores, jnp.tril(jnp.ones((16, 16), bool)))
+        return x + jax.nn.softmax(scores) @ (h @ p["v"]) @ p["o"]
+
+    advice, alarms = judged(fn, kernels("qkvo"), [("**", LECUN)], struct(2, 16, WIDTH))
+    assert advice["q"].std == pytest.approx(WIDTH**-0.5, rel=1e-3)
+    assert "score-scale" not in alarms
+
+
 # Tables, tokens, state, scales.
 
 

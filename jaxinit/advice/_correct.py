@@ -27,6 +27,8 @@ from jaxinit.signal import Moments
 _LEAST, _MOST = 2 / 3, 1.5
 # Sizes of what layers read that a gain of its own row still copes with.
 _SMALL, _LARGE = 1 / 16, 4.0
+# Sizes beyond are no multiple that a weight could make up for in float16: something else is wrong.
+_MENDED = 2.0**40
 # Corrections that depend on each other, such as pools in a row, come one after the other.
 _ROUNDS = 6
 
@@ -178,8 +180,8 @@ class _Correcting:
 
 
 def _is_off(factor: float) -> bool:
-    """Whether a size is too far from what its row means to stay."""
-    return not _LEAST <= factor <= _MOST
+    """Whether a size is too far from what its row means to stay, and a weight can mend it."""
+    return not _LEAST <= factor <= _MOST and 1 / _MENDED <= factor <= _MENDED
 
 
 def _beside(signals: Signals, each: Decision) -> float | None:

@@ -91,6 +91,8 @@ def elementwise(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -
     if name in SUMS and _is_zero(operands[1]) and signals[0].shape == aval.shape:
         # Normalisation without a mean subtracts a zero; it is still the same value.
         return tape.same(signals[0])
+    if name in SUMS and (logits := _hidden_by_sum(tape, node, operands, aval)) is not None:
+        return logits
     special = _special(tape, name, operands, aval.shape)
     if special is not None:
         return special
@@ -232,6 +234,22 @@ def _masked(tape: Tape, operands: Sequence[Value]) -> Signal | None:
     signal, mask = cases[kept[0]], which.array.astype(bool)
     assert isinstance(signal, Signal)
     return tape.same(signal, mask=mask if kept[0] else ~mask)
+
+
+def _hidden_by_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval) -> Value | None:
+    """Logits to which a constant adds a large negative number where they do not count."""
+    for place, operand in enumerate(operands):
+        if not isinstance(operand, Constant):
+            continue
+        sign = -1 if node.primitive == "sub" and place == 1 else 1
+        shown = sign * operand.array.real > _BIG_NEGATIVE
+        if shown.any() and not shown.all():
+            rest = list(operands)
+            rest[place] = Constant(np.where(shown, operand.array, 0))
+            sums = elementwise(tape, node, rest, aval)
+            assert isinstance(sums, Signal)
+            return tape.same(sums, mask=shown if sums.mask is None else shown & sums.mask)
+    return None
 
 
 def _facts(node: Node, operands: Sequence[Value], signals: Sequence[Signal]) -> dict[str, Any]:

@@ -215,6 +215,6 @@ def _explained(each: Decision, signals: Signals) -> Decision:
     size, why = signals.met(p.use), signals.why(p.use)
     if not is_known(size, 16):
         remarks.append(f"its size is not judged{f', because of {why}' if why else ''}")
-    elif middle(size) > 2 * max(p.gain**2, 1) or (middle(size) < 0.5 and not p.branch):
+    elif not min(1.0, each.meant) / 2 <= middle(size) <= 2 * max(p.gain**2, 1):
         remarks.append(f"what it makes has a second moment of {middle(size):.3g}")
     return dataclasses.replace(each, remark="; ".join(remarks))

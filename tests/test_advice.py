@@ -39,6 +39,14 @@ def with_spare():
     return models.read(fn, {"w": (3, 2), "spare": (2,)}, models.struct(4, 3))
 
 
+def flow():
+    def fn(params, x):
+        scale, shift = jnp.split(jax.nn.relu(x[:, :4] @ params["in"]) @ params["out"], 2, -1)
+        return jnp.concatenate([x[:, :4], x[:, 4:] * jnp.exp(scale) + shift], -1)
+
+    return models.read(fn, {"in": (4, 16), "out": (16, 8)}, models.struct(4, 8))
+
+
 def weight_norm():
     def fn(params, x):
         v = params["v"]
@@ -92,6 +100,7 @@ ROWS = {
         lambda: models.plain(jax.nn.silu, 10), "hidden/0/kernel",
     ),
     "plain network": (lambda: models.plain(jnp.tanh, 4), "hidden/0/kernel"),
+    "affine coupling of a flow": (flow, "out"),
     "any model": (lambda: models.plain(jnp.tanh, 4), "hidden/0/bias"),
 }  # fmt: skip
 

@@ -210,3 +210,18 @@ def test_sorted_entries_are_the_same_entries():
         lambda p, x: jnp.sort(x @ p["w"], -1), {"w": ((32, 32), 0.0, 1 / 32)}, array(8, 32)
     )
     assert found.outputs[0] == pytest.approx((1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "combine, size",
+    [
+        (lambda x, mask: x * mask + (1 - mask) * x, 1.0),
+        (lambda x, mask: 3 * mask * x - x * mask, 2.0),
+        (lambda x, mask: mask * (x * (1 - mask)), 0.0),
+    ],
+    ids=["both sides of a mask", "twice", "nothing is left"],
+)
+def test_masks_that_are_functions_of_each_other(combine, size):
+    mask = np.arange(64, dtype="float32")[None] % 2
+    found = tied(lambda p, x: combine(x @ p["w"], mask), {"w": (64, 64)}, array(8, 64))
+    assert found.outputs[0] == pytest.approx((size, size), rel=1e-2, abs=1e-9)

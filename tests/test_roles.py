@@ -225,6 +225,69 @@ def test_a_sign_bit_chooses_nothing():
     assert "index" not in roles(model, {"w": (8, 6), "b": (6,)}, X)["w"]
 
 
+# Couplings of flows.
+
+
+def real_nvp(p, x):
+    """Halves that lie side by side take turns."""
+    a, b = jnp.split(x, 2, -1)
+    for layer in p:
+        h = jax.nn.relu(a @ layer["in"]) @ layer["out"]
+        scale, shift = jnp.split(h, 2, -1)
+        a, b = b * jnp.exp(jnp.tanh(scale)) + shift, a
+    return jnp.concatenate([a, b], -1)
+
+
+def masked_flow(p, x):
+    """Entries that a mask leaves out are moved; scale and shift have layers of their own."""
+    mask = jnp.arange(8)[None] % 2
+    for layer in p:
+        h = jax.nn.tanh((x * mask) @ layer["in"])
+        x = x * mask + (1 - mask) * (h @ layer["shift"] + jnp.exp(h @ layer["out"]) * x)
+        mask = 1 - mask
+    return x
+
+
+def inverse_flow(p, x):
+    """From data to noise: the shift is taken away first."""
+    a, b = jnp.split(x, 2, -1)
+    for layer in p:
+        h = jax.nn.relu(a @ layer["in"]) @ layer["out"]
+        scale, shift = jnp.split(h, 2, -1)
+        a, b = (b - shift) * jnp.exp(-scale), a
+    return jnp.concatenate([a, b], -1)
+
+
+@pytest.mark.parametrize(
+    "flow, ends, shapes",
+    [
+        (real_nvp, ["out"], {"in": (4, 16), "out": (16, 8)}),
+        (inverse_flow, ["out"], {"in": (4, 16), "out": (16, 8)}),
+        (masked_flow, ["out", "shift"], {"in": (8, 16), "out": (16, 8), "shift": (16, 8)}),
+    ],
+)
+def test_a_flow_starts_as_the_identity(flow, ends, shapes):
+    reading = models.read(flow, [shapes] * 6, X)
+    advice = jaxinit.advise(reading)
+    zero = {p.path for p in advice if p.initializer == jaxinit.initializers.zeros}
+    assert zero == {f"{block}/{end}" for block in range(6) for end in ends}
+    assert advice.predict().outputs[0] == pytest.approx((1.0, 1.0), rel=1e-6)
+    tree = {p.path: struct(*p.shape) for p in reading}
+    params = jaxinit.plan(tree, advice.rules()).init(jax.random.key(0))
+    assert not [f for f in jaxinit.audit(reading, params).findings if f.is_at_least("warning")]
+
+
+def test_a_sample_of_a_normal_law_is_no_coupling():
+    def autoencoder(p, x, noise):
+        h = jax.nn.relu(x @ p["in"])
+        code = h @ p["mean"] + jnp.exp(0.5 * (h @ p["log_variance"])) * noise
+        return code @ p["out"]
+
+    shapes = {"in": (8, 16), "mean": (16, 4), "log_variance": (16, 4), "out": (4, 8)}
+    found = roles(autoencoder, shapes, X, struct(4, 4))
+    assert not any("coupling" in each for each in found.values())
+
+
 # Tables, tokens and positions.
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxinit import activations
 from jaxinit.activations import Moments
 from jaxinit.advice._reach import (
+    before_couplings,
     before_decays,
     comes_to_softmax,
     forget_gates,
@@ -240,6 +241,8 @@ class ParameterFacts:
         if self.is_bypass:
             yield f"bypass_{self.use.bypass}"
             return
+        if self.model.before_couplings & {use.output for use in self.parameter.uses}:
+            yield "coupling"
         is_head = self.parameter.role == "head" or (after.is_output and not branch)
         if is_head:
             yield "head"
@@ -317,7 +320,8 @@ class ModelFacts:
         graph: makers and readers of its values, with bodies of loops in line.
         parameters: facts of each of its parameters, in the order of the tree.
         layers: those that data are contracted with.
-        hidden: the layers that are neither heads nor run beside another as a low-rank bypass.
+        hidden: the layers that are neither heads nor the last of a coupling, and do not run beside
+            another as a low-rank bypass.
         depth: layers on the longest way through the model.
         width: harmonic mean of the widths of the hidden layers on that way; None without any.
         branches: branches on the longest residual stream; 0 where there is none.
@@ -332,6 +336,7 @@ class ModelFacts:
         is_recurrent: whether a layer reads what a loop over a sequence carries.
         activation: the nonlinearity that most layers meet; None where none does.
         before_forget_gates: what each forget gate is made of, by sums and views.
+        before_couplings: what couplings of flows scale and shift by, entry by entry.
         before_decays: what decays of memories are made of, entry by entry.
         data: numbers of the values that depend on the model's inputs.
         last_scales: paths of the scales of normalisations that end a residual branch.
@@ -348,11 +353,13 @@ class ModelFacts:
         reached = (self.graph.after(number, lambda node: True) for number in inputs)
         self.data = {made for nodes in reached for node in nodes for made in node.outputs}
         self.data.update(inputs)
+        self.before_couplings = before_couplings(self.graph, self.data)
         self._uses = [use for parameter in reading for use in parameter.uses]
 
         self.parameters = tuple(ParameterFacts(self, parameter) for parameter in reading)
         self.layers = layers = [p for p in self.parameters if p.is_layer]
-        self.hidden = [p for p in layers if "head" not in p.roles and not p.is_bypass]
+        ends = {"head", "coupling"}
+        self.hidden = [p for p in layers if not ends & {*p.roles} and not p.is_bypass]
 
         self.depth, self.branches = reading.chain.depth, reading.chain.branches
         self.width = reading.chain.width

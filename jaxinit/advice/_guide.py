@@ -69,7 +69,8 @@ ATTENTION = Condition("attention", lambda m: m.has_attention)
 PATCHES = Condition("first layer of patches", lambda m: m.begins_with_patches)
 CONVOLUTIONAL = Condition("convolutional", lambda m: m.has_convolutions)
 RECURRENT = Condition("recurrent", lambda m: m.is_recurrent)
-PLAIN = Condition("plain", (~NORMALISED & ~RESIDUAL & ~RECURRENT & ~ATTENTION).holds)
+COUPLED = Condition("couplings of a flow", lambda m: bool(m.before_couplings))
+PLAIN = Condition("plain", (~NORMALISED & ~RESIDUAL & ~RECURRENT & ~ATTENTION & ~COUPLED).holds)
 RECTIFIED = activation_is("relu", "leaky_relu", "relu6", "celu", "elu")
 SATURATED = activation_is("tanh", "sin", "erf", "arctan", "hard_tanh", "soft_sign")
 SIGMOID = activation_is("sigmoid", "hard_sigmoid")
@@ -190,7 +191,14 @@ WEIGHT_NORM = row(
     Choice("weight_scale", draw.weight_scale, "the kernel's own size is divided out: its gain"),
 )
 
-FIRST = (OWN, WEIGHT_NORM, BYPASSES, LAYER_SCALE)
+COUPLINGS = row(
+    "affine coupling of a flow",
+    ALWAYS,
+    "Kingma 2018 (Glow), section 3.3",
+    Choice("coupling", draw.zeros, "the flow starts as the identity"),
+)
+
+FIRST = (OWN, WEIGHT_NORM, BYPASSES, LAYER_SCALE, COUPLINGS)
 
 # Before the rows of transformers: a cell beside attention, or inside a branch, stays a cell.
 CELLS = row(

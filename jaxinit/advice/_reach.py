@@ -142,6 +142,49 @@ def before_decays(graph: Neighbours) -> set[int]:
     return found
 
 
+def before_couplings(graph: Neighbours, data: Collection[int]) -> set[int]:
+    """Values that scales and shifts of affine couplings are made of, entry by entry.
+
+    A coupling of a flow is ``b * exp(s) + t`` or ``(b - t) * exp(s)``, where ``s`` is made of what
+    lay beside ``b`` in one array. Where ``b`` is noise, as a sample of a normal law has it, it lay
+    beside nothing.
+
+    Args:
+        graph: the nodes of a model.
+        data: numbers of the values that depend on the model's inputs.
+    """
+
+    def is_entrywise(node: Node) -> bool:
+        is_own = sum(atom in data for atom in node.inputs if isinstance(atom, int)) == 1
+        return is_view(node) or (is_of(node.primitive, Class.ELEMENTWISE) and is_own)
+
+    def is_moved(node: Node) -> bool:
+        return is_entrywise(node) or node.primitive in SUMS
+
+    def terms(value: int) -> list[int]:
+        """Operands of the sums that read a value, and of the one that makes it."""
+        makers = [graph.makers[value]] if value in graph.makers else []
+        sums = [n for n in (*graph.readers.get(value, ()), *makers) if n.primitive in SUMS]
+        return [a for node in sums for a in node.inputs if isinstance(a, int) and a != value]
+
+    found: set[int] = set()
+    for node in graph.nodes:
+        factors = [atom for atom in node.inputs if isinstance(atom, int)]
+        if node.primitive != "mul" or len(factors) != 2:
+            continue
+        for memory, factor in (factors, factors[::-1]):
+            makers = [graph.makers.get(number) for number in graph.before([factor], is_view)]
+            made = [a for n in makers if n is not None and n.primitive == "exp" for a in n.inputs]
+            shifts = terms(node.outputs[0]) or terms(memory)
+            if not made or not shifts:
+                continue
+            before = graph.before(made, lambda node: True)
+            moved = graph.before([memory], is_moved)
+            if factor not in moved and moved & before & data and not moved & set(made):
+                found |= graph.before([*made, *shifts], is_entrywise)
+    return found
+
+
 def _runs(node: Node) -> bool:
     return node.primitive in ("cumsum", "cumprod", "cumlogsumexp")
 

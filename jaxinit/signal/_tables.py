@@ -156,6 +156,18 @@ def expansion(table: np.ndarray) -> Expansion:
     return Expansion(squares, np.maximum(rest, 0.0))
 
 
+def single(table: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """Which of two numbers a table depends on, and the table of it; None where on both.
+
+    Args:
+        table: rows x nodes x nodes.
+    """
+    for axis, (first, step) in enumerate(((table[:, :, :1], 2), (table[:, :1], 1))):
+        if np.all(np.abs(table - first) <= 1e-12 * np.abs(first)):
+            return axis, np.squeeze(first, step)
+    return None
+
+
 def compress(values: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The law of weighted values as a function of one standard normal number.
 

@@ -288,7 +288,8 @@ class Tape:
         combined: the two operands of sums and products, and the primitive.
         slices: so that the same slice twice is the same draws.
         applications: uses of each parameter, or of each slice of one, by its number.
-        of_constant: laws of constant arrays that met signals, and the source that stands for them.
+        of_constant: by their entries, scaled to 0 and 1, laws of constant arrays that met signals,
+            and the source that stands for them.
     """
 
     def __init__(self) -> None:
@@ -298,7 +299,7 @@ class Tape:
         self.origins: dict[int, Stack | Made] = {}
         self.combined: dict[int, tuple[str, Sequence[Signal]]] = {}
         self.slices: dict[Hashable, Value] = {}
-        self.of_constant: dict[Constant, tuple[np.ndarray, int]] = {}
+        self.of_constant: dict[Hashable, tuple[np.ndarray, int]] = {}
         self.applications: dict[int, list[Application]] = {}
         self._compressed: dict[int, Signal] = {}
         # What a source is the compressed law of.
@@ -451,17 +452,26 @@ class Tape:
         return frozenset().union(*(self.sources[s].roots for x in signals for s in x.sources))
 
     def compressed(self, signal: Signal) -> Signal:
-        """A signal of two sources as one of a new source of the same law."""
+        """A signal of two sources as one of a new source of the same law.
+
+        What depends on one of them alone, as ``x * mask + x * (1 - mask)``, keeps that one.
+        """
         if len(signal.sources) < 2:
             return signal
         if signal.number not in self._compressed:
-            table, places = tables.compress(signal.table, tables.full_weights(2))
-            crossed = self.cross(signal) - signal.mean**2
-            source = self.source(tables.fraction(crossed, signal.variance), self.roots(signal))
-            self._law_of[source] = signal
-            edge = Edge(signal.number, places=places)
             kept = {"base": signal.base, "tag": signal.tag, "mask": signal.mask}
             kept |= {"label": signal.label}
+            left = tables.single(signal.table)
+            if left is not None:
+                axis, table = left
+                source = signal.sources[axis]
+                edge = Edge(signal.number, slope=tables.ONE)
+            else:
+                table, places = tables.compress(signal.table, tables.full_weights(2))
+                crossed = self.cross(signal) - signal.mean**2
+                source = self.source(tables.fraction(crossed, signal.variance), self.roots(signal))
+                self._law_of[source] = signal
+                edge = Edge(signal.number, places=places)
             self._compressed[signal.number] = self.signal(
                 table, (source,), signal.shape, signal.features, [edge], **kept
             )
@@ -517,7 +527,10 @@ class Tape:
         return None
 
     def as_signal(self, value: Value) -> Signal:
-        """A signal; the entries of a constant array count as draws, the same ones each time."""
+        """A signal; the entries of a constant array count as draws, the same ones each time.
+
+        Arrays that differ by a factor and a shift alone are one draw, as a mask and ``1 - mask``.
+        """
         if isinstance(value, Signal):
             return value
         assert isinstance(value, Constant), "integers of the data have no law"
@@ -525,11 +538,16 @@ class Tape:
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if low == high:
             return self.signal(np.full(tables.ROWS, low), (), value.shape, features)
-        if value not in self.of_constant:
+        unit = np.round((array - low) / (high - low), 6)
+        key, mirrored = ((unit.shape, each.tobytes()) for each in (unit, np.round(1 - unit, 6)))
+        if mirrored in self.of_constant:
+            table, source = self.of_constant[mirrored]
+            return self.signal(high - (high - low) * table, (source,), value.shape, features)
+        if key not in self.of_constant:
             # From one position to the next it varies, from one sample to the next it does not.
-            self.of_constant[value] = tables.of_array(array), self.source([0.0, 1.0])
-        table, source = self.of_constant[value]
-        return self.signal(table, (source,), value.shape, features)
+            self.of_constant[key] = tables.of_array(unit), self.source([0.0, 1.0])
+        table, source = self.of_constant[key]
+        return self.signal(low + (high - low) * table, (source,), value.shape, features)
 
 
 def _split_axes(axes: frozenset[int], new: Shape, old: Shape) -> frozenset[int] | None:

@@ -185,7 +185,7 @@ CASES = {
         "24 branches, each of which multiplies the stream's second moment by about 3",
     ),
     "zero-product": (zero_product, "error", "2 kernels are zero that are multiplied"),
-    "embedding-scale": (embedding_scale, "warning", "gives logits of 2.83"),
+    "embedding-scale": (embedding_scale, "warning", "gives logits of 3.35"),
     "head-scale": (head_scale, "warning", "Outputs have a second moment of 16"),
     "fanless-bias": (fanless_bias, "warning", "1 times the second moment"),
     "forget-gate-bias": (forget_gate_bias, "warning", "keeps 0.5 per step"),

@@ -63,6 +63,30 @@ def test_a_residual_sum_knows_its_parts():
     )
 
 
+@pytest.mark.parametrize("rounds", ["loop", "written out"])
+def test_a_residual_stream_that_meets_the_same_weights_again_is_an_interval(rounds):
+    """W (x + r) is W x + W r: what is added repeats in part what was added before."""
+
+    def step(p, x):
+        return x + jnp.tanh(x @ p["w"]) @ p["u"]
+
+    def function(p, x):
+        if rounds == "loop":
+            return jax.lax.scan(lambda x, _: (step(p, x), None), x, None, length=4)[0]
+        for _ in range(4):
+            x = step(p, x)
+        return x
+
+    reading = jaxinit.read(function, dict.fromkeys("wu", array(64, 64)), array(8, 64))
+    plan = jaxinit.plan(dict.fromkeys("wu", array(64, 64)), [("**", "lecun_normal")])
+    found = jaxinit.predict(reading, plan, measure=True, draws=8)
+    assert found.layers[0].forward == pytest.approx((1.0, 1.0), rel=1e-3)
+    for layer in found.layers:
+        assert layer.holds(1.3), str(found)
+    # As if weights were new the stream would end at 1 + 4 * 0.45.
+    assert found.outputs[0][0] < 2.8 < found.outputs[0][1]
+
+
 def test_powers_of_a_matrix_are_intervals():
     """x (W W')**k has second moments 2, 14, 132 at k = 1, 2, 3: the Catalan numbers of 2 k."""
 

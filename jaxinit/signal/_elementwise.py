@@ -324,6 +324,8 @@ def _run(
     full = np.broadcast_to(table, (tables.ROWS, *[tables.NODES] * len(joint)))
     if node.primitive in SUMS or node.primitive in ("mul", "div"):
         full = _bounded(tape, node.primitive, operands, full)
+    if node.primitive in SUMS:
+        edges = [_with_repeated(tape, edge, operands) for edge in edges]
     return tape.signal(full, joint, shape, features, edges, **facts)
 
 
@@ -369,6 +371,21 @@ def _bounded(tape: Tape, name: str, operands: Sequence[Signal], table: np.ndarra
         return mean + (table - mean) * tables.rowwise(stretch, table)
     # E (ab)**2 is at most 3 times the product of second moments for normal a and b.
     return table * tables.rowwise(np.array([0.0, np.sqrt(3.0)]), table)
+
+
+def _with_repeated(tape: Tape, edge: Edge, operands: Sequence[Signal]) -> Edge:
+    """Widens the gradient of what repeats a part of the other term of a sum.
+
+    Behind it the same weights meet again, and what comes through them adds up with what comes
+    through the other term: for sizes a and b to at most ``(sqrt a + sqrt b)**2``.
+    """
+    if len(operands) != 2 or not _share_history(tape, *operands):
+        return edge
+    own, other = operands if operands[0].number == edge.to else operands[::-1]
+    if not tape.roots(own) & tape.repeated:
+        return edge
+    most = 1 + 2 * np.sqrt(other.variance / np.maximum(own.variance, 1e-300))
+    return Edge(edge.to, gain=np.stack([np.zeros(tables.ROWS), most], axis=1))
 
 
 _Slopes: TypeAlias = Sequence[np.ndarray | None]

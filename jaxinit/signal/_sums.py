@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxinit.jaxpr import Node
+from jaxinit.jaxpr import SUMS, Node
 from jaxinit.signal import _tables as tables
 from jaxinit.signal._rules import Aval, of_signal, rules
 from jaxinit.signal._tape import (
@@ -430,6 +430,7 @@ def _sum_of_products(tape: Tape, product: _Product, shape: Shape) -> Signal:
     for source in found.sources if roots is None else ():
         uses = frozenset((x.label, found.number) for x in (a, b) if x.label)
         tape.sources[source].uses = uses
+    _repeat(tape, product, found)
     _remember_use(tape, product, found, fan, application)
     return tape.layer(found, (a, b))
 
@@ -501,6 +502,39 @@ def _of_itself(tape: Tape, product: _Product, fan: float) -> np.ndarray:
     return np.full(tables.ROWS, fan / max(a.size / fan, 1.0))
 
 
+def _repeat(tape: Tape, product: _Product, found: Signal) -> None:
+    """Ties an output to earlier ones of the same weights, where data contain earlier data.
+
+    On a residual stream ``W (x + r)`` is ``W x + W r``, and what is made of it repeats in part what
+    was made of ``W x``.
+    """
+    used = _parameter_of(tape, product)
+    if used is None:
+        return
+    data, number, summed, _ = used
+    roots, terms = tape.roots(data), None
+    for met in tape.applications.get(number, ()):
+        if not roots & met.inputs or not _same_way(met, summed):
+            continue
+        terms = _terms(tape, data) if terms is None else terms
+        if met.data in terms or roots & tape.repeated:
+            for source in found.sources:
+                own = tape.sources[source]
+                own.roots = own.roots | tape.sources[met.source].roots
+                tape.repeated.add(source)
+
+
+def _terms(tape: Tape, data: Signal) -> set[int]:
+    """Numbers of a value and of all that it is a sum of, without casts."""
+    found, pending = {data.base}, [data.number]
+    while pending:
+        name, parts = tape.combined.get(pending.pop(), ("", ()))
+        if name in SUMS:
+            found.update(part.base for part in parts)
+            pending += [part.number for part in parts]
+    return found
+
+
 def _remember_use(
     tape: Tape, product: _Product, found: Signal, fan: float, before: Application | None
 ) -> None:
@@ -510,7 +544,14 @@ def _remember_use(
         return
     data, number, summed, left = used
     new = Application(
-        found.number, found.sources[0], tape.roots(data), fan, summed, left, before=before
+        found.number,
+        found.sources[0],
+        tape.roots(data),
+        fan,
+        summed,
+        left,
+        before,
+        data.base,
     )
     tape.applications.setdefault(number, []).append(new)
     if before is not None:

@@ -264,6 +264,7 @@ class Application:
         summed: axes of the parameter that it summed over; None where they are not known.
         left: axes of the parameter that became units of the output; None where they are not known.
         before: the use whose output was undone by this one, if there is one.
+        data: number of the data, without casts; None where integers choose.
     """
 
     found: int
@@ -273,6 +274,7 @@ class Application:
     summed: frozenset[int] | None
     left: frozenset[int] | None
     before: Application | None = None
+    data: int | None = None
 
 
 class Tape:
@@ -288,6 +290,7 @@ class Tape:
         combined: the two operands of sums and products, and the primitive.
         slices: so that the same slice twice is the same draws.
         applications: uses of each parameter, or of each slice of one, by its number.
+        repeated: sources of outputs that repeat in part what the same weights made before.
         of_constant: by their entries, scaled to 0 and 1, laws of constant arrays that met signals,
             and the source that stands for them.
     """
@@ -301,6 +304,7 @@ class Tape:
         self.slices: dict[Hashable, Value] = {}
         self.of_constant: dict[Hashable, tuple[np.ndarray, int]] = {}
         self.applications: dict[int, list[Application]] = {}
+        self.repeated: set[int] = set()
         self._compressed: dict[int, Signal] = {}
         # What a source is the compressed law of.
         self._law_of: dict[int, Signal] = {}

@@ -323,7 +323,8 @@ def test_whether_a_norm_lies_behind_a_table(kind):
     shapes = {"table": (11, 6), "up": (6, 7), "down": (7, 6), "out": (6, 3)}
     model = facts(model, shapes, struct(2, 5, dtype="int32"))
     (table,) = [p for p in model.parameters if p.path == "table"]
-    assert table.has_norm_behind == (kind != "none")
+    is_met = table.after.normalisation is not None
+    assert (is_met, model.norm_after) == (kind == "pre", kind == "post")
 
 
 @pytest.mark.parametrize(("stride", "bent"), [(4, False), (2, False), (4, True)])

@@ -104,11 +104,6 @@ class ParameterFacts:
         return new
 
     @property
-    def has_norm_behind(self) -> bool:
-        """Whether its output is normalised, or the residual stream that it begins."""
-        return self.after.normalisation is not None or self.model.norm_after
-
-    @property
     def gain(self) -> float:
         """Gain that passes a second moment of 1 through the activation behind it; else 1.
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import jaxinit.initializers
+from helpers import slow
 from jaxinit.engine import _threefry as threefry
 from jaxinit.initializers import Initializer
 
@@ -32,8 +33,8 @@ NAMESPACE: dict[str, Any] = {"np": np} | {
 FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 INEXACT = (*FLOATS, "complex64")
 NUMBERS = (*INEXACT, "int32", "uint8")
-# One of each kind: a factory that is called in several ways is drawn in the others by the long run.
-FIRST_DTYPES = ("float32", "bfloat16", "complex64")
+# A factory that is called in several ways is drawn in the other dtypes by the long run.
+FIRST_DTYPES = ("float32",)
 # Statistics and products do not need the compiler's best code, and half of the time went into it.
 QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
 # Where XLA has two generators of fused loops (jaxlib 0.10), the old one takes half of the rest:
@@ -94,7 +95,7 @@ class Case:
 
     def is_slow(self, dtype: str) -> bool:
         """Whether a dtype is left to the long run."""
-        return self not in KINDS and dtype not in FIRST_DTYPES
+        return self not in FIRST_KINDS and dtype not in (*FIRST_DTYPES, self.dtype)
 
 
 @functools.cache
@@ -223,6 +224,9 @@ CASES: tuple[Case, ...] = (
 ALIASES = ("zeros_init", "ones_init", "xavier_uniform", "xavier_normal")
 ALIASES = (*ALIASES, "kaiming_uniform", "kaiming_normal")
 KINDS = tuple({case.name: case for case in reversed(CASES) if case.name not in ALIASES}.values())
+# One law with other numbers: `he_normal`, `lecun_uniform` and `variance_scaling` stand for them.
+RECIPES = ("lecun_normal", "glorot_normal", "glorot_uniform", "he_uniform")
+FIRST_KINDS = tuple(case for case in KINDS if case.name not in RECIPES)
 
 
 def draw_all(key: jax.Array, draws: list[tuple[str, Shape]], dtype: str | None = None) -> list[Any]:
@@ -249,6 +253,14 @@ def sample(call: str, shape: Shape, dtype: str = "float32", seed: int = 0) -> An
 def each(*cases: Case):
     """Runs a test once per case, the case's call being its name."""
     return pytest.mark.parametrize("case", cases or CASES, ids=lambda case: case.call)
+
+
+def each_kind(*kinds: Case):
+    """Runs a test that compiles something once per factory; recipes are left to the long run."""
+    kinds = kinds or KINDS
+    cases = [case for case in kinds if case in FIRST_KINDS]
+    cases += slow(*(case for case in kinds if case not in FIRST_KINDS))
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.call)
 
 
 def wide(array: Any) -> np.ndarray:

@@ -55,7 +55,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # `deadline` is off because the first example of a shape pays for a compilation, `database` because
 # a test must not pass or fail by what an earlier run left on disk.
 hypothesis.settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
+    "repeatable", derandomize=True, deadline=None, database=None, max_examples=50
 )
 # What `.ci/run` takes on the newest Python.
 hypothesis.settings.register_profile(
@@ -114,14 +114,26 @@ def pytest_runtest_setup(item):
     """
     if item.get_closest_marker("cpu_code") and jax.default_backend() != "cpu":
         pytest.skip(f"speaks of code for CPUs; {jax.default_backend()} is the default backend")
-    compile_at(item.get_closest_marker("unoptimized") is None)
+    compile_at(is_optimized(item))
+
+
+def is_optimized(item) -> bool:
+    """Whether a test is compiled as users have it."""
+    names = {mark.name for mark in item.iter_markers()}
+    return "optimized" in names or "unoptimized" not in names
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one level stand side by side in their module."""
+    modules = {path: number for number, path in enumerate(dict.fromkeys(i.path for i in items))}
+    items.sort(key=lambda item: (modules[item.path], is_optimized(item)))
 
 
 def compile_at(optimized: bool) -> None:
     """Has XLA optimize from here on, or compile at its lowest level.
 
     The lowest takes half of the time, and moves floats by ulps. What was compiled is forgotten
-    where the level changes, so that no test of bits meets it; tests of one level stand together.
+    where the level changes, so that no test of bits meets it.
     """
     if jax.config.read("jax_disable_most_optimizations") == optimized:
         jax.config.update("jax_disable_most_optimizations", not optimized)

@@ -555,7 +555,7 @@ def arc_cosine(c: float) -> float:
     return (math.sqrt(1 - c * c) + (math.pi - math.acos(c)) * c) / math.pi
 
 
-@pytest.mark.parametrize("c", [-0.9, 0.999, *slow(-1.0, 0.0, 0.3, 0.9)])
+@pytest.mark.parametrize("c", [0.999, *slow(-1.0, -0.9, 0.0, 0.3, 0.9)])
 def test_correlation_maps_in_closed_form(c):
     relu = act.correlation_map("relu", c, weight_variance=2.0)
     assert relu == pytest.approx(arc_cosine(c), abs=1e-11)

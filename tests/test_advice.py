@@ -10,6 +10,7 @@ import pytest
 
 import advice_models as models
 import jaxinit
+from helpers import slow
 from jaxinit import initializers as init
 from jaxinit.advice import GUIDES
 from jaxinit.advice._advise import rules_for
@@ -282,10 +283,27 @@ def test_a_cell_beside_attention_stays_a_cell():
         assert advice["mix"].row != "recurrent"
 
 
-@pytest.mark.parametrize("layers, value", [(18, 0.1), (24, 1e-5), (25, 1e-6)])
-def test_layer_scale_is_small_and_smaller_in_deep_models(layers, value):
-    advice = jaxinit.advise(models.transformer(layers=layers, scaled="branch"))
+@pytest.mark.parametrize("blocks, value", [(18, 0.1), (19, 1e-5), (24, 1e-5), (25, 1e-6)])
+def test_layer_scale_is_small_and_smaller_in_deep_models(blocks, value):
+    def fn(params, x):
+        for block in params["blocks"]:
+            y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = x + jax.nn.relu(y @ block["w"]) @ block["v"] * block["scale"]
+        return x @ params["head"]
+
+    block = {"w": (6, 6), "v": (6, 6), "scale": (6,)}
+    shapes = {"blocks": [block] * blocks, "head": (6, 3)}
+    advice = jaxinit.advise(models.read(fn, shapes, models.struct(4, 6)))
     assert advice["blocks/0/scale"].initializer == init.constant(value)
+
+
+BY_LAYERS = {10: 0.1, 18: 0.1, 24: 1e-5, 25: 1e-6}
+
+
+@pytest.mark.parametrize("layers", [10, *slow(18, 24, 25)])
+def test_a_block_of_a_transformer_is_two_branches(layers):
+    advice = jaxinit.advise(models.transformer(layers=layers, scaled="branch"))
+    assert advice["blocks/0/scale"].initializer == init.constant(BY_LAYERS[layers])
 
 
 def test_the_scale_of_a_normalisation_that_ends_a_branch_is_no_layer_scale():

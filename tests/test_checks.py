@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxinit
-from catalogue import KINDS, each, evaluate, sample
+from catalogue import each_kind, evaluate, sample
 from helpers import make_mesh, struct
 from jaxinit import checks
 from jaxinit.checks import twin_units
@@ -144,7 +144,7 @@ def test_infinite_values_are_counted_by_leaf():
 
 
 @pytest.mark.slow
-@each(*KINDS)
+@each_kind()
 def test_right_draws_of_the_whole_catalogue_pass(case):
     """Of all laws, in three widths; and all but the fixed ones break symmetry."""
     shape = case.bulk or case.shape

@@ -18,15 +18,17 @@ from jax.sharding import PartitionSpec as P
 
 from catalogue import (
     CASES,
+    FIRST_KINDS,
     KINDS,
     QUICK,
     WIDE,
     Case,
     draw_all,
     each,
+    each_kind,
     evaluate,
 )
-from helpers import BOTH_AXIS_TYPES, assert_same_bits, content, make_mesh, slow
+from helpers import BOTH_AXIS_TYPES, EXPLICIT_AXES_FIRST, assert_same_bits, content, make_mesh, slow
 from jaxinit import initializers
 from jaxinit.initializers import BaseInitializer, from_config, get, to_config
 
@@ -46,7 +48,7 @@ def test_shape_and_dtype_are_what_was_asked(case):
         assert not abstract.weak_type
 
 
-@each(*KINDS)
+@each_kind()
 def test_a_draw_is_a_finite_array(case):
     drawn = case.draw()
     assert isinstance(drawn, jax.Array)
@@ -68,7 +70,7 @@ def test_every_factory_has_an_empty_shape():
     assert without == {"reshaped"}, "reshaped has as many entries as its inner shape"
 
 
-@each(*KINDS)
+@each_kind()
 def test_the_default_dtype_is_that_of_jax(case):
     """Without x64 a request for float64 gives float32, as in JAX, and is no error."""
     assert_same_bits(case.initializer(KEY, case.shape), case.draw(dtype="float32"))
@@ -113,18 +115,18 @@ def test_x64_changes_no_32_bit_draw(call):
 # Determinism and transformations.
 
 
-@each(*KINDS)
+@each_kind()
 def test_the_same_key_gives_the_same_bits(case):
     again = case.initializer(jax.random.key(0), case.shape, case.dtype)
     assert_same_bits(again, case.draw())
 
 
-@each(*(case for case in KINDS if case.initializer.random))
+@each_kind(*(case for case in KINDS if case.initializer.random))
 def test_another_key_gives_another_array(case):
     assert content(case.draw(seed=1)) != content(case.draw())
 
 
-@each(*KINDS)
+@each_kind()
 def test_raw_keys_are_typed_keys(case):
     for raw in (jax.random.key_data(KEY), np.asarray(jax.random.key_data(KEY))):
         assert_same_bits(case.initializer(raw, case.shape, case.dtype), case.draw())
@@ -146,28 +148,38 @@ def test_every_implementation_of_keys():
             assert (layers[0] != layers[1]).any()
 
 
-def test_jit_gives_the_bits_of_eager():
+# Cases that are drawn by one program.
+TOGETHER = pytest.mark.parametrize(
+    "cases",
+    [FIRST_KINDS, *slow(tuple(case for case in KINDS if case not in FIRST_KINDS))],
+    ids=["kinds", "recipes"],
+)
+
+
+@TOGETHER
+def test_jit_gives_the_bits_of_eager(cases):
     """All factories in one program: neighbours do not disturb a draw either."""
     jitted = jax.jit(
-        lambda key: [[c.initializer(key, c.shape, dtype) for dtype in c.dtypes[:2]] for c in KINDS]
+        lambda key: [[c.initializer(key, c.shape, dtype) for dtype in c.dtypes[:2]] for c in cases]
     )(KEY)
-    for case, (one, other) in zip(KINDS, jitted, strict=True):
+    for case, (one, other) in zip(cases, jitted, strict=True):
         assert content(one) == content(case.draw()), case.call
         # One cast, at the end: the narrow draw is the rounded wide one.
         assert content(other) == content(case.draw().astype(case.dtypes[1])), case.call
 
 
-def test_vmap_over_keys_is_a_loop_over_keys():
+@TOGETHER
+def test_vmap_over_keys_is_a_loop_over_keys(cases):
     keys = jnp.stack([jax.random.key(seed) for seed in range(2)])
     # QR and sorts promise closeness only, and for that quickly compiled code will do.
     for is_elementwise, options in ((True, None), (False, QUICK)):
-        cases = [case for case in KINDS if case.initializer.elementwise == is_elementwise]
+        some = [case for case in cases if case.initializer.elementwise == is_elementwise]
 
-        def draw(key, cases=cases):
-            return [case.initializer(key, case.shape, case.dtype) for case in cases]
+        def draw(key, some=some):
+            return [case.initializer(key, case.shape, case.dtype) for case in some]
 
         mapped = jax.jit(jax.vmap(draw), compiler_options=options)(keys)
-        for case, rows in zip(cases, mapped, strict=True):
+        for case, rows in zip(some, mapped, strict=True):
             for seed in range(2):
                 one = case.draw(seed=seed)
                 if is_elementwise:
@@ -518,8 +530,7 @@ def assert_sharded(drawn, whole, sharding: NamedSharding) -> None:
             id=f"{call}-{kind.name.lower()}",
             # What a mesh asks of a draw differs by how it is drawn, not by its law; the two types
             # of axes differ where it is traced.
-            marks=[pytest.mark.slow]
-            * (call not in (KINDS_OF_DRAW if kind == AxisType.Explicit else SHARDED_FIRST)),
+            marks=[pytest.mark.slow] * (call not in SHARDED_FIRST or kind == AxisType.Auto),
         )
         for kind in (AxisType.Auto, AxisType.Explicit)
         for call in SHARDED
@@ -546,7 +557,7 @@ def test_a_draw_onto_the_mesh_in_context(call, kind):
             assert_sharded(init(KEY, shape, None, sharding), init(KEY, shape), sharding)
 
 
-@BOTH_AXIS_TYPES
+@EXPLICIT_AXES_FIRST
 @pytest.mark.usefixtures("devices")
 def test_a_draw_onto_a_mesh_inside_jit(kind):
     """One program for several: what each device fills does not depend on neighbours."""

@@ -17,7 +17,8 @@ from jaxinit.engine import LeafSpec, draw
 from jaxinit.engine import _fast_bits as fast_bits
 
 P = PartitionSpec
-IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
+# Keys of threefry are those of every other test here.
+IMPLEMENTATIONS = ["rbg", *slow("threefry2x32", "unsafe_rbg")]
 
 # One case for every law; odd sizes, so that vectorised loops have remainders. Rows of fewer than 16
 # entries are drawn by other code, which takes two to four times as long to compile: some have them.
@@ -45,12 +46,16 @@ CASES = {
 }
 FLOAT32 = np.dtype("float32")
 BFLOAT16 = np.dtype(jnp.bfloat16)
-FIRST_DTYPES = {name: ["float32"] for name in CASES}
+# One of each way to draw; the others are made of these.
+FIRST_LAWS = ("constant", "normal", "he_normal", "orthogonal", "reflections", "sparse", "fused")
+FIRST = {name: ["float32"] for name in FIRST_LAWS}
+OTHER_LAWS = {name: ["float32"] for name in CASES if name not in FIRST}
 OTHER_DTYPES = {
     "constant": ["int32"],
     "uniform": ["bfloat16"],
     "he_normal": ["float16", "complex64"],
 }
+SELECTIONS = {"first": FIRST, "other laws": OTHER_LAWS, "other dtypes": OTHER_DTYPES}
 
 
 def all_draws(dtypes: dict[str, list[str]], count: int = 2) -> list[LeafSpec]:
@@ -87,18 +92,18 @@ def test_every_law_has_a_case():
     assert {type(initializer) for initializer, _ in CASES.values()} == concrete
 
 
-@pytest.mark.parametrize("dtypes", [FIRST_DTYPES, *slow(OTHER_DTYPES)], ids=["float32", "others"])
-def test_every_array_has_the_bits_of_one_drawn_alone(dtypes):
-    draws = all_draws(dtypes)
+@pytest.mark.parametrize("selection", ["first", *slow("other laws", "other dtypes")])
+def test_every_array_has_the_bits_of_one_drawn_alone(selection):
+    draws = all_draws(SELECTIONS[selection])
     keys = jax.random.split(jax.random.key(1), len(draws))
     expected = [alone(d, key) for d, key in zip(draws, keys, strict=True)]
     assert [content(array) for array in draw(draws, keys)] == expected
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtypes", [FIRST_DTYPES, OTHER_DTYPES], ids=["float32", "others"])
-def test_every_array_has_these_bits_inside_jit_too(dtypes):
-    draws = all_draws(dtypes)
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_every_array_has_these_bits_inside_jit_too(selection):
+    draws = all_draws(SELECTIONS[selection])
     keys = jax.random.split(jax.random.key(1), len(draws))
     traced = jax.jit(lambda k: draw(draws, k))(keys)
     assert [content(array) for array in traced] == [content(array) for array in draw(draws, keys)]
@@ -163,6 +168,7 @@ class Counting(init.BaseInitializer):
         return init.normal(1.0).exact_law(shape, is_complex)
 
 
+@pytest.mark.unoptimized
 def test_equal_draws_are_traced_once():
     draws = [LeafSpec(Counting(), (3, 5), FLOAT32)] * 20
     keys = jax.random.split(jax.random.key(0), 20)
@@ -175,6 +181,7 @@ def test_equal_draws_are_traced_once():
     assert Counting.traces <= 2
 
 
+@pytest.mark.unoptimized
 def test_every_array_is_a_buffer_of_its_own():
     """A training step that donates its state must not donate one buffer twice."""
     draws = [LeafSpec(init.zeros, (4,), FLOAT32)] * 5
@@ -183,6 +190,7 @@ def test_every_array_is_a_buffer_of_its_own():
         assert len({array.unsafe_buffer_pointer() for array in arrays}) == 5
 
 
+@pytest.mark.unoptimized
 def test_without_jit():
     draws = [LeafSpec(init.normal(), (2, 20), FLOAT32), LeafSpec(init.zeros, (5,), FLOAT32)]
     keys = jax.random.split(jax.random.key(0), 2)
@@ -192,10 +200,12 @@ def test_without_jit():
     assert bool((kernel == expected).all()) and not bias.any()
 
 
+@pytest.mark.unoptimized
 def test_nothing_to_draw():
     assert draw([], jax.random.split(jax.random.key(0), 0)) == []
 
 
+@pytest.mark.unoptimized
 def test_a_key_too_few():
     with pytest.raises(
         ValueError, match=r"one key for each of its 2 leaves, got keys of shape \(3"
@@ -203,6 +213,7 @@ def test_a_key_too_few():
         draw([LeafSpec(init.zeros, (4,), FLOAT32)] * 2, jax.random.split(jax.random.key(0), 3))
 
 
+@pytest.mark.unoptimized
 def test_progress_is_told_leaf_by_leaf():
     draws = [LeafSpec(init.normal(), (2, 3), FLOAT32), LeafSpec(init.zeros, (5,), BFLOAT16)]
     keys = jax.random.split(jax.random.key(0), 2)
@@ -256,6 +267,7 @@ def test_sharded_is_whole(devices, kind, named, in_context, traced):
         assert {shard.data.size for shard in array.addressable_shards} == {array.size // 8}
 
 
+@pytest.mark.unoptimized
 def test_other_shardings(devices):
     mesh = make_mesh()
     replicated, single = NamedSharding(mesh, P()), SingleDeviceSharding(devices[3])
@@ -268,6 +280,7 @@ def test_other_shardings(devices):
     assert [content(a) for a in traced] == [content(a) for a in arrays[:2]]
 
 
+@pytest.mark.unoptimized
 def test_a_committed_key_says_where_and_a_sharding_wins(devices):
     mesh = make_mesh()
     keys = jax.random.split(jax.random.key(0), 2)
@@ -283,6 +296,7 @@ def test_a_committed_key_says_where_and_a_sharding_wins(devices):
     assert [content(a) for a in arrays] == [content(a) for a in draw(draws, keys)]
 
 
+@pytest.mark.unoptimized
 def test_a_sharded_ensemble(devices):
     mesh = make_mesh()
     draws = [LeafSpec(init.normal(), (4, 6), FLOAT32, NamedSharding(mesh, P("a", "b")))] * 2

@@ -49,7 +49,7 @@ def assert_same(function, *arguments, options=None):
     np.testing.assert_array_equal(words(ours), words(theirs))
 
 
-@pytest.mark.parametrize("wide", [True, False], ids=["widest vectors", "default vectors"])
+@pytest.mark.parametrize("wide", [True, *slow(False)], ids=["widest vectors", "default vectors"])
 @pytest.mark.parametrize("law", BETWEEN)
 def test_every_number_that_a_law_can_draw(law, wide):
     low, high = map(np.float32, BETWEEN[law])

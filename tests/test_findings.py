@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import advice_models as models
 import jaxinit
+from helpers import slow
 from jaxinit import initializers as init
 from jaxinit.advice import SEVERITIES
 from jaxinit.advice._findings import CHECKS
@@ -46,7 +47,7 @@ def gain_mismatch(right):
 
 
 def unstable_gain(right):
-    reading = models.plain(jax.nn.gelu, 50, 512)
+    reading = models.plain(jax.nn.gelu, 20, 512)
     if right:
         return found(reading, init=jaxinit.advise(reading).plan())
     gain = jaxinit.activations.gain("gelu")
@@ -307,21 +308,23 @@ def test_gradients_by_another_way_or_of_ones_own_are_gradients():
 
 
 @pytest.mark.parametrize(
-    "std, start", [(0.125, "0.0156"), (1.0, "1")], ids=["small table", "unit table"]
+    "std, start",
+    [pytest.param(0.125, "0.0156", marks=pytest.mark.slow), (1.0, "1")],
+    ids=["small table", "unit table"],
 )
 def test_growth_behind_norms_counts_from_the_table(std, start):
     """Branches behind a normalisation add the same whatever the stream is."""
-    reading = models.transformer(layers=24, tied=False)
+    reading = models.transformer(layers=12, tied=False)
     rules = ("table", init.normal(std)), ("head", LECUN), ("**", HE)
     evidence = found(reading, *rules)["residual-growth"].evidence
-    assert f"48 branches add to a stream that starts at {start} and grows to " in evidence
+    assert f"24 branches add to a stream that starts at {start} and grows to " in evidence
     # A table that is far larger than all that is added does not grow.
     rules = ("table", init.normal(30.0)), ("head", LECUN), ("**", HE)
     assert "residual-growth" not in found(reading, *rules)
 
 
 def test_a_layer_scale_keeps_the_stream():
-    reading = models.transformer(layers=24, tied=False, scaled="branch")
+    reading = models.transformer(layers=8, tied=False, scaled="branch")
     ends = ("**/scale", init.constant(1.0)), ("**/scale", init.constant(0.1))
     for end, is_found in zip(ends, (True, False), strict=True):
         assert ("residual-growth" in found(reading, end, ("table", LECUN), ("**", HE))) == is_found
@@ -355,24 +358,31 @@ def test_a_shallow_network_takes_most_random_weights():
     assert "multiplied by 512 per layer" in huge.evidence
 
 
-def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan():
-    readings = [
-        models.plain(jax.nn.relu, 30, 512),
-        models.plain(jnp.tanh, 50, 512),
-        models.plain(jax.nn.silu, 20, 512),
-        models.residual(None, 48, 64),
-        models.residual("before", 12, 64),
-        models.transformer(layers=2),
-        models.transformer(tied=False),
-        models.lstm(),
-        models.lstm(packed=False),
-        models.convolutional(True, 4),
-        models.adapted(8, 512),
-    ]
-    for reading in readings:
-        advice = jaxinit.advise(reading, init=jaxinit.advise(reading).plan())
-        loud = [finding for finding in advice.findings if finding.is_at_least("warning")]
-        assert not loud, loud
+SHALLOW = {
+    "relu": lambda: models.plain(jax.nn.relu, 30, 512),
+    "residual": lambda: models.residual("before", 4, 64),
+    "transformer": lambda: models.transformer(layers=2),
+    "head": lambda: models.transformer(tied=False),
+    "lstm": models.lstm,
+    "convolutions": lambda: models.convolutional(True, 4),
+    "adapted": lambda: models.adapted(4, 512),
+}
+DEEP = {
+    "tanh": lambda: models.plain(jnp.tanh, 50, 512),
+    "silu": lambda: models.plain(jax.nn.silu, 20, 512),
+    "residual, deep": lambda: models.residual(None, 48, 64),
+    "residual, normalised": lambda: models.residual("before", 12, 64),
+    "lstm in parts": lambda: models.lstm(packed=False),
+    "adapted, deep": lambda: models.adapted(8, 512),
+}
+
+
+@pytest.mark.parametrize("name", [*SHALLOW, *slow(*DEEP)])
+def test_the_advice_on_every_model_is_free_of_errors_about_its_own_plan(name):
+    reading = (SHALLOW | DEEP)[name]()
+    advice = jaxinit.advise(reading, init=jaxinit.advise(reading).plan())
+    loud = [finding for finding in advice.findings if finding.is_at_least("warning")]
+    assert not loud, loud
 
 
 def test_arrays_betray_fans_that_are_not_theirs():

@@ -15,6 +15,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from helpers import EXPLICIT_AXES_FIRST, make_mesh
 from jaxinit import fingerprint, plan
 
+# Integers all the way.
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 DTYPES = [
     "bool",

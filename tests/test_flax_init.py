@@ -16,6 +16,8 @@ import jaxinit
 from helpers import BOTH_AXIS_TYPES, COLLECTIVES, EXPLICIT_AXES_FIRST, assert_same, make_mesh
 from jaxinit.flax import linen_tree, nnx_init, nnx_tree, shardings_from_metadata
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 KEY = jax.random.key(0)
 X = np.ones((1, 8), np.float32)
@@ -75,6 +77,7 @@ def test_rules_in_the_context_are_read_once(mesh):
     assert placed["params"]["Dense_1"]["kernel"].spec == P(None, ("a", "b"))
 
 
+@pytest.mark.optimized
 @EXPLICIT_AXES_FIRST
 def test_boxed_variables_are_born_in_their_shards(devices, kind, programs):
     reader = shardings_from_metadata(make_mesh(kind), LOGICAL)
@@ -182,6 +185,7 @@ class Net(nnx.Module):
         self.rngs = rngs
 
 
+@pytest.mark.optimized
 def test_generators_advance_as_under_nnx_jit():
     def make(rngs):
         return Net(3, rngs)
@@ -284,6 +288,7 @@ def test_inside_of_other_traces():
     assert_same_model(outer, other)
 
 
+@pytest.mark.optimized
 @EXPLICIT_AXES_FIRST
 def test_metadata_hold_under_a_mesh(devices, kind):
     with jax.set_mesh(make_mesh(kind)):
@@ -320,6 +325,7 @@ def test_out_shardings(devices, kind):
     )
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @BOTH_AXIS_TYPES
 def test_values_do_not_depend_on_the_mesh(devices, kind):

@@ -32,6 +32,8 @@ from jaxinit.jaxpr import (
     whole_axes,
 )
 
+pytestmark = pytest.mark.unoptimized
+
 X = jnp.linspace(-1.0, 2.0, 12).reshape(3, 4)
 
 

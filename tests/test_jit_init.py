@@ -27,7 +27,7 @@ from jaxinit.engine import jit_init
 
 P = PartitionSpec
 KEY = jax.random.key(0)
-IMPLEMENTATIONS = ["threefry2x32", "rbg", *slow("unsafe_rbg")]
+IMPLEMENTATIONS = ["threefry2x32", *slow("rbg", "unsafe_rbg")]
 
 
 def check(init, *args, leaves=None, compiled=None, fallback=None, **options):
@@ -109,6 +109,7 @@ def test_linen_transformer():
     )
 
 
+@pytest.mark.unoptimized
 def test_raw_keys_and_dictionaries_of_keys():
     class Noisy(nn.Module):
         @nn.compact
@@ -119,6 +120,7 @@ def test_raw_keys_and_dictionaries_of_keys():
     check(Noisy().init, keys, np.ones((1, 3), np.float32), fallback=())
 
 
+@pytest.mark.unoptimized
 def test_partitioned_boxes():
     class Boxed(nn.Module):
         @nn.compact
@@ -164,10 +166,12 @@ def test_nnx_constructor():
     check(init, KEY, compiled=2, fallback=())
 
 
+@pytest.mark.unoptimized
 def test_nnx_with_a_seed_inside():
     check(lambda: nnx.state(Rectangle(4, nnx.Rngs(3)), nnx.Param), compiled=1, fallback=())
 
 
+@pytest.mark.slow
 def test_equinox_mlp():
     def init(key):
         model = eqx.nn.MLP(6, 6, 6, depth=2, key=key)
@@ -190,6 +194,7 @@ def test_haiku_mlp():
     check(net.init, KEY, np.ones((1, 16), np.float32), leaves=6, compiled=1, fallback=())
 
 
+@pytest.mark.unoptimized
 def test_optimizer_behind():
     model = nn.Sequential([nn.Dense(16) for _ in range(4)])
 
@@ -280,6 +285,7 @@ def test_without_partitionable_threefry():
         check(layers, KEY)
 
 
+@pytest.mark.unoptimized
 def test_settings_are_seen_between_calls():
     fast, whole = jit_init(layers), jax.jit(layers)
     assert_same(fast(KEY), whole(KEY))
@@ -290,12 +296,14 @@ def test_settings_are_seen_between_calls():
     assert_same(fast(KEY), whole(KEY))
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("result", [None, {}, (), {"a": None}, []])
 def test_nothing_at_all(result):
     assert jit_init(lambda: result)() == result
     assert jit_init(lambda key: result)(KEY) == result
 
 
+@pytest.mark.unoptimized
 def test_every_leaf_is_a_buffer_of_its_own():
     """A training step that donates its state must not donate one buffer twice."""
 
@@ -327,6 +335,7 @@ def test_layers_of_reflections():
     check(init, KEY, leaves=3, compiled=1, fallback=())
 
 
+@pytest.mark.unoptimized
 def test_side_effects_happen_once_a_call():
     seen = []
 
@@ -345,6 +354,7 @@ def test_side_effects_happen_once_a_call():
     assert set(fast.explain(KEY).fallback.values()) == {"side effects"}
 
 
+@pytest.mark.unoptimized
 def test_pure_callbacks_and_closures():
     table = jnp.arange(8.0)
 
@@ -362,6 +372,7 @@ def test_pure_callbacks_and_closures():
     }
 
 
+@pytest.mark.unoptimized
 def test_a_key_that_is_closed_over():
     check(lambda: layers(KEY), compiled=1, fallback=())
     check(lambda x: [x * 2, jax.random.normal(KEY, (3,)), KEY], jnp.ones(2))
@@ -370,6 +381,7 @@ def test_a_key_that_is_closed_over():
 # Arguments.
 
 
+@pytest.mark.unoptimized
 def test_static_arguments():
     def init(key, sizes, name="layer", *, flag=False):
         assert isinstance(sizes, tuple)
@@ -388,6 +400,7 @@ def test_static_arguments():
     assert last(KEY, 4).shape == (4,)
 
 
+@pytest.mark.unoptimized
 def test_scalars_and_arrays_as_arguments():
     def init(key, scale, offset, *, count):
         kernel = jax.random.normal(jax.random.fold_in(key, count), (20,))
@@ -399,6 +412,7 @@ def test_scalars_and_arrays_as_arguments():
         assert_same(ours, whole(KEY, scale, offset, count=count))
 
 
+@pytest.mark.unoptimized
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"jit_init needs a function, got dict.*Pass model\.init"):
         jit_init({"params": 1})
@@ -410,6 +424,7 @@ def test_bad_arguments():
         jit_init(layers)("key")
 
 
+@pytest.mark.unoptimized
 def test_a_method():
     class Model:
         width = 20
@@ -421,6 +436,7 @@ def test_a_method():
     assert_same(Model().init(KEY), jax.jit(lambda key: jax.random.normal(key, (20,)))(KEY))
 
 
+@pytest.mark.unoptimized
 def test_without_jit():
     """`jax.disable_jit` is for stepping through a function with a debugger."""
     seen = []
@@ -435,6 +451,7 @@ def test_without_jit():
     assert not isinstance(seen[0], jax.core.Tracer)
 
 
+@pytest.mark.unoptimized
 def test_it_looks_like_the_function():
     fast = jit_init(everything)
     assert fast.__name__ == "everything" and fast.__wrapped__ is everything
@@ -447,6 +464,7 @@ def layers(key, count=3, shape=(24, 20)):
     return [jax.random.normal(k, shape) * 0.1 for k in jax.random.split(key, count)]
 
 
+@pytest.mark.unoptimized
 def test_a_second_call_traces_and_compiles_nothing():
     calls = []
 
@@ -465,6 +483,7 @@ def test_a_second_call_traces_and_compiles_nothing():
     assert calls == [1]
 
 
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("is_on", [True, False])
 def test_the_collector_rests_during_a_call_only(is_on):
     """Going through the objects of a large trace again and again took a third of its time."""
@@ -491,6 +510,7 @@ def test_the_collector_rests_during_a_call_only(is_on):
     assert seen == [False, False]
 
 
+@pytest.mark.unoptimized
 def test_compilations_do_not_grow_with_layers():
     def compiles(count, width):
         """A width of its own makes a kind that nobody has compiled, and nobody must forget his."""
@@ -502,6 +522,7 @@ def test_compilations_do_not_grow_with_layers():
     assert 1 <= compiles(30, width=3) <= compiles(3, width=5)
 
 
+@pytest.mark.unoptimized
 def test_kinds_are_shared_between_functions():
     shape = (7, 11)
     with counting() as first:
@@ -512,6 +533,7 @@ def test_kinds_are_shared_between_functions():
     assert counts["compiles"] == 0
 
 
+@pytest.mark.unoptimized
 def test_explanation():
     def init(key):
         return {"layers": layers(key), "bias": jnp.zeros(3), "sum": jnp.sum(key_noise(key)), "i": 1}
@@ -538,6 +560,7 @@ def test_explanation():
     assert "run" in fast.explain(KEY).seconds
 
 
+@pytest.mark.unoptimized
 def test_a_memory_bound_changes_no_bit():
     check(lambda key: [layers(key), jnp.zeros(3), layers(key)[0].sum()], KEY, max_live_bytes=0)
 
@@ -547,6 +570,7 @@ def test_a_memory_bound_changes_nothing_of_everything():
     check(everything, KEY, jnp.ones(3), max_live_bytes=0)
 
 
+@pytest.mark.unoptimized
 def test_verify(monkeypatch):
     fast = jit_init(layers, verify=True)
     assert_same(fast(KEY), jax.jit(layers)(KEY))
@@ -558,6 +582,7 @@ def test_verify(monkeypatch):
 # Inside other transformations.
 
 
+@pytest.mark.unoptimized
 def test_eval_shape():
     ours = jax.eval_shape(jit_init(everything), KEY, jnp.ones(3))
     theirs = jax.eval_shape(everything, KEY, jnp.ones(3))
@@ -576,6 +601,7 @@ def test_under_jit(implementation):
     assert_same(jax.jit(lambda k: jit_init(init)(k))(key), jax.jit(init)(key))
 
 
+@pytest.mark.unoptimized
 def test_under_jit_without_arguments():
     assert_same(jax.jit(lambda: jit_init(lambda: layers(KEY))())(), jax.jit(lambda: layers(KEY))())
 
@@ -598,6 +624,7 @@ def test_under_vmap(implementation):
         assert facts(mine) == facts(other)
 
 
+@pytest.mark.unoptimized
 def test_of_a_jitted_function():
     check(jax.jit(layers, static_argnums=1), KEY, leaves=3, compiled=1, fallback=())
 
@@ -614,6 +641,7 @@ def sharded_init(key):
     }
 
 
+@pytest.mark.unoptimized
 def test_leaves_are_born_in_their_shards(mesh):
     split, spread = NamedSharding(mesh, P("a", "b")), NamedSharding(mesh, P())
     shardings = {"layers": [split, None, split], "bias": None, "count": spread, "key": None}
@@ -626,6 +654,7 @@ def test_leaves_are_born_in_their_shards(mesh):
     check(lambda key: sharded_init(key)["layers"], KEY, out_shardings=[split, spread, None])
 
 
+@pytest.mark.unoptimized
 @EXPLICIT_AXES_FIRST
 def test_a_mesh_in_the_context(devices, kind):
     mesh = make_mesh(kind)
@@ -637,6 +666,7 @@ def test_a_mesh_in_the_context(devices, kind):
         check(sharded_init, KEY, out_shardings=shardings)
 
 
+@pytest.mark.unoptimized
 def test_explicit_axes_inside(devices):
     mesh = make_mesh(AxisType.Explicit, (8,), names=("a",))
 
@@ -650,6 +680,7 @@ def test_explicit_axes_inside(devices):
     assert told.leaves == 3
 
 
+@pytest.mark.unoptimized
 def test_constraints_inside(mesh):
     def init(key):
         tree = sharded_init(key)
@@ -660,6 +691,7 @@ def test_constraints_inside(mesh):
     check(init, KEY)
 
 
+@pytest.mark.unoptimized
 def test_a_committed_key_takes_the_leaves_along(devices, mesh):
     def init(key, x):
         drawn = layers(key, 2)
@@ -676,6 +708,7 @@ def test_a_committed_key_takes_the_leaves_along(devices, mesh):
     check(lambda key, x: [layers(key, 2), x * 2], KEY, there)
 
 
+@pytest.mark.unoptimized
 def test_a_default_device(devices):
     with jax.default_device(devices[3]):
         check(sharded_init, jax.random.key(4))

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from helpers import assert_same_bits, struct
+from helpers import assert_same_bits, slow, struct
 from jaxinit import jit_init, plan
 from jaxinit.engine import _compile as engine
 from jaxinit.planning import _given as given
+
+pytestmark = pytest.mark.unoptimized
 
 P = PartitionSpec
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
@@ -52,6 +54,7 @@ def compilations(monkeypatch):
 # Estimates.
 
 
+@pytest.mark.optimized
 def test_an_estimate_counts_leaves_programs_and_bytes():
     made = planned(tree())
     found = made.estimate()
@@ -73,6 +76,7 @@ def test_an_estimate_compiles_for_the_init_that_follows(compilations):
     assert len(compilations) == 2
 
 
+@pytest.mark.optimized
 def test_an_estimate_allocates_no_leaf():
     large = plan({"kernel": struct(2**17, 2**18)}, [("kernel", "lecun_normal")])
     before = len(jax.live_arrays())
@@ -80,6 +84,7 @@ def test_an_estimate_allocates_no_leaf():
     assert len(jax.live_arrays()) == before
 
 
+@pytest.mark.optimized
 def test_an_estimate_knows_what_shards_take(mesh):
     made = planned(tree())
     rows = NamedSharding(mesh, P("a"))
@@ -95,6 +100,7 @@ def test_an_estimate_knows_what_shards_take(mesh):
     assert made.estimate(here).device_nbytes == found.nbytes
 
 
+@pytest.mark.optimized
 def test_an_estimate_follows_the_bound():
     """Orthogonal kernels need scratch memory: several at once need several times as much."""
     made = planned({f"l{n}": {"q": struct(64, 48)} for n in range(4)})
@@ -106,6 +112,7 @@ def test_an_estimate_follows_the_bound():
         made.estimate(max_live_bytes=-1)
 
 
+@pytest.mark.optimized
 def test_a_bound_changes_no_bit():
     made = planned(tree())
     assert_same_bits(made.init(KEY, max_live_bytes=0), made.init(KEY))
@@ -113,6 +120,7 @@ def test_a_bound_changes_no_bit():
         made.init(KEY, max_live_bytes=-8)
 
 
+@pytest.mark.optimized
 def test_the_peak_of_a_traced_function_counts_calls():
     def init(key):
         return [jnp.linalg.qr(jax.random.normal(k, (64, 48)))[0] for k in jax.random.split(key, 4)]
@@ -146,7 +154,7 @@ def test_many_equal_constants_are_compiled():
 # Drawing over a tree.
 
 
-@pytest.mark.parametrize("implementation", ["threefry2x32", "unsafe_rbg"])
+@pytest.mark.parametrize("implementation", ["threefry2x32", *slow("unsafe_rbg")])
 def test_a_tree_is_drawn_over(implementation):
     key, other = (jax.random.key(n, impl=implementation) for n in (0, 1))
     # Larger than what the host copies: constants are then programs like any other.

@@ -24,6 +24,8 @@ from jaxinit.jaxpr import TABLE, Bits, Class, Primitive, Rules, register, straig
 from jaxinit.reading._domain import rules as reading_rules
 from jaxinit.signal._rules import rules as signal_rules
 
+pytestmark = pytest.mark.unoptimized
+
 PACKAGE = Path(jaxinit.__file__).parent
 OUTSIDE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "jaxpr"]
 # The engine compares programs, and asks what is inside an equation that it moves elsewhere.

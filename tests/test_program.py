@@ -20,6 +20,8 @@ from jaxinit.engine._threefry import fast_key
 from jaxinit.engine._traced_init import TracedInit
 from jaxinit.jaxpr import graph_of
 
+pytestmark = pytest.mark.unoptimized
+
 P = PartitionSpec
 KEY = jax.random.key(0)
 WORD = st.integers(0, 2**32 - 1)
@@ -80,6 +82,7 @@ def test_remat_is_opened():
     assert names(graph_for(init, KEY)) == ["jit", "broadcast_in_dim"]
 
 
+@pytest.mark.optimized
 def test_a_scan_keeps_only_what_is_read():
     def init(key):
         def layer(x, k):
@@ -109,6 +112,7 @@ def test_a_carry_that_a_result_needs_is_kept():
     np.testing.assert_array_equal(ours, init(KEY))
 
 
+@pytest.mark.optimized
 def test_fast_bits_reach_into_calls_and_loops():
     def body(key):
         def step(count, k):

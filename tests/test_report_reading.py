@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import get_args
@@ -48,6 +49,13 @@ class Experts(nn.Module):
 
     def example_inputs(self):
         return shape(16, 4, 64)
+
+class Thrice(Experts):
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(3):
+            x = nn.DenseGeneral(64, axis=-1, batch_dims=(0,))(x)
+        return x
 
 class Table(nn.Module):
     stddev: float = 1.0
@@ -116,22 +124,25 @@ def small():
 """
 
 
-@pytest.fixture
-def models(tmp_path) -> Path:
-    path = tmp_path / "models.py"
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """The file of the models, which nobody changes."""
+    path = tmp_path_factory.mktemp("models") / "models.py"
     path.write_text(MODELS)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report(models):
-    """Collects a report on one of the models."""
+    """Collects a report on one of the models; tests that ask for the same look at the same one."""
 
-    def call(name: str, **options):
-        request = Request(target=f"{models}:{name}", compare=False, **options)
+    @functools.cache
+    def collected(request: Request):
         return collect(request, lambda *stage: None)
 
-    return call
+    return lambda name, **options: collected(
+        Request(target=f"{models}:{name}", compare=False, **options)
+    )
 
 
 @pytest.fixture
@@ -220,7 +231,7 @@ def test_advice_that_fails_is_said(report, monkeypatch):
         raise KeyError("no such row")
 
     monkeypatch.setattr("jaxinit.report._findings.advise_with", fail)
-    made = report("deep")
+    made = report("Deep")  # which no other test asks for: reports are kept
     assert made.no_reading == "advising on the model raised KeyError: 'no such row'"
     assert made.findings == ()
 
@@ -301,15 +312,8 @@ def test_twins_are_said_once(report):
     assert report("constant", allow=("**/Dense_0/kernel",)).findings == ()
 
 
-def test_findings_that_say_the_same_are_one(models, report):
-    wide = MODELS.replace(
-        "return nn.DenseGeneral(16, axis=-1, batch_dims=(0,), kernel_init=self.kernel_init)(x)",
-        """for _ in range(3):
-            x = nn.DenseGeneral(64, axis=-1, batch_dims=(0,))(x)
-        return x""",
-    )
-    models.write_text(wide)
-    made = report("Experts")
+def test_findings_that_say_the_same_are_one(report):
+    made = report("Thrice")
     assert "wrong-fans" in codes(made)
     leaves = [f.leaves for f in made.findings if f.code == "wrong-fans"]
     assert leaves == [tuple(f"params/DenseGeneral_{n}/kernel" for n in range(3))]

@@ -15,7 +15,9 @@ from jax.experimental import io_callback
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jaxinit
-from helpers import BOTH_AXIS_TYPES, COLLECTIVES, assert_same, make_mesh
+from helpers import BOTH_AXIS_TYPES, COLLECTIVES, assert_same, make_mesh, slow
+
+pytestmark = pytest.mark.unoptimized
 
 P = PartitionSpec
 KEY = jax.random.key(0)
@@ -25,7 +27,7 @@ RULES = [("**/kernel", P("a", "b")), ("**/bias", P("b")), ("seed", None), ("**",
 WIDE = 256
 
 
-@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.fixture(params=[*slow(AxisType.Auto), AxisType.Explicit], ids=["auto", "explicit"])
 def mesh(devices, request):
     return make_mesh(request.param)
 
@@ -163,6 +165,7 @@ def test_leaves_that_cannot_be_placed(devices):
 # In jit_init.
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("in_context", [False, True])
 def test_jit_init_is_jit_with_the_tree(mesh, in_context):
     rules = jaxinit.sharding_rules(mesh, RULES)
@@ -295,6 +298,7 @@ def test_plans_take_the_same_function(mesh):
 # What it is for.
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @BOTH_AXIS_TYPES
 def test_values_do_not_depend_on_the_mesh(devices, kind):
@@ -316,6 +320,7 @@ def test_values_do_not_depend_on_the_mesh(devices, kind):
     assert list(map(len, prints)) == [1, 1]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("in_context", [False, True])
 def test_nothing_is_sent_between_devices_and_all_is_fused(mesh, programs, in_context):
     """The loops of JAX's own threefry would take three times the memory of a shard."""

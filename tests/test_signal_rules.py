@@ -321,8 +321,9 @@ CASES = {
 # One rule serves all elementwise primitives, and `test_jaxpr.py` holds their twins in NumPy to what
 # JAX computes: these show what the others show.
 LIKE_OTHERS = """
-    acos acosh asin asinh atan atanh bessel_i0e cbrt ceil cos cosh digamma erf_inv erfc exp2 expm1
-    ge is_finite le lgamma log1p log2 lt nextafter or rem round rsqrt sinh sqrt tan xor
+    acos acosh and asin asinh atan atan2 atanh bessel_i0e cbrt ceil cos cosh digamma eq erf erf_inv
+    erfc exp2 expm1 floor ge gt is_finite le lgamma log log1p log2 lt ne neg nextafter not or rem
+    round rsqrt sin sinh sqrt square tan xor
 """.split()
 
 

@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 
 from catalogue import QUICK, draw_all, evaluate, sample, wide
-from helpers import assert_same_bits
+from helpers import assert_same_bits, slow
 from jaxinit import initializers
 from jaxinit.initializers import Axes, Fans, compute_fans, einsum_axes
 
@@ -49,7 +49,7 @@ def assert_isometry(matrix: np.ndarray, scale: float, dtype) -> None:
 HAAR = ("orthogonal()", "orthogonal(method='reflections')")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "complex64", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "bfloat16", *slow("float16")])
 def test_orthogonal_keeps_lengths(dtype):
     scaled = ("orthogonal(0.5)", "orthogonal(0.5, method='reflections')")
     calls = [(call, shape) for call in scaled for shape in ((12, 12), (20, 7), (7, 20))]

@@ -57,6 +57,8 @@ INTEGER_LAWS = {
     ),
     "categorical": lambda key, shape: jax.random.categorical(key, jnp.arange(5.0), shape=shape),
 }
+# Made of the bits that the others are made of.
+LIKE_OTHERS = ("rademacher", "choice", "choice without replacement")
 
 
 def assert_same(draw, key=KEY, *, options=None, reference_options=None):
@@ -208,7 +210,7 @@ def expected_words(key, shape):
 
 # Integers, so the compiler's level decides nothing but the time: 0.08 s a shape against 0.8 s. What
 # users get is compiled in `test_bits_and_splits_of_jax`.
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=hypothesis.settings().max_examples // 5)
 @hypothesis.given(shape=shapes, data=st.tuples(words, words))
 def test_bits_and_splits_of_any_shape_and_key(shape, data):
     key = fast_key(jax.random.wrap_key_data(np.array(data, np.uint32)))
@@ -309,7 +311,9 @@ def test_initializers_of_jax(name, shape):
     assert are_exact(jax.make_jaxpr(draw)(KEY).eqns)
 
 
-@pytest.mark.parametrize("name", INTEGER_LAWS)
+@pytest.mark.parametrize(
+    "name", [*(name for name in INTEGER_LAWS if name not in LIKE_OTHERS), *slow(*LIKE_OTHERS)]
+)
 def test_integer_laws(name):
     # A category is the largest of numbers that are rounded.
     same = assert_same if name == "categorical" else assert_same_integers
@@ -335,14 +339,15 @@ def test_a_batch_of_keys():
     keys = jax.random.split(KEY, (2, 3))
     assert fast_key(keys).shape == (2, 3)
 
-    def batch(of_one):
-        def of_folded(key, number):
-            return of_one(*jax.random.split(jax.random.fold_in(key, number)))
+    assert_same(jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (5, 17)))), keys)
 
-        return lambda keys: jax.vmap(jax.vmap(of_folded, (0, None)), (0, 0))(keys, jnp.arange(2))
+    def of_folded(key, number):
+        kept, used = jax.random.split(jax.random.fold_in(key, number))
+        return jax.random.bits(used, (4, 5)), kept
 
-    assert_same(batch(lambda kept, used: jax.random.normal(used, (5, 17))), keys)
-    integers = batch(lambda kept, used: (jax.random.bits(kept, (4, 5)), kept))
+    def integers(keys):
+        return jax.vmap(jax.vmap(of_folded, (0, None)), (0, 0))(keys, jnp.arange(2))
+
     assert_same(integers, keys, options=QUICK, reference_options=QUICK)
 
 

@@ -262,6 +262,46 @@ def test_the_usual_law_of_torch_is_no_wrong_fan():
         assert "wrong-fans" not in {finding.code for finding in found}
 
 
+def upsampled(size, features):
+    """A transposed convolution whose windows lie side by side: each output sees one tap."""
+
+    def fn(p, x):
+        return lax.conv_transpose(x, p["w"], (size, size), "SAME")
+
+    shape = (size, size, 64, features)
+    return models.read(fn, {"w": shape}, struct(2, 4, 4, 64)), shape
+
+
+def masked(kept):
+    mask = np.arange(64)[:, None] % kept == np.arange(64) % kept
+    return models.read(lambda p, x: x @ (p["w"] * mask), kernels("w"), struct(8, 64)), (64, 64)
+
+
+def three_gates(hidden):
+    def fn(p, x):
+        r, z, n = jnp.split(p["w"] @ x, 3)
+        return jax.nn.sigmoid(r) * jnp.tanh(n) + jax.nn.sigmoid(z)
+
+    return models.read(fn, {"w": (3 * hidden, 32)}, struct(32)), (3 * hidden, 32)
+
+
+@pytest.mark.parametrize(
+    "made, law, is_wrong",
+    [
+        (upsampled(2, 32), HE, False),  # 2 / 256 = 1 / fan_out
+        (upsampled(4, 48), HE, True),  # 2 / 1024, of true fans 64 and 768
+        (masked(2), LECUN, False),  # half of the variance
+        (masked(8), LECUN, True),  # an eighth
+        (three_gates(64), init.uniform(minval=-1 / 8, maxval=1 / 8), False),  # U(+-1/sqrt(hidden))
+        (three_gates(128), HE, True),  # 2 / 384, of true fans 32 and 128
+    ],
+)
+def test_a_guess_comes_after_every_common_law_of_the_true_fans(made, law, is_wrong):
+    reading, shape = made
+    findings = jaxinit.audit(reading, {"w": law(jax.random.key(0), shape)}).findings
+    assert ("wrong-fans" in {f.code for f in findings if f.severity != "info"}) == is_wrong
+
+
 @pytest.mark.parametrize(
     "activation, kernel, is_narrow",
     [

@@ -183,16 +183,16 @@ def wrong_fans(case: Case) -> Iterator[Seen]:
     for difference in compare_fans(case.model.reading, known) if known else ():
         factor = difference.factor
         if factor is not None and not math.isclose(factor, 1, rel_tol=0.02):
-            # Twice or half of the standard deviation is no handicap that training would show.
-            kind: Severity = "info" if 0.24 <= factor <= 4.1 else "error"
-            found.append((difference.path, difference.implied, difference.true, factor, kind))
+            found.append((difference.path, difference.implied, difference.true, factor, "error"))
     for p, now in case.drawn(case.model.layers):
         guess = None if now.initializer else _guessed_fans(p, now)
         if guess is not None:
             found.append((p.path, *guess, "warning"))
     for path, implied, true, factor, severity in found:
+        # Twice or half of the standard deviation is no handicap that training would show.
+        is_harmless = path in normalised or 0.24 <= factor <= 4.1
         yield Seen(
-            "info" if path in normalised else severity,
+            "info" if is_harmless else severity,
             (path,),
             f"Drawn with fans {implied.fan_in:g} and {implied.fan_out:g}, while the model "
             f"contracts {true.fan_in:g} and feeds {true.fan_out:g}: {math.sqrt(factor):.3g} of the "
@@ -217,9 +217,11 @@ def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] |
     def fits(fan_in: float, *scales: float) -> bool:
         return any(math.isclose(scale / now.std**2, fan_in, rel_tol=slack) for scale in scales)
 
-    # 1/3 is the uniform law on +-1/sqrt(fan_in), as torch and Equinox draw it.
-    fan_avg = (true.fan_in + true.fan_out) / 2
-    is_right = fits(true.fan_in, 1 / 3, 1.0, 2.0) or fits(fan_avg, 1.0, 2.0)
+    # Every common law of the true fans comes first, those of each piece of a packed kernel among
+    # them. 1/3 is the uniform law on +-1/sqrt(fan), as torch and Equinox draw it.
+    pairs = [(use.fan_in, use.fan_out) for use in p.parameter.uses if use.fan_in and use.fan_out]
+    fans = [fan for one, other in pairs for fan in (one, other, (one + other) / 2)]
+    is_right = any(fits(fan, 1 / 3, 1.0, 2.0) for fan in fans)
     if is_right or not fits(implied.fan_in, 1.0, 2.0):
         return None
     return implied, true, true.fan_in / implied.fan_in

@@ -7,6 +7,7 @@ To add one, write it under `check`. Sizes of signals and gradients are those of 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -21,7 +22,7 @@ from jaxinit.checks import twin_units
 from jaxinit.initializers import Fans, compute_fans
 from jaxinit.jaxpr import SUMS
 from jaxinit.reading import compare_fans
-from jaxinit.signal import interval_text
+from jaxinit.signal import Interval, interval_text
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -32,6 +33,12 @@ _LOGITS = 4.0
 # Second moment of scores from which a softmax over them is nearly a choice of one: with a standard
 # deviation of 4 the largest of 16 weights is 0.70 in the mean, measured.
 _SCORES = 16.0
+# Second moment of a pre-activation, by itself and over the advised one, from which it is large: its
+# standard deviation is 4, where the slope of tanh is 0.0013. And from which it is small: no more
+# than a bias moves by one step of 0.001.
+_LARGE, _SMALL = 16.0, 2.0**-20
+# Variance times fan beyond which no common law draws, 1/3 to 2, with room for chance.
+_WEIGHTS = 0.25, 2.5
 # Variance b between draws of the log of the last second moment, from which it is said: the typical
 # network has exp(-b / 2), 0.78 of the mean.
 _SPREAD = 0.5
@@ -284,16 +291,20 @@ def zero_product(case: Case) -> Iterator[Seen]:
 
 @check("Use the rules of the advice.", "He 2015, section 2.2")
 def gain_mismatch(case: Case) -> Iterator[Seen]:
-    """Plain networks whose signal or gradient shrinks or grows by a factor in every layer.
+    """Signals or gradients that shrink or grow from layer to layer, or that are far off in one.
 
-    What becomes of it under the advice is what the model does by itself, with a pool for example.
+    What becomes of them under the advice is what the model does by itself, with a pool for example.
     """
-    model, signals = case.model, case.signals
-    if signals is None or not (guide.PLAIN & ~guide.SIGMOID).holds(model):
-        return
-    chain = chain_of(model)
+    if case.signals is not None:
+        yield from itertools.islice((*_chain_off(case, case.signals), *_off(case, case.signals)), 1)
+
+
+def _chain_off(case: Case, signals: Signals) -> Iterator[Seen]:
+    """Plain networks whose signal or gradient is multiplied in every layer."""
+    model, chain = case.model, chain_of(case.model)
     growth, allowed = signals.growth(chain), case.advised.growth(chain)
-    if growth is None or allowed is None:
+    is_asked = (guide.PLAIN & ~guide.SIGMOID).holds(model)
+    if not is_asked or growth is None or allowed is None:
         return
     # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch; and in a shallow
     # network most random weights will do.
@@ -301,11 +312,10 @@ def gain_mismatch(case: Case) -> Iterator[Seen]:
     low, high = (1 / (4 * count), 16.0) if count > 3 else (1e-6, 100.0)
     name = model.activation.name if model.activation else "linear layers"
     for what, found, usual in zip(("signal", "gradient"), growth, allowed, strict=True):
-        beside = (found[0] / (usual[1] or 1e-300), found[1] / (usual[0] or 1e-300))
-        is_off = (found[1] < low and beside[1] < low) or (found[0] > high and beside[0] > high)
-        if not is_off:
+        least, most = _surely(found, usual)
+        if low <= most and least <= high:
             continue
-        total = max(found[1], 1e-300) if found[1] < low else min(found[0], 1e300)
+        total = max(found[1], 1e-300) if most < low else min(found[0], 1e300)
         each, bits = total ** (1 / (count - 1)), math.log2(total)
         verb = "halves" if abs(each - 0.5) < 0.02 else f"is multiplied by {each:.3g}"
         yield Seen(
@@ -314,7 +324,45 @@ def gain_mismatch(case: Case) -> Iterator[Seen]:
             f"The second moment of the {what} {verb} per layer, 2^{bits:.0f} after {count} layers "
             f"of {name}, whose gain is {chain[0].gain:.4g}.",
         )
-        return
+
+
+def _off(case: Case, signals: Signals) -> Iterator[Seen]:
+    """Models of any kind in which kernels that no common law draws make sizes that are far off.
+
+    Both together: a sum over positions makes large sizes of right kernels, and behind a
+    normalisation most kernels will do.
+    """
+    usual = case.advised
+    asked = [
+        p
+        for p, now in case.drawn(case.model.hidden)
+        if not (now.is_zero or p.after.normalisation or "query_key" in p.roles)
+    ]
+    weights = [_surely(signals.weight(p), usual.weight(p)) for p in asked]
+    # What branches add may be as small as it likes.
+    made = [(signals.met(p.use), usual.met(p.use), p.branch is None) for p in asked]
+    ends = [*zip(signals.outputs, usual.outputs, strict=True)]
+    large = [found for found, own, _ in made if _surely(found, own)[0] > _LARGE]
+    large += [found for found, own in ends if _surely(found, own)[0] > 4 * _LARGE]
+    small = [found for found, own, is_asked in made if is_asked and _surely(found, own)[1] < _SMALL]
+    heavy = [p for p, (least, _) in zip(asked, weights, strict=True) if least > _WEIGHTS[1]]
+    light = [p for p, (_, most) in zip(asked, weights, strict=True) if most < _WEIGHTS[0]]
+    for kernels, sizes, largest in ((heavy, large, max), (light, small, min)):
+        if kernels and sizes:
+            worst, size = largest(kernels, key=signals.weight), largest(sizes)
+            yield Seen(
+                "error" if size[0] > 2**20 else "warning",
+                [p.path for p in kernels],
+                f"Kernels multiply the second moment by up to "
+                f"{interval_text(signals.weight(worst))} where the advice multiplies it by "
+                f"{interval_text(usual.weight(worst))}: it comes to {interval_text(size)}.",
+            )
+
+
+def _surely(found: Interval, usual: Interval) -> Interval:
+    """How large a size is at least, and at most, both as it is and over the usual one."""
+    low, high = usual[0] or 1e-300, usual[1] or 1e-300
+    return min(found[0], found[0] / high), max(found[1], found[1] / low)
 
 
 @check(

@@ -242,6 +242,21 @@ def test_equal_columns_of_a_low_rank_factor_are_twins():
     assert found["twins"].leaves == ("layers/0/a",)
 
 
+@pytest.mark.parametrize("entries", [1, 16])
+def test_few_entries_that_do_not_scatter_are_no_draw(entries):
+    """Ones were taken for a draw of N(0, 1), since their mean is within 5 of its errors."""
+
+    def fn(p, x):
+        return (x @ p["w"]) * jnp.exp(p["s"]) * lax.rsqrt(p["var"] + 1e-5)
+
+    shapes = {"w": (64, 16), "s": (entries,), "var": (entries,)}
+    reading = models.read(fn, shapes, struct(8, 64))
+    tree = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    tree["w"] = LECUN(jax.random.key(0), shapes["w"])
+    outputs = jaxinit.predict(reading, tree).outputs
+    assert outputs[0] == pytest.approx((math.exp(2),) * 2, rel=0.2)  # 5 sigma of w's variance
+
+
 # Guesses, fans, depth.
 
 

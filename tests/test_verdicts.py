@@ -257,6 +257,44 @@ def test_few_entries_that_do_not_scatter_are_no_draw(entries):
     assert outputs[0] == pytest.approx((math.exp(2),) * 2, rel=0.2)  # 5 sigma of w's variance
 
 
+# Sizes far off in models that are no chain.
+
+
+def branching(p, x):
+    for inner, last in ("ab", "cd"):
+        x = x + relu(layer_norm(x) @ p[inner]) @ p[last]
+    return layer_norm(x) @ p["o"]
+
+
+def mapped(p, x):
+    for name in "abcdefgh":
+        x = relu(x @ p[name])
+    return layer_norm(x) @ p["o"]
+
+
+def pooled(p, x):
+    return relu(layer_norm(x @ p["a"])).sum(1) @ p["b"] @ p["o"]
+
+
+@pytest.mark.parametrize(
+    "fn, x, names, factor, is_found",
+    [
+        (branching, (8, WIDTH), "abcd", 1, False),
+        (branching, (8, WIDTH), "abcd", 4, True),  # adds 256, and 1 as advised
+        (branching, (8, WIDTH), "abcd", 1 / 4, False),  # branches may start small
+        (mapped, (8, WIDTH), "abcdefgh", 1, False),
+        (mapped, (8, WIDTH), "abcdefgh", 1 / 4, True),  # 2**-28 before the norm
+        (pooled, (8, 256, WIDTH), "b", 1, False),  # large, but of right kernels
+        (pooled, (8, 256, WIDTH), "b", 4, True),
+    ],
+)
+def test_kernels_that_no_law_draws_are_found_by_their_sizes(fn, x, names, factor, is_found):
+    broken = (f"{{{','.join(names)}}}", init.normal(factor * math.sqrt(2 / WIDTH)))
+    advice, _ = judged(fn, kernels({*names, *"ao"}), [broken, ("**", LECUN)], struct(*x))
+    found = [f for f in advice.findings if f.code == "gain-mismatch"]
+    assert [f.is_at_least("warning") for f in found] == [True] * is_found
+
+
 # Guesses, fans, depth.
 
 

@@ -16,7 +16,7 @@ from jaxinit import activations
 from jaxinit.advice import _guide as guide
 from jaxinit.advice._facts import ModelFacts, ParameterFacts, known_of
 from jaxinit.advice._present import Present, PresentByPath
-from jaxinit.advice._reach import is_view_or_sum, stuck, without_gradient
+from jaxinit.advice._reach import is_view, is_view_or_sum, stuck, without_gradient
 from jaxinit.advice._signals import UNKNOWN, Signals, chain_of, is_known, middle, over
 from jaxinit.checks import twin_units
 from jaxinit.initializers import Fans, compute_fans
@@ -330,33 +330,44 @@ def _off(case: Case, signals: Signals) -> Iterator[Seen]:
     """Models of any kind in which kernels that no common law draws make sizes that are far off.
 
     Both together: a sum over positions makes large sizes of right kernels, and behind a
-    normalisation most kernels will do.
+    normalisation most kernels will do. Twice as far from the laws a kernel is off by itself.
     """
     usual = case.advised
     asked = [
         p
         for p, now in case.drawn(case.model.hidden)
         if not (now.is_zero or p.after.normalisation or "query_key" in p.roles)
+        and not _meets_sines(case.model, p)
     ]
-    weights = [_surely(signals.weight(p), usual.weight(p)) for p in asked]
+    weights = {p.path: _surely(signals.weight(p), usual.weight(p)) for p in asked}
+    made = {p.path: _surely(signals.met(p.use), usual.met(p.use)) for p in asked}
+    ends = itertools.starmap(_surely, zip(signals.outputs, usual.outputs, strict=True))
+    is_large = any(low > 4 * _LARGE for low, _ in ends)
+    is_large |= any(low > _LARGE for low, _ in made.values())
     # What branches add may be as small as it likes.
-    made = [(signals.met(p.use), usual.met(p.use), p.branch is None) for p in asked]
-    ends = [*zip(signals.outputs, usual.outputs, strict=True)]
-    large = [found for found, own, _ in made if _surely(found, own)[0] > _LARGE]
-    large += [found for found, own in ends if _surely(found, own)[0] > 4 * _LARGE]
-    small = [found for found, own, is_asked in made if is_asked and _surely(found, own)[1] < _SMALL]
-    heavy = [p for p, (least, _) in zip(asked, weights, strict=True) if least > _WEIGHTS[1]]
-    light = [p for p, (_, most) in zip(asked, weights, strict=True) if most < _WEIGHTS[0]]
-    for kernels, sizes, largest in ((heavy, large, max), (light, small, min)):
-        if kernels and sizes:
-            worst, size = largest(kernels, key=signals.weight), largest(sizes)
+    is_small = any(made[p.path][1] < _SMALL for p in asked if p.branch is None)
+    most = _WEIGHTS[1] if is_large else 2 * _WEIGHTS[1]
+    heavy = [p for p in asked if weights[p.path][0] > most]
+    light = [p for p in asked if weights[p.path][1] < _WEIGHTS[0] and is_small]
+    sizes = [*(signals.met(p.use) for p in asked), *signals.outputs]
+    for kernels, largest, word in ((heavy, max, "large"), (light, min, "small")):
+        if kernels:
+            worst = largest(kernels, key=lambda p: weights[p.path])
+            size = largest((size for size in sizes if is_known(size, 16)), default=UNKNOWN)
+            end = "" if size == UNKNOWN else f" It comes to {interval_text(size)}."
             yield Seen(
                 "error" if size[0] > 2**20 else "warning",
                 [p.path for p in kernels],
-                f"Kernels multiply the second moment by up to "
-                f"{interval_text(signals.weight(worst))} where the advice multiplies it by "
-                f"{interval_text(usual.weight(worst))}: it comes to {interval_text(size)}.",
+                f"Kernels are too {word} for any common law: they multiply the second moment by up "
+                f"to {interval_text(signals.weight(worst))}, where the advice multiplies it by "
+                f"{interval_text(usual.weight(worst))}.{end}",
             )
+
+
+def _meets_sines(model: ModelFacts, p: ParameterFacts) -> bool:
+    """Whether sines follow, as in Fourier features: large kernels are fine grids there."""
+    nodes = (node for number in p.use.meets for node in model.graph.after(number, is_view))
+    return any(node.primitive in ("sin", "cos") for node in nodes)
 
 
 def _surely(found: Interval, usual: Interval) -> Interval:

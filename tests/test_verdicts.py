@@ -276,12 +276,20 @@ def pooled(p, x):
     return relu(layer_norm(x @ p["a"])).sum(1) @ p["b"] @ p["o"]
 
 
+def waves(p, x):
+    z = x @ p["a"]
+    return jnp.concatenate([jnp.sin(z), jnp.cos(z)], -1)[..., ::2] @ p["o"]
+
+
 @pytest.mark.parametrize(
     "fn, x, names, factor, is_found",
     [
         (branching, (8, WIDTH), "abcd", 1, False),
         (branching, (8, WIDTH), "abcd", 4, True),  # adds 256, and 1 as advised
         (branching, (8, WIDTH), "abcd", 1 / 4, False),  # branches may start small
+        (branching, (8, WIDTH), "a", 1.5, False),
+        (branching, (8, WIDTH), "a", 2.4, True),  # variance times fan of 11.5
+        (waves, (8, WIDTH), "a", 2.4, False),  # Fourier features
         (mapped, (8, WIDTH), "abcdefgh", 1, False),
         (mapped, (8, WIDTH), "abcdefgh", 1 / 4, True),  # 2**-28 before the norm
         (pooled, (8, 256, WIDTH), "b", 1, False),  # large, but of right kernels
@@ -290,7 +298,7 @@ def pooled(p, x):
 )
 def test_kernels_that_no_law_draws_are_found_by_their_sizes(fn, x, names, factor, is_found):
     broken = (f"{{{','.join(names)}}}", init.normal(factor * math.sqrt(2 / WIDTH)))
-    advice, _ = judged(fn, kernels({*names, *"ao"}), [broken, ("**", LECUN)], struct(*x))
+    advice, _ = judged(fn, kernels("abcdefgho"), [broken, ("**", LECUN)], struct(*x))
     found = [f for f in advice.findings if f.code == "gain-mismatch"]
     assert [f.is_at_least("warning") for f in found] == [True] * is_found
 

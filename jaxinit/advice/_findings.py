@@ -34,9 +34,9 @@ _LOGITS = 4.0
 # deviation of 4 the largest of 16 weights is 0.70 in the mean, measured.
 _SCORES = 16.0
 # Second moment of a pre-activation, by itself and over the advised one, from which it is large: its
-# standard deviation is 4, where the slope of tanh is 0.0013. And from which it is small: no more
-# than a bias moves by one step of 0.001.
-_LARGE, _SMALL = 16.0, 2.0**-20
+# standard deviation is 4, where the slope of tanh is 0.0013. And from which it is small: three
+# steps of 0.001 move a bias as far.
+_LARGE, _SMALL = 16.0, 1e-5
 # Variance times fan beyond which no common law draws, 1/3 to 2, with room for chance.
 _WEIGHTS = 0.25, 2.5
 # Variance b between draws of the log of the last second moment, from which it is said: the typical

@@ -242,6 +242,67 @@ def test_equal_columns_of_a_low_rank_factor_are_twins():
     assert found["twins"].leaves == ("layers/0/a",)
 
 
+@pytest.mark.parametrize("entries", [1, 16])
+def test_few_entries_that_do_not_scatter_are_no_draw(entries):
+    """Ones were taken for a draw of N(0, 1), since their mean is within 5 of its errors."""
+
+    def fn(p, x):
+        return (x @ p["w"]) * jnp.exp(p["s"]) * lax.rsqrt(p["var"] + 1e-5)
+
+    shapes = {"w": (64, 16), "s": (entries,), "var": (entries,)}
+    reading = models.read(fn, shapes, struct(8, 64))
+    tree = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    tree["w"] = LECUN(jax.random.key(0), shapes["w"])
+    outputs = jaxinit.predict(reading, tree).outputs
+    assert outputs[0] == pytest.approx((math.exp(2),) * 2, rel=0.2)  # 5 sigma of w's variance
+
+
+# Sizes far off in models that are no chain.
+
+
+def branching(p, x):
+    for inner, last in ("ab", "cd"):
+        x = x + relu(layer_norm(x) @ p[inner]) @ p[last]
+    return layer_norm(x) @ p["o"]
+
+
+def mapped(p, x):
+    for name in "abcdefgh":
+        x = relu(x @ p[name])
+    return layer_norm(x) @ p["o"]
+
+
+def pooled(p, x):
+    return relu(layer_norm(x @ p["a"])).sum(1) @ p["b"] @ p["o"]
+
+
+def waves(p, x):
+    z = x @ p["a"]
+    return jnp.concatenate([jnp.sin(z), jnp.cos(z)], -1)[..., ::2] @ p["o"]
+
+
+@pytest.mark.parametrize(
+    "fn, x, names, factor, is_found",
+    [
+        (branching, (8, WIDTH), "abcd", 1, False),
+        (branching, (8, WIDTH), "abcd", 4, True),  # adds 256, and 1 as advised
+        (branching, (8, WIDTH), "abcd", 1 / 4, False),  # branches may start small
+        (branching, (8, WIDTH), "a", 1.5, False),
+        (branching, (8, WIDTH), "a", 2.4, True),  # variance times fan of 11.5
+        (waves, (8, WIDTH), "a", 2.4, False),  # Fourier features
+        (mapped, (8, WIDTH), "abcdefgh", 1, False),
+        (mapped, (8, WIDTH), "abcdefgh", 1 / 4, True),  # 2**-28 before the norm
+        (pooled, (8, 256, WIDTH), "b", 1, False),  # large, but of right kernels
+        (pooled, (8, 256, WIDTH), "b", 4, True),
+    ],
+)
+def test_kernels_that_no_law_draws_are_found_by_their_sizes(fn, x, names, factor, is_found):
+    broken = (f"{{{','.join(names)}}}", init.normal(factor * math.sqrt(2 / WIDTH)))
+    advice, _ = judged(fn, kernels("abcdefgho"), [broken, ("**", LECUN)], struct(*x))
+    found = [f for f in advice.findings if f.code == "gain-mismatch"]
+    assert [f.is_at_least("warning") for f in found] == [True] * is_found
+
+
 # Guesses, fans, depth.
 
 
@@ -260,6 +321,46 @@ def test_the_usual_law_of_torch_is_no_wrong_fan():
         draw = [jax.random.uniform(k, (16, 16, 3, 3), minval=-bound, maxval=bound) for k in keys]
         found = jaxinit.audit(reading, dict(zip("ab", draw, strict=True))).findings
         assert "wrong-fans" not in {finding.code for finding in found}
+
+
+def upsampled(size, features):
+    """A transposed convolution whose windows lie side by side: each output sees one tap."""
+
+    def fn(p, x):
+        return lax.conv_transpose(x, p["w"], (size, size), "SAME")
+
+    shape = (size, size, 64, features)
+    return models.read(fn, {"w": shape}, struct(2, 4, 4, 64)), shape
+
+
+def masked(kept):
+    mask = np.arange(64)[:, None] % kept == np.arange(64) % kept
+    return models.read(lambda p, x: x @ (p["w"] * mask), kernels("w"), struct(8, 64)), (64, 64)
+
+
+def three_gates(hidden):
+    def fn(p, x):
+        r, z, n = jnp.split(p["w"] @ x, 3)
+        return jax.nn.sigmoid(r) * jnp.tanh(n) + jax.nn.sigmoid(z)
+
+    return models.read(fn, {"w": (3 * hidden, 32)}, struct(32)), (3 * hidden, 32)
+
+
+@pytest.mark.parametrize(
+    "made, law, is_wrong",
+    [
+        (upsampled(2, 32), HE, False),  # 2 / 256 = 1 / fan_out
+        (upsampled(4, 48), HE, True),  # 2 / 1024, of true fans 64 and 768
+        (masked(2), LECUN, False),  # half of the variance
+        (masked(8), LECUN, True),  # an eighth
+        (three_gates(64), init.uniform(minval=-1 / 8, maxval=1 / 8), False),  # U(+-1/sqrt(hidden))
+        (three_gates(128), HE, True),  # 2 / 384, of true fans 32 and 128
+    ],
+)
+def test_a_guess_comes_after_every_common_law_of_the_true_fans(made, law, is_wrong):
+    reading, shape = made
+    findings = jaxinit.audit(reading, {"w": law(jax.random.key(0), shape)}).findings
+    assert ("wrong-fans" in {f.code for f in findings if f.severity != "info"}) == is_wrong
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ To add one, write it under `check`. Sizes of signals and gradients are those of 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -15,13 +16,13 @@ from jaxinit import activations
 from jaxinit.advice import _guide as guide
 from jaxinit.advice._facts import ModelFacts, ParameterFacts, known_of
 from jaxinit.advice._present import Present, PresentByPath
-from jaxinit.advice._reach import is_view_or_sum, stuck, without_gradient
+from jaxinit.advice._reach import is_view, is_view_or_sum, stuck, without_gradient
 from jaxinit.advice._signals import UNKNOWN, Signals, chain_of, is_known, middle, over
 from jaxinit.checks import twin_units
 from jaxinit.initializers import Fans, compute_fans
 from jaxinit.jaxpr import SUMS
 from jaxinit.reading import compare_fans
-from jaxinit.signal import interval_text
+from jaxinit.signal import Interval, interval_text
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -32,6 +33,12 @@ _LOGITS = 4.0
 # Second moment of scores from which a softmax over them is nearly a choice of one: with a standard
 # deviation of 4 the largest of 16 weights is 0.70 in the mean, measured.
 _SCORES = 16.0
+# Second moment of a pre-activation, by itself and over the advised one, from which it is large: its
+# standard deviation is 4, where the slope of tanh is 0.0013. And from which it is small: three
+# steps of 0.001 move a bias as far.
+_LARGE, _SMALL = 16.0, 1e-5
+# Variance times fan beyond which no common law draws, 1/3 to 2, with room for chance.
+_WEIGHTS = 0.25, 2.5
 # Variance b between draws of the log of the last second moment, from which it is said: the typical
 # network has exp(-b / 2), 0.78 of the mean.
 _SPREAD = 0.5
@@ -183,16 +190,16 @@ def wrong_fans(case: Case) -> Iterator[Seen]:
     for difference in compare_fans(case.model.reading, known) if known else ():
         factor = difference.factor
         if factor is not None and not math.isclose(factor, 1, rel_tol=0.02):
-            # Twice or half of the standard deviation is no handicap that training would show.
-            kind: Severity = "info" if 0.24 <= factor <= 4.1 else "error"
-            found.append((difference.path, difference.implied, difference.true, factor, kind))
+            found.append((difference.path, difference.implied, difference.true, factor, "error"))
     for p, now in case.drawn(case.model.layers):
         guess = None if now.initializer else _guessed_fans(p, now)
         if guess is not None:
             found.append((p.path, *guess, "warning"))
     for path, implied, true, factor, severity in found:
+        # Twice or half of the standard deviation is no handicap that training would show.
+        is_harmless = path in normalised or 0.24 <= factor <= 4.1
         yield Seen(
-            "info" if path in normalised else severity,
+            "info" if is_harmless else severity,
             (path,),
             f"Drawn with fans {implied.fan_in:g} and {implied.fan_out:g}, while the model "
             f"contracts {true.fan_in:g} and feeds {true.fan_out:g}: {math.sqrt(factor):.3g} of the "
@@ -217,9 +224,11 @@ def _guessed_fans(p: ParameterFacts, now: Present) -> tuple[Fans, Fans, float] |
     def fits(fan_in: float, *scales: float) -> bool:
         return any(math.isclose(scale / now.std**2, fan_in, rel_tol=slack) for scale in scales)
 
-    # 1/3 is the uniform law on +-1/sqrt(fan_in), as torch and Equinox draw it.
-    fan_avg = (true.fan_in + true.fan_out) / 2
-    is_right = fits(true.fan_in, 1 / 3, 1.0, 2.0) or fits(fan_avg, 1.0, 2.0)
+    # Every common law of the true fans comes first, those of each piece of a packed kernel among
+    # them. 1/3 is the uniform law on +-1/sqrt(fan), as torch and Equinox draw it.
+    pairs = [(use.fan_in, use.fan_out) for use in p.parameter.uses if use.fan_in and use.fan_out]
+    fans = [fan for one, other in pairs for fan in (one, other, (one + other) / 2)]
+    is_right = any(fits(fan, 1 / 3, 1.0, 2.0) for fan in fans)
     if is_right or not fits(implied.fan_in, 1.0, 2.0):
         return None
     return implied, true, true.fan_in / implied.fan_in
@@ -282,16 +291,20 @@ def zero_product(case: Case) -> Iterator[Seen]:
 
 @check("Use the rules of the advice.", "He 2015, section 2.2")
 def gain_mismatch(case: Case) -> Iterator[Seen]:
-    """Plain networks whose signal or gradient shrinks or grows by a factor in every layer.
+    """Signals or gradients that shrink or grow from layer to layer, or that are far off in one.
 
-    What becomes of it under the advice is what the model does by itself, with a pool for example.
+    What becomes of them under the advice is what the model does by itself, with a pool for example.
     """
-    model, signals = case.model, case.signals
-    if signals is None or not (guide.PLAIN & ~guide.SIGMOID).holds(model):
-        return
-    chain = chain_of(model)
+    if case.signals is not None:
+        yield from itertools.islice((*_chain_off(case, case.signals), *_off(case, case.signals)), 1)
+
+
+def _chain_off(case: Case, signals: Signals) -> Iterator[Seen]:
+    """Plain networks whose signal or gradient is multiplied in every layer."""
+    model, chain = case.model, chain_of(case.model)
     growth, allowed = signals.growth(chain), case.advised.growth(chain)
-    if growth is None or allowed is None:
+    is_asked = (guide.PLAIN & ~guide.SIGMOID).holds(model)
+    if not is_asked or growth is None or allowed is None:
         return
     # On the edge of chaos lengths shrink like 1 / depth, which is no mismatch; and in a shallow
     # network most random weights will do.
@@ -299,11 +312,10 @@ def gain_mismatch(case: Case) -> Iterator[Seen]:
     low, high = (1 / (4 * count), 16.0) if count > 3 else (1e-6, 100.0)
     name = model.activation.name if model.activation else "linear layers"
     for what, found, usual in zip(("signal", "gradient"), growth, allowed, strict=True):
-        beside = (found[0] / (usual[1] or 1e-300), found[1] / (usual[0] or 1e-300))
-        is_off = (found[1] < low and beside[1] < low) or (found[0] > high and beside[0] > high)
-        if not is_off:
+        least, most = _surely(found, usual)
+        if low <= most and least <= high:
             continue
-        total = max(found[1], 1e-300) if found[1] < low else min(found[0], 1e300)
+        total = max(found[1], 1e-300) if most < low else min(found[0], 1e300)
         each, bits = total ** (1 / (count - 1)), math.log2(total)
         verb = "halves" if abs(each - 0.5) < 0.02 else f"is multiplied by {each:.3g}"
         yield Seen(
@@ -312,7 +324,56 @@ def gain_mismatch(case: Case) -> Iterator[Seen]:
             f"The second moment of the {what} {verb} per layer, 2^{bits:.0f} after {count} layers "
             f"of {name}, whose gain is {chain[0].gain:.4g}.",
         )
-        return
+
+
+def _off(case: Case, signals: Signals) -> Iterator[Seen]:
+    """Models of any kind in which kernels that no common law draws make sizes that are far off.
+
+    Both together: a sum over positions makes large sizes of right kernels, and behind a
+    normalisation most kernels will do. Twice as far from the laws a kernel is off by itself.
+    """
+    usual = case.advised
+    asked = [
+        p
+        for p, now in case.drawn(case.model.hidden)
+        if not (now.is_zero or p.after.normalisation or "query_key" in p.roles)
+        and not _meets_sines(case.model, p)
+    ]
+    weights = {p.path: _surely(signals.weight(p), usual.weight(p)) for p in asked}
+    made = {p.path: _surely(signals.met(p.use), usual.met(p.use)) for p in asked}
+    ends = itertools.starmap(_surely, zip(signals.outputs, usual.outputs, strict=True))
+    is_large = any(low > 4 * _LARGE for low, _ in ends)
+    is_large |= any(low > _LARGE for low, _ in made.values())
+    # What branches add may be as small as it likes.
+    is_small = any(made[p.path][1] < _SMALL for p in asked if p.branch is None)
+    most = _WEIGHTS[1] if is_large else 2 * _WEIGHTS[1]
+    heavy = [p for p in asked if weights[p.path][0] > most]
+    light = [p for p in asked if weights[p.path][1] < _WEIGHTS[0] and is_small]
+    sizes = [*(signals.met(p.use) for p in asked), *signals.outputs]
+    for kernels, largest, word in ((heavy, max, "large"), (light, min, "small")):
+        if kernels:
+            worst = largest(kernels, key=lambda p: weights[p.path])
+            size = largest((size for size in sizes if is_known(size, 16)), default=UNKNOWN)
+            end = "" if size == UNKNOWN else f" It comes to {interval_text(size)}."
+            yield Seen(
+                "error" if size[0] > 2**20 else "warning",
+                [p.path for p in kernels],
+                f"Kernels are too {word} for any common law: they multiply the second moment by up "
+                f"to {interval_text(signals.weight(worst))}, where the advice multiplies it by "
+                f"{interval_text(usual.weight(worst))}.{end}",
+            )
+
+
+def _meets_sines(model: ModelFacts, p: ParameterFacts) -> bool:
+    """Whether sines follow, as in Fourier features: large kernels are fine grids there."""
+    nodes = (node for number in p.use.meets for node in model.graph.after(number, is_view))
+    return any(node.primitive in ("sin", "cos") for node in nodes)
+
+
+def _surely(found: Interval, usual: Interval) -> Interval:
+    """How large a size is at least, and at most, both as it is and over the usual one."""
+    low, high = usual[0] or 1e-300, usual[1] or 1e-300
+    return min(found[0], found[0] / high), max(found[1], found[1] / low)
 
 
 @check(

@@ -76,6 +76,11 @@ class Signals:
         self.model = model
         self._sizes = propagate(model.reading, drawn)
 
+    @property
+    def outputs(self) -> tuple[Interval, ...]:
+        """Sizes of the float outputs of the model."""
+        return self._sizes.outputs
+
     def incoming(self, p: ParameterFacts) -> Interval:
         """Size of the data that a layer contracts its parameter with."""
         return self._hull(p.data_operand)

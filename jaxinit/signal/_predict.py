@@ -408,16 +408,17 @@ def law_of_sample(mean: float, second: float, entries: int) -> Moments:
     """Mean and variance of the law that entries were drawn by.
 
     A mean within 5 standard errors of zero is chance. Along many layers of one sign it would add
-    up, and no other draw of the law would show it.
+    up, and no other draw of the law would show it. Entries that do not scatter are what they are.
 
     Args:
         mean: mean of the entries.
         second: their mean square.
         entries: how many there are.
     """
-    if abs(mean) <= 5 * math.sqrt(second / entries):
-        mean = 0.0
-    return mean, second - mean**2
+    variance = max(second - mean**2, 0.0)
+    if abs(mean) <= 5 * math.sqrt(variance / entries):
+        return 0.0, second
+    return mean, variance
 
 
 def _measured(

@@ -128,7 +128,8 @@ def race(one: Subject, seeds: int, steps: int) -> dict[str, Any]:
     advice = jaxinit.advise(one.reading, one.entry.goal)
     plan = jaxinit.plan(one.arrays, advice.rules())
     keys = [jax.random.key(seed) for seed in range(seeds)]
-    starts = [*(one.init(key) for key in keys), *(plan.init(key) for key in keys)]
+    # What is no parameter, and what the advice does not judge, is the model's own draw.
+    starts = [*map(one.init, keys), *(plan.init(key, donate=one.init(key)) for key in keys)]
     task = training.TASKS[one.entry.name]
     losses = training.train(one.model, one.reading, task, starts, steps)
     halves = losses[:seeds], losses[seeds:]

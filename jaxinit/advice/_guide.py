@@ -130,7 +130,7 @@ def row(name: str, when: Condition, source: str, *choices: Choice) -> Row:
 def decide(goal: str, model: ModelFacts) -> Iterator[tuple[ParameterFacts, Row, Choice]]:
     """For each parameter the first row that holds and speaks of one of its roles.
 
-    Random keys among the variables are left out: they are no parameters, and no plan takes them.
+    Random keys among the variables are left out: every plan leaves them to the model.
     """
     rows = [row for row in GUIDES[goal] if row.when.holds(model)]
     for facts in model.parameters:

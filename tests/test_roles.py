@@ -401,3 +401,37 @@ def test_patches_lie_side_by_side_and_meet_no_activation(stride, bent):
 
     model = facts(model, {"w": (4, 4, 3, 6), "out": (6, 2)}, struct(2, 8, 8, 3))
     assert model.begins_with_patches == (stride == 4 and not bent)
+
+
+@pytest.mark.parametrize("place", ["none", "table", "head"])
+def test_branches_are_full_where_a_tied_table_fills_the_stream(place):
+    """Its logit for the token itself is sqrt(d) times its share of the stream: 8 / sqrt 2 of 8.
+
+    GPT-2's table of d^-1/2 is a small share; Gemma multiplies it by sqrt(d), T5 the logits by less.
+    """
+
+    def model(p, t):
+        x = p["table"][t] * (8 if place == "table" else 1)
+        for block in p["blocks"]:
+            h = norm(x)
+            x = x + attend(h @ block["q"], h @ block["k"], h @ block["v"]) @ block["o"]
+            x = x + jax.nn.relu(norm(x) @ block["up"]) @ block["down"]
+        return norm(x) * (1 / 8 if place == "head" else 1) @ p["table"].T
+
+    block = {name: (64, 64) for name in ("q", "k", "v", "o", "up", "down")}
+    shapes = {"table": (99, 64), "blocks": [block] * 2}
+    reading = models.read(model, shapes, struct(2, 5, dtype="int32"))
+    advice = jaxinit.advise(reading)
+    small = init.variance_scaling(0.25, "fan_in", "truncated_normal")
+    ends = {advice[f"blocks/{n}/{out}"].initializer for n in (0, 1) for out in ("o", "down")}
+    assert ends == {small if place == "none" else init.lecun_normal()}
+    assert ("token itself" in advice["blocks/0/o"].reason) == (place != "none")
+    drawn = advice.plan().init(jax.random.key(0))
+    assert jaxinit.audit(reading, drawn).severity in (None, "info")
+
+
+def test_a_head_says_that_the_loss_is_not_judged():
+    reading = models.read(lambda p, x: jax.nn.relu(x @ p["w"]) @ p["out"], KERNELS, X)
+    assert "not judged: the loss. For a squared error draw zeros" in (
+        jaxinit.advise(reading)["out"].reason
+    )

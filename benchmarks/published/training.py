@@ -54,6 +54,15 @@ def regress(inputs: tuple[jax.Array, ...], outputs: Any) -> jax.Array:
     return jnp.mean((out.reshape(len(flat), -1) - wanted[:, None]) ** 2)
 
 
+def recall(inputs: tuple[jax.Array, ...], outputs: Any) -> jax.Array:
+    """At every position of a sequence the label of the fourth before it, as in `classify`."""
+    x, logits = inputs[0], jax.tree.leaves(outputs)[0]
+    return classify((x[:, :-4],), logits[:, 4:])
+
+
+# The advice does not know the loss, and says that heads start at zero for a squared error.
+SQUARED = (reconstruct, regress)
+
 TASKS: dict[str, Task] = {
     "GPT-2": tokens,
     "T5": tokens,
@@ -64,7 +73,7 @@ TASKS: dict[str, Task] = {
     "autoencoder of NNX": reconstruct,
     "DeepSets": regress,
     "MLP of Equinox": classify,
-    "LSTM of Haiku": classify,
+    "LSTM of Haiku": recall,
     "Mamba": classify,
     "FNO": regress,
 }

@@ -435,3 +435,21 @@ def test_a_head_says_that_the_loss_is_not_judged():
     assert "not judged: the loss. For a squared error draw zeros" in (
         jaxinit.advise(reading)["out"].reason
     )
+
+
+def test_where_a_weight_is_divided_the_rate_is_not_judged():
+    def pooled(p, x):
+        return jax.nn.relu((x @ p["w"]).sum(1)) @ p["out"]
+
+    def unscaled(p, x):
+        scores = (x @ p["q"]) @ jnp.swapaxes(x @ p["k"], -1, -2)
+        return jax.nn.softmax(scores) @ (x @ p["v"]) @ p["out"]
+
+    advice = jaxinit.advise(models.read(pooled, KERNELS, struct(4, 9, 8)))
+    assert "divided by 3, for what the model multiplies beside it; not judged: the rate" in (
+        advice["w"].reason
+    )
+    assert "rate" not in advice["out"].reason
+    shapes = {**{name: (64, 64) for name in "qkv"}, "out": (64, 3)}
+    advice = jaxinit.advise(models.read(unscaled, shapes, struct(2, 5, 64)))
+    assert "divided by" in advice["q"].reason and "rate" not in advice["q"].reason

@@ -230,6 +230,10 @@ def _explained(each: Decision, signals: Signals) -> Decision:
         is_less = p.correction < 1
         verb, by = ("divided", 1 / p.correction) if is_less else ("multiplied", p.correction)
         remarks.append(f"{verb} by {by:.4g}, for what the model multiplies beside it")
+        if p.correction < 1 / 2 and "query_key" not in p.roles:
+            # A step of Adam is as large as its rate, whatever the weight, and meets that factor.
+            # Scores are to grow: there the full rate trains as well.
+            remarks.append("not judged: the rate. Adam's wants dividing too")
     size, why = signals.met(p.use), signals.why(p.use)
     if not is_known(size, 16):
         remarks.append(f"its size is not judged{f', because of {why}' if why else ''}")

@@ -242,8 +242,9 @@ def _rest_of(graph: Neighbours, value: int) -> int | None:
             return _sigmoid_of(graph, last)
     made = _sigmoid_of(graph, value)
     node = None if made is None else graph.makers.get(made)
-    is_negated = node is not None and node.primitive == "neg"
-    return node.inputs[0] if is_negated else None
+    if node is None or node.primitive != "neg" or not isinstance(node.inputs[0], int):
+        return None
+    return node.inputs[0]
 
 
 # Zeros: whether all that an equation makes is exactly zero, of which of its operands are.

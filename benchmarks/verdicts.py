@@ -4,13 +4,16 @@ A zoo of models as people publish them, at small sizes, each with the initializa
 authors chose. For each, the errors and warnings of `jaxinit.audit` are held against ten draws that
 are measured without the library's prediction: what the draws do not show is a false alarm. Then one
 thing is broken in every model, and it is counted how often a finding names it. Twelve models are
-trained briefly from their own initialization and from the advice, with the same data and steps.
+trained briefly from their own initialization and from the advice, with the same data and steps; for
+a squared error the head of the advice is zero, and the rate of a weight that the advice divides is
+divided too, as the reasons say.
 """
 
 import argparse
 import dataclasses
 import itertools
 import math
+import re
 import statistics
 import time
 from typing import Any
@@ -24,6 +27,7 @@ from rich.console import Console
 from rich.progress import track
 
 import jaxinit
+from jaxinit.initializers import zeros
 
 QUESTION = "Are the findings on published models true, and does the advice train as well?"
 # Below this a loss has arrived: which of two is smaller says nothing.
@@ -126,15 +130,35 @@ def _effect(facts: Any, touched: set[str]) -> float:
 def race(one: Subject, seeds: int, steps: int) -> dict[str, Any]:
     """Final losses of the own initialization and of the advice, at the better rate of each."""
     advice = jaxinit.advise(one.reading, one.entry.goal)
+    task = training.TASKS[one.entry.name]
+    if task in training.SQUARED:
+        lines = [
+            dataclasses.replace(p, initializer=zeros) if p.role == "head" else p for p in advice
+        ]
+        advice = dataclasses.replace(advice, prescriptions=tuple(lines))
     plan = jaxinit.plan(one.arrays, advice.rules())
     keys = [jax.random.key(seed) for seed in range(seeds)]
-    starts = [*(one.init(key) for key in keys), *(plan.init(key) for key in keys)]
-    task = training.TASKS[one.entry.name]
-    losses = training.train(one.model, one.reading, task, starts, steps)
-    halves = losses[:seeds], losses[seeds:]
-    own, ours = (min(map(statistics.fmean, zip(*half, strict=True))) for half in halves)
+    # What is no parameter, and what the advice does not judge, is the model's own draw.
+    starts = [*map(one.init, keys), *(plan.init(key, donate=one.init(key)) for key in keys)]
+    slower = [{}] * seeds + [slower_of(advice)] * seeds
+    losses = training.train(one.model, one.reading, task, starts, steps, slower)
+    (own, spread), (ours, other) = (best(half) for half in (losses[:seeds], losses[seeds:]))
     ratio = (ours + FLOOR) / (own + FLOOR)
-    return {"own": own, "advice": ours, "ratio": ratio, "losses": losses}
+    error = ratio * math.hypot(spread / (own + FLOOR), other / (ours + FLOOR))
+    return {"own": own, "advice": ours, "ratio": ratio, "error": error, "losses": losses}
+
+
+def slower_of(advice: jaxinit.advice.Advice) -> dict[str, float]:
+    """What the advice wants rates of Adam multiplied with, by path."""
+    found = {p.path: re.search(r"divided by ([\d.e+]+),.* rate", p.reason) for p in advice}
+    return {path: 1 / float(said[1]) for path, said in found.items() if said}
+
+
+def best(losses: list[list[float]]) -> tuple[float, float]:
+    """Mean loss over the draws at the better rate, and its standard error."""
+    finals = min(zip(*losses, strict=True), key=statistics.fmean)
+    spread = statistics.stdev(finals) if len(finals) > 1 else 0.0
+    return statistics.fmean(finals), spread / math.sqrt(len(finals))
 
 
 def attempt(function: Any, *arguments: Any) -> Any:
@@ -154,6 +178,7 @@ def main() -> None:
     parser.add_argument("--breaks", type=int, default=1, help="things to break in each model")
     parser.add_argument("--draws", type=int, default=10, help="draws that hold against findings")
     parser.add_argument("--steps", type=int, default=60, help="steps of training")
+    parser.add_argument("--seeds", type=int, default=12, help="draws that are trained")
     parser.add_argument("--no-training", action="store_true", help="verdicts alone")
     parser.add_argument("--json", help="where to keep the numbers")
     arguments = parser.parse_args()
@@ -161,7 +186,7 @@ def main() -> None:
     if arguments.only:
         zoo = [e for e in zoo if any(part in e.name for part in arguments.only)]
     raced = [e.name for e in zoo if e.name in training.TASKS and not arguments.no_training]
-    raced = raced[:2] if arguments.small else raced
+    raced, seeds = (raced[:2], 1) if arguments.small else (raced, arguments.seeds)
     results: dict[str, Any] = {}
     kinds = tuple(broken.BREAKS)
     for number, entry in enumerate(track(zoo, "models", transient=True)):
@@ -179,7 +204,7 @@ def main() -> None:
         row["advice"] = attempt(_plans, one)
         row["broken"] = attempt(breaks, one, kinds, number % len(kinds), arguments.breaks)
         if entry.name in raced:
-            row["training"] = attempt(race, one, 1 if arguments.small else 3, arguments.steps)
+            row["training"] = attempt(race, one, seeds, arguments.steps)
         keep(arguments.json, results)
     report(results)
     keep(arguments.json, results)
@@ -217,7 +242,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         ]
         for kind in broken.BREAKS
     }
-    ratios = [r["training"]["ratio"] for r in judged if isinstance(r.get("training"), dict)]
+    raced = [r["training"] for r in judged if isinstance(r.get("training"), dict)]
+    ratios = [each["ratio"] for each in raced]
     return {
         "models": len(judged),
         "skipped": sum("skipped" in row for row in results.values()),
@@ -240,6 +266,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         "found by kind": by_kind,
         "trained": len(ratios),
         "advice at least as good": sum(ratio <= 1.05 for ratio in ratios),
+        "advice worse by two standard errors": sum(r["ratio"] - 2 * r["error"] > 1 for r in raced),
         "worst ratio": max(ratios, default=None),
     }
 
@@ -261,7 +288,11 @@ def report(results: dict[str, Any]) -> None:
             for b in tried
         ]
         raced = row.get("training")
-        ratio = f"{raced['ratio']:.2f}" if isinstance(raced, dict) else str(raced or "")[:30]
+        ratio = (
+            f"{raced['ratio']:.2f} ± {raced['error']:.2f}"
+            if isinstance(raced, dict)
+            else str(raced or "")[:30]
+        )
         seconds = f"{row['verdicts']['read'] + row['verdicts']['audit']:.1f}"
         rows.append(
             [name, row["library"], "\n".join(texts) or "-", "\n".join(shown), ratio, seconds]

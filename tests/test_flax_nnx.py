@@ -218,8 +218,9 @@ def test_filters_choose_the_variables():
     assert set(specs(nnx_tree(kitchen, nnx.BatchStat))) == {"norm/mean", "norm/var"}
     both = specs(nnx_tree(kitchen, nnx.Param, nnx.BatchStat))
     assert {"norm/mean", "norm/scale"} < set(both)
-    with pytest.raises(TypeError, match=r"drop/rngs/key.*nnx\.state\(model, nnx\.Param\)"):
-        jaxinit.plan(nnx_tree(kitchen, ...), [("**", init.zeros)])
+    assert jaxinit.plan(nnx_tree(kitchen, ...), [("**", init.zeros)])["drop/rngs/key"].rule == (
+        "random key"
+    )
 
 
 def test_nothing_is_allocated():
@@ -535,6 +536,13 @@ def test_advice_on_an_nnx_model_with_state_becomes_a_plan():
         # 8**-0.5, over the 0.87963 that truncation leaves.
         assert repr(kept["base/kernel"].initializer) == "own(truncated_normal(0.40194))"
         assert kept["lora/lora_a"] == p["lora/lora_a"]
+    # A plan of the whole state keeps what is no parameter: statistics, counters and keys.
+    state = nnx.state(make())
+    seed = jax.random.key_data(state["drop"]["rngs"]["key"].get_value())
+    whole = plan(state, advice.rules()).init(jax.random.key(0), donate=state)
+    assert (whole["norm"]["var"].get_value() == 1).all()
+    assert (jax.random.key_data(whole["drop"]["rngs"]["key"].get_value()) == seed).all()
+    assert (whole["base"]["kernel"].get_value() == model.base.kernel[...]).all()
     base = plan(nnx_tree(make), advice.rules(), frozen=nnx.LoRAParam)
     assert repr(base["lora/lora_b"].initializer) == "own(zeros)"
     assert dict(advice.rules(frozen="base/kernel"))["base/kernel"] == own

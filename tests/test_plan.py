@@ -701,10 +701,26 @@ def test_own_leaves_are_kept_where_they_are_given():
 
 
 def test_own_leaves_that_nobody_gives():
-    p = plan({"w": struct(4), "v": struct(4)}, [("**", init.own)])
-    message = r"an array, or the model, for every leaf .* got neither for 'v'\. Pass .* keep="
+    """The error says what to write, and that draws the other leaves."""
+    p = plan({"w": struct(4), "v": struct(4)}, [("w", "ones"), ("v", init.own)])
+    message = r"an array, or the model, for every leaf .* got neither for 'v'\. Pass .* donate=mod"
     with pytest.raises(ValueError, match=message):
         p.init(KEY, keep={"w": np.zeros(4, "float32")})
+    made = p.init(KEY, donate={"w": jnp.zeros(4), "v": jnp.full(4, 2.0)})
+    assert made["w"].tolist() == [1] * 4 and made["v"].tolist() == [2] * 4
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_random_keys_are_the_models_whatever_the_rules_say(impl):
+    tree = {"w": struct(4), "key": jax.random.key(3, impl=impl)}
+    for rules in ([("**", "ones")], [("w", "ones")], [("w", "ones"), ("key", init.own)]):
+        p = plan(tree, rules)
+        assert p["key"].initializer == init.own and p["key"].rule == "random key"
+        made = p.init(KEY, donate=tree | {"w": jnp.zeros(4)})
+        assert made["key"] is tree["key"] and made["w"].tolist() == [1] * 4
+        assert Plan.from_json(p.to_json()) == plan(dict(p.init(KEY, only="w")), rules)
+    with pytest.raises(ValueError, match=r"that the model draws itself .* 'key'"):
+        p.init(KEY)
 
 
 def test_a_plain_function_in_a_rule():

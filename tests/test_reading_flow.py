@@ -15,6 +15,7 @@ import pytest
 
 import jaxinit
 from helpers import struct as shape
+from jaxinit.advice._facts import moments_of
 from jaxinit.jaxpr._graph import straighten, trace
 from jaxinit.reading._families import Families, features_after, scope_of
 from jaxinit.reading._flow import follow
@@ -181,6 +182,19 @@ def test_an_unknown_activation_is_named_by_its_call_or_its_primitives():
     assert read.activation("a") == "wavelet"
     read = Read(lambda p, x: jnp.cos(jnp.tanh(x @ p["a"])) @ p["b"], kernels("ab"), X)
     assert read.activation("a") == "tanh+cos"
+
+
+def test_a_function_with_the_name_of_another_does_not_bear_it():
+    @jax.jit
+    def silu(x):
+        return x * jax.nn.sigmoid(1.702 * x)
+
+    read = Read(lambda p, x: silu(x @ p["a"]) @ p["b"], kernels("ab"), X)
+    assert read.activation("a") == "mul+logistic+mul"
+    met = read.after("a").activation
+    known, wanted = moments_of(met), jaxinit.activations.moments(silu)
+    assert known.second_moment == pytest.approx(wanted.second_moment, rel=1e-6)
+    assert abs(wanted.second_moment - jaxinit.activations.moments("silu").second_moment) > 0.05
 
 
 def test_moves_pooling_and_dropout_do_not_hide_the_activation():

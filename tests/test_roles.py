@@ -167,6 +167,71 @@ def test_of_one_kernel_for_input_and_state_the_rows_of_the_state_are_orthogonal(
         np.testing.assert_allclose(gate @ gate.T, np.eye(4), atol=1e-6)
 
 
+# Forget gates.
+
+
+def gru(p, h, x):
+    r, z = jnp.split(jax.nn.sigmoid(x @ p["x"] + h @ p["h"] + p["b"]), 2, -1)
+    n = jnp.tanh(x @ p["n"] + r * (h @ p["m"]) + p["c"])
+    return z * h + (1 - z) * n
+
+
+def gru_of_two_sigmoids(p, h, x):
+    r, z = jnp.split(x @ p["x"] + h @ p["h"] + p["b"], 2, -1)
+    n = jnp.tanh(x @ p["n"] + jax.nn.sigmoid(r) * (h @ p["m"]) + p["c"])
+    return jax.nn.sigmoid(-z) * n + jax.nn.sigmoid(z) * h
+
+
+@pytest.mark.parametrize("cell", [gru, gru_of_two_sigmoids])
+def test_the_update_gate_of_a_gru_is_no_forget_gate(cell):
+    shapes = {"x": (3, 8), "h": (4, 8), "b": (8,), "n": (3, 4), "m": (4, 4), "c": (4,)}
+    reading = models.read(
+        lambda p, xs: jax.lax.scan(lambda h, x: (cell(p, h, x),) * 2, jnp.zeros((2, 4)), xs)[1],
+        shapes, struct(5, 2, 3),
+    )  # fmt: skip
+    assert {p.path: p.roles for p in ModelFacts(reading).parameters}["b"] == ("bias",)
+    assert jaxinit.advise(reading)["b"].initializer == init.zeros
+    drawn = jaxinit.advise(reading).plan().init(jax.random.key(0))
+    assert "forget-gate-bias" not in {f.code for f in jaxinit.audit(reading, drawn).findings}
+
+
+def joined(p, c, h, x):
+    """Each gate has arrays of its own, which the model lays side by side."""
+    side = {k: jnp.concatenate([p[k][n] for n in "ifgo"], -1) for k in ("x", "h", "b")}
+    i, f, g, o = jnp.split(x @ side["x"] + h @ side["h"] + side["b"], 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return c, jax.nn.sigmoid(o) * jnp.tanh(c)
+
+
+def one_sigmoid(p, c, h, x):
+    """The sigmoids of all gates at once, cut behind."""
+    made = x @ p["x"] + h @ p["h"] + p["b"]
+    i, f, o = jnp.split(jax.nn.sigmoid(made[:, :12]), 3, -1)
+    c = f * c + i * jnp.tanh(made[:, 12:])
+    return c, o * jnp.tanh(c)
+
+
+@pytest.mark.parametrize("cell", [joined, one_sigmoid])
+def test_only_the_forget_gate_of_a_cell_starts_open(cell):
+    def model(p, xs):
+        def step(state, x):
+            state = cell(p, *state, x)
+            return state, state[1]
+
+        return jax.lax.scan(step, (jnp.zeros((2, 4)),) * 2, xs)[1] @ p["out"]
+
+    whole = {"x": (3, 16), "h": (4, 16), "b": (16,)}
+    each = {k: {n: (*s[:-1], 4) for n in "ifgo"} for k, s in whole.items()}
+    shapes = (each if cell is joined else whole) | {"out": (4, 3)}
+    reading = models.read(model, shapes, struct(5, 2, 3))
+    drawn = jaxinit.advise(reading).plan().init(jax.random.key(0))
+    found = np.concatenate([drawn[f"b/{n}"] for n in "ifgo"]) if cell is joined else drawn["b"]
+    assert found.reshape(4, 4).tolist() == [[0] * 4, [1] * 4, [0] * 4, [0] * 4]
+    zero = {path: x if path[0] != "b" else 0 * x for path, x in drawn.items()}
+    (finding,) = [f for f in jaxinit.audit(reading, zero).findings if f.code == "forget-gate-bias"]
+    assert finding.leaves == (("b/f",) if cell is joined else ("b",))
+
+
 # Routers.
 
 
@@ -336,3 +401,55 @@ def test_patches_lie_side_by_side_and_meet_no_activation(stride, bent):
 
     model = facts(model, {"w": (4, 4, 3, 6), "out": (6, 2)}, struct(2, 8, 8, 3))
     assert model.begins_with_patches == (stride == 4 and not bent)
+
+
+@pytest.mark.parametrize("place", ["none", "table", "head"])
+def test_branches_are_full_where_a_tied_table_fills_the_stream(place):
+    """Its logit for the token itself is sqrt(d) times its share of the stream: 8 / sqrt 2 of 8.
+
+    GPT-2's table of d^-1/2 is a small share; Gemma multiplies it by sqrt(d), T5 the logits by less.
+    """
+
+    def model(p, t):
+        x = p["table"][t] * (8 if place == "table" else 1)
+        for block in p["blocks"]:
+            h = norm(x)
+            x = x + attend(h @ block["q"], h @ block["k"], h @ block["v"]) @ block["o"]
+            x = x + jax.nn.relu(norm(x) @ block["up"]) @ block["down"]
+        return norm(x) * (1 / 8 if place == "head" else 1) @ p["table"].T
+
+    block = {name: (64, 64) for name in ("q", "k", "v", "o", "up", "down")}
+    shapes = {"table": (99, 64), "blocks": [block] * 2}
+    reading = models.read(model, shapes, struct(2, 5, dtype="int32"))
+    advice = jaxinit.advise(reading)
+    small = init.variance_scaling(0.25, "fan_in", "truncated_normal")
+    ends = {advice[f"blocks/{n}/{out}"].initializer for n in (0, 1) for out in ("o", "down")}
+    assert ends == {small if place == "none" else init.lecun_normal()}
+    assert ("token itself" in advice["blocks/0/o"].reason) == (place != "none")
+    drawn = advice.plan().init(jax.random.key(0))
+    assert jaxinit.audit(reading, drawn).severity in (None, "info")
+
+
+def test_a_head_says_that_the_loss_is_not_judged():
+    reading = models.read(lambda p, x: jax.nn.relu(x @ p["w"]) @ p["out"], KERNELS, X)
+    assert "not judged: the loss. For a squared error draw zeros" in (
+        jaxinit.advise(reading)["out"].reason
+    )
+
+
+def test_where_a_weight_is_divided_the_rate_is_not_judged():
+    def pooled(p, x):
+        return jax.nn.relu((x @ p["w"]).sum(1)) @ p["out"]
+
+    def unscaled(p, x):
+        scores = (x @ p["q"]) @ jnp.swapaxes(x @ p["k"], -1, -2)
+        return jax.nn.softmax(scores) @ (x @ p["v"]) @ p["out"]
+
+    advice = jaxinit.advise(models.read(pooled, KERNELS, struct(4, 9, 8)))
+    assert "divided by 3, for what the model multiplies beside it; not judged: the rate" in (
+        advice["w"].reason
+    )
+    assert "rate" not in advice["out"].reason
+    shapes = {**{name: (64, 64) for name in "qkv"}, "out": (64, 3)}
+    advice = jaxinit.advise(models.read(unscaled, shapes, struct(2, 5, 64)))
+    assert "divided by" in advice["q"].reason and "rate" not in advice["q"].reason

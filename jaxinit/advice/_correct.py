@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeAlias
 
+from jaxinit.advice import _drawing as drawing
 from jaxinit.advice import _guide as guide
 from jaxinit.advice._facts import ModelFacts, ParameterFacts
 from jaxinit.advice._guide import Choice, Row, decide
 from jaxinit.advice._present import PresentByPath, moments_of_present
-from jaxinit.advice._signals import Signals, is_known, middle, over
+from jaxinit.advice._signals import UNKNOWN, Signals, is_known, middle, over
 from jaxinit.initializers import Initializer, zeros
 from jaxinit.signal import Moments
 
@@ -29,6 +30,8 @@ _LEAST, _MOST = 2 / 3, 1.5
 _SMALL, _LARGE = 1 / 16, 4.0
 # Sizes beyond are no multiple that a weight could make up for in float16: something else is wrong.
 _MENDED = 2.0**40
+# From this share of the stream on, the logit of a token for itself is half of sqrt(d) or more.
+_FILLED = 1 / 4
 # Corrections that depend on each other, such as pools in a row, come one after the other.
 _ROUNDS = 6
 
@@ -90,6 +93,7 @@ def decisions_of(
     while (path := advice.first_off(settled)) is not None and len(settled) < _ROUNDS:
         settled.add(path)
         advice.correct(_whole, [path])
+    advice.fill_branches()
     return [_explained(each, advice.signals) for each in advice.decided.values()], advice.signals
 
 
@@ -116,6 +120,20 @@ class _Correcting:
             else:
                 laws[path] = each.initializer
         return Signals(self.model, laws)
+
+    def fill_branches(self) -> None:
+        """Branches of full size beside a stream that a table which is the head too fills."""
+        is_tied = any("tied_embedding" in each.facts.roles for each in self.decided.values())
+        steps = list(self.signals.steps()) if is_tied else []
+        share = over(steps[0].stream, steps[-1].total) if steps else UNKNOWN
+        if not is_known(share) or middle(share) < _FILLED:
+            return
+        choice = guide.FULL_BRANCH
+        for path, each in self.decided.items():
+            if each.choice.drawing is drawing.per_branch:
+                drawn = choice.drawing(each.facts)
+                self.decided[path] = dataclasses.replace(each, choice=choice, initializer=drawn)
+        self.signals = self._signals(self.decided)
 
     def add_biases(self) -> None:
         """From now on sizes are those with all biases."""
@@ -212,6 +230,10 @@ def _explained(each: Decision, signals: Signals) -> Decision:
         is_less = p.correction < 1
         verb, by = ("divided", 1 / p.correction) if is_less else ("multiplied", p.correction)
         remarks.append(f"{verb} by {by:.4g}, for what the model multiplies beside it")
+        if p.correction < 1 / 2 and "query_key" not in p.roles:
+            # A step of Adam is as large as its rate, whatever the weight, and meets that factor.
+            # Scores are to grow: there the full rate trains as well.
+            remarks.append("not judged: the rate. Adam's wants dividing too")
     size, why = signals.met(p.use), signals.why(p.use)
     if not is_known(size, 16):
         remarks.append(f"its size is not judged{f', because of {why}' if why else ''}")

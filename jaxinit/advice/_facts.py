@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -145,14 +146,49 @@ class ParameterFacts:
 
         None where no forget gate reads it, or where the gate reads no single range of it.
         """
-        reached = next(self._before_forget_gates(), None)
-        if reached is None:
-            return None
+        return next((read for _, read in self._forget_gates), None)
+
+    @functools.cached_property
+    def _forget_gates(self) -> list[tuple[set[int], tuple[int, float, float]]]:
+        """What each forget gate that reads it is made of, and the range that the gate reads."""
+        outputs = {use.output for use in self.parameter.uses}
+        gates = [reached for reached in self.model.before_forget_gates if outputs & reached]
+        ranges = [(reached, self._read_of(reached)) for reached in gates]
+        return [(reached, read) for reached, read in ranges if read is not None]
+
+    def _read_of(self, reached: set[int]) -> tuple[int, float, float] | None:
+        """Which part of it one of these values is made of; None for no single range of it."""
+        joined, *place = self._beside_others() or (-1, 0.0, 1.0)
+        length = place[1] - place[0]
         for axis in reversed(range(len(self.shape))):
-            share = self.model.share_of_cut(reached, math.prod(self.shape[axis:]))
+            size = math.prod(self.shape[axis:]) / (length if axis <= joined else 1.0)
+            share = self.model.share_of_cut(reached, round(size))
+            if share is None:
+                return None
+            if share != (0.0, 1.0) and axis == joined:
+                start, stop = (min(max((x - place[0]) / length, 0.0), 1.0) for x in share)
+                return (axis, start, stop) if start < stop else None
             if share != (0.0, 1.0):
-                return None if share is None else (axis, *share)
+                return axis, *share
         return 0, 0.0, 1.0
+
+    def _beside_others(self) -> tuple[int, float, float] | None:
+        """The axis along which the model lays it beside other arrays, and where, as shares."""
+        graph, number = self.model.graph, self.model.reading.inputs[self.path]
+        aval = self.model.reading.graph.aval
+        for node in graph.after(number, is_view):
+            if node.primitive == "concatenate":
+                axis = node.params["dimension"]
+                shapes = [aval(atom).shape for atom in node.inputs]
+                mine = [
+                    isinstance(a, int) and number in graph.before([a], is_view) for a in node.inputs
+                ]
+                at = mine.index(True)
+                own = axis - len(shapes[at]) + len(self.shape)
+                if sum(mine) == 1 and 0 <= own and shapes[at][axis:] == self.shape[own:]:
+                    ends = [0, *itertools.accumulate(shape[axis] for shape in shapes)]
+                    return own, ends[at] / ends[-1], ends[at + 1] / ends[-1]
+        return None
 
     @property
     def state_rows(self) -> tuple[tuple[int, bool], ...]:
@@ -183,15 +219,10 @@ class ParameterFacts:
     def has_forget_offset(self) -> bool:
         """Whether the model itself adds a number to the forget gates that read it."""
         makers = self.model.graph.makers
-        reached = set().union(*self._before_forget_gates()) & makers.keys()
+        reached = set().union(*(gate for gate, _ in self._forget_gates)) & makers.keys()
         terms = [a for n in reached if makers[n].primitive == "add" for a in makers[n].inputs]
         numbers = [single_number(term.val) for term in terms if not isinstance(term, int)]
         return any(number is not None and number >= 0.5 for number in numbers)
-
-    def _before_forget_gates(self) -> Iterator[set[int]]:
-        """What each forget gate that reads it is made of, by sums and views."""
-        outputs = {use.output for use in self.parameter.uses}
-        return (reached for reached in self.model.before_forget_gates if outputs & reached)
 
     def _roles(self, layers: Sequence[Use]) -> Iterator[str]:
         """Its roles, where the given uses are in layers."""
@@ -340,8 +371,7 @@ class ModelFacts:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.graph = Neighbours(straighten(reading.graph))
-        gates = forget_gates(self.graph, reading.graph.inputs)
-        self.before_forget_gates = [self.graph.before([gate], is_view_or_sum) for gate in gates]
+        self.before_forget_gates = forget_gates(self.graph, reading.graph.inputs)
         self.last_scales = _last_scales(reading)
         self.before_decays = before_decays(self.graph)
         inputs = [n for n in reading.arguments if not is_key(reading.graph.avals[n])]
@@ -425,7 +455,10 @@ class ModelFacts:
             if first.step > 1 or [len(part) for part in others] != list(whole[axes[0] + 1 :]):
                 return None
             if len(first) < whole[axes[0]]:
-                return first.start / whole[axes[0]], first.stop / whole[axes[0]]
+                part = len(first) / whole[axes[0]]
+                inner = self.share_of_cut(reached, round(size * part))  # it may be cut again
+                start = first.start / whole[axes[0]]
+                return inner and (start + part * inner[0], start + part * inner[1])
         return 0.0, 1.0
 
 

@@ -130,7 +130,7 @@ def row(name: str, when: Condition, source: str, *choices: Choice) -> Row:
 def decide(goal: str, model: ModelFacts) -> Iterator[tuple[ParameterFacts, Row, Choice]]:
     """For each parameter the first row that holds and speaks of one of its roles.
 
-    Random keys among the variables are left out: they are no parameters, and no plan takes them.
+    Random keys among the variables are left out: every plan leaves them to the model.
     """
     rows = [row for row in GUIDES[goal] if row.when.holds(model)]
     for facts in model.parameters:
@@ -144,7 +144,14 @@ def decide(goal: str, model: ModelFacts) -> Iterator[tuple[ParameterFacts, Row, 
         yield facts, row, choice
 
 
-HEAD = Choice("head", draw.lecun, "gain 1 keeps outputs near unit size", "LeCun 1998, section 4.6")
+# The loss is not in the model. What a random head makes adds its second moment to a squared error,
+# and has to be unlearned; logits of unit size cost a softmax little, and let gradients through.
+HEAD = Choice(
+    "head",
+    draw.lecun,
+    "gain 1 gives logits of unit size; not judged: the loss. For a squared error draw zeros",
+    "LeCun 1998, section 4.6; Zhang 2019 (Fixup), section 4",
+)
 ZERO_BIAS = Choice(
     "bias", draw.zeros, "kernels break the symmetry, so a bias need not", "Glorot 2010, section 2.3"
 )
@@ -244,6 +251,15 @@ REST = row(
 
 
 _BRANCH = "1/sqrt of the number of branches keeps the stream near unit size"
+
+# Where a table of unit size is the head too, the logit of each token for itself is sqrt(d) times
+# its share of the stream: with n branches 1 / sqrt(1 + n) at gain 1, and 1 / sqrt 2 at n^-1/2.
+FULL_BRANCH = Choice(
+    "residual_output",
+    draw.lecun,
+    "gain 1: the table fills the stream and is the head, so small branches leave the token itself",
+    "Raffel 2019 (T5), released code",
+)
 
 TRAIN = (
     *FIRST,

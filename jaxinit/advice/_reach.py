@@ -60,40 +60,51 @@ def comes_to_softmax(graph: Neighbours, value: int) -> bool:
     return False
 
 
-def forget_gates(graph: Neighbours, inputs: Collection[int]) -> tuple[int, ...]:
-    """Pre-activations of sigmoids that a memory is multiplied with, before it is added to.
+def forget_gates(graph: Neighbours, inputs: Collection[int]) -> list[set[int]]:
+    """What sigmoids are made of that a memory is multiplied with, before it is added to.
 
     A memory is what a loop carries, or what the model was called with. The product must be a term
-    of a sum with another product, as in ``c = sigmoid(f) * c + sigmoid(i) * tanh(g)``.
+    of a sum with another product, as in ``c = sigmoid(f) * c + sigmoid(i) * tanh(g)``. Where the
+    other product has the factor ``1 - sigmoid(f)``, the gate interpolates: a GRU's is none.
 
     Args:
         graph: the nodes of a model.
         inputs: numbers of the model's arguments.
+
+    Returns:
+        For each gate the numbers of the values that it is made of, by sums and views.
     """
 
-    def is_summed(product: int) -> bool:
+    def factors(node: Node) -> list[int]:
+        return [atom for atom in node.inputs if isinstance(atom, int)]
+
+    def is_summed(product: int, gate: int) -> bool:
         terms = [
             graph.makers.get(atom)
             for reader in graph.readers.get(product, ())
             if reader.primitive in SUMS
-            for atom in reader.inputs
-            if isinstance(atom, int) and atom != product
+            for atom in factors(reader)
+            if atom != product
         ]
-        return any(term is not None and term.primitive == "mul" for term in terms)
+        products = [term for term in terms if term is not None and term.primitive == "mul"]
+        rest = [_rest_of(graph, factor) for term in products for factor in factors(term)]
+        return bool(products) and gate not in rest
 
     def is_memory(value: int) -> bool:
         return bool(_viewed(graph, value) & set(inputs)) or is_carried(graph, value)
 
-    gates = []
+    gates: dict[int, set[int]] = {}
     for node in graph.nodes:
-        factors = [atom for atom in node.inputs if isinstance(atom, int)]
-        if node.primitive != "mul" or len(factors) != 2 or not is_summed(node.outputs[0]):
+        pair = factors(node)
+        if node.primitive != "mul" or len(pair) != 2:
             continue
-        for gate, memory in (factors, factors[::-1]):
+        for gate, memory in (pair, pair[::-1]):
             made = _sigmoid_of(graph, gate)
-            if made is not None and is_memory(memory):
-                gates.append(made)
-    return tuple(dict.fromkeys(gates))
+            if made is not None and is_memory(memory) and is_summed(node.outputs[0], made):
+                # The sigmoid may be of all gates at once, and cut behind.
+                cut = graph.before([gate], is_view)
+                gates[gate] = cut | graph.before([made], is_view_or_sum)
+    return list(gates.values())
 
 
 def _viewed(graph: Neighbours, value: int) -> set[int]:
@@ -220,6 +231,20 @@ def _sigmoid_of(graph: Neighbours, value: int) -> int | None:
         if node is not None and node.primitive == "logistic" and isinstance(node.inputs[0], int):
             return node.inputs[0]
     return None
+
+
+def _rest_of(graph: Neighbours, value: int) -> int | None:
+    """What a value is 1 minus the sigmoid of; None where it is nothing of the kind."""
+    for number in graph.before([value], is_view):
+        node = graph.makers.get(number)
+        last = None if node is None else node.inputs[-1]
+        if node is not None and node.primitive == "sub" and isinstance(last, int):
+            return _sigmoid_of(graph, last)
+    made = _sigmoid_of(graph, value)
+    node = None if made is None else graph.makers.get(made)
+    if node is None or node.primitive != "neg" or not isinstance(node.inputs[0], int):
+        return None
+    return node.inputs[0]
 
 
 # Zeros: whether all that an equation makes is exactly zero, of which of its operands are.

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jaxinit._types import AnyArray, PyTree, Shape
-from jaxinit.planning import flatten
+from jaxinit.planning import as_numeric_dtype, flatten
 
 # A slice of an array: (axis, start, stop) for each axis that is cut. The empty box is the whole.
 Box = tuple[tuple[int, int, int], ...]
@@ -79,7 +79,8 @@ def concrete_leaves(caller: str, tree: PyTree) -> dict[str, AnyArray]:
                 f"{caller} needs arrays with values, got {kind} of type {type(leaf).__name__} at "
                 f"{path!r}. Call it on concrete arrays, outside of jit."
             )
-    flat.specs(caller)  # refuses what holds no numbers
+    for path, spec in flat.specs(caller).items():
+        as_numeric_dtype(f"{caller}, at {path!r},", spec.dtype)
     return dict(flat.items())
 
 

@@ -645,6 +645,10 @@ class Own(BaseInitializer):
     def dtype_asked(self) -> str | None:
         return None if self.initializer is None else self.initializer.dtype_asked
 
+    def law(self, shape: Sequence[int], dtype: DTypeLike | None = None) -> laws.Law:
+        # A model may draw what no other initializer can, such as random keys.
+        return laws.unknown() if self.initializer is None else super().law(shape, dtype)
+
     def draw(self, key: Any, shape: Shape, dtype: np.dtype) -> jax.Array:
         return self._known(shape).draw(key, shape, dtype)
 
@@ -652,16 +656,14 @@ class Own(BaseInitializer):
         return self._known(shape).sample(key, shape, dtype)
 
     def exact_law(self, shape: Shape, is_complex: bool) -> laws.Law:
-        if self.initializer is None:
-            return laws.unknown()
-        return self.initializer.exact_law(shape, is_complex)
+        return self._known(shape).exact_law(shape, is_complex)
 
     def _known(self, shape: Shape) -> BaseInitializer:
         if self.initializer is None:
             raise ValueError(
                 f"own needs the model whose own draw it stands for, got only the shape {shape}. "
                 "Use it as a rule of a plan made from jaxinit.flax.linen_tree or nnx_tree, or pass "
-                "the model's arrays as plan.init(key, keep=...)."
+                "what the model draws as plan.init(key, donate=...)."
             )
         return self.initializer
 

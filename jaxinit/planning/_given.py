@@ -96,9 +96,10 @@ def kept_own(
     if missing := [f"{path!r}" for path in unknown.difference(given)]:
         raise ValueError(
             f"plan.init needs an array, or the model, for every leaf that the model draws itself "
-            f"(rule own), got neither for {listing(sorted(missing))}. Pass the arrays in keep=, as "
-            "in plan.init(key, keep=model.init(key, x)), or make the plan from "
-            "jaxinit.flax.linen_tree or nnx_tree."
+            f"(rule own), got neither for {listing(sorted(missing))}. Pass what the model draws, "
+            "as in plan.init(key, donate=model.init(key, x)), or donate=nnx.state(make()): these "
+            "leaves are kept, the others drawn over. In a trace, pass these alone in keep=. Or "
+            "make the plan from jaxinit.flax.linen_tree or nnx_tree."
         )
     kept = unknown if named else {leaf.path for leaf in wanted if isinstance(leaf.initializer, Own)}
     return [leaf for leaf in wanted if leaf.path not in kept.intersection(given)]

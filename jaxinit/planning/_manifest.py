@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
@@ -240,13 +241,18 @@ def _shape(place: str, value: Json) -> Shape:
 
 def _dtype(place: str, value: Json) -> np.dtype:
     name = _typed(place, value, str, "a string")
+    keys = {dtype.name: dtype for dtype in map(_key_dtype, ("threefry2x32", "rbg", "unsafe_rbg"))}
     try:
-        dtype = as_numeric_dtype("a leaf", name)
+        dtype = keys.get(name) or as_numeric_dtype("a leaf", name)
     except TypeError:
         _fail(place, "the name of a numeric dtype", value)
     if dtype.name != name:
         _fail(place, f"the full name of a dtype, {dtype.name!r}", value)
     return dtype
+
+
+def _key_dtype(impl: str) -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype
 
 
 def _sharding(place: str, value: Json, shape: Shape) -> PartitionSpec | None:

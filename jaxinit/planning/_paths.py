@@ -83,12 +83,17 @@ class ParamSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", as_shape("ParamSpec", self.shape))
-        object.__setattr__(self, "dtype", as_numeric_dtype("ParamSpec", self.dtype))
+        object.__setattr__(self, "dtype", as_leaf_dtype("ParamSpec", self.dtype))
         if self.axes is not None:
             object.__setattr__(self, "axes", Axes(*self.axes))
         if not isinstance(self.transposed_strides, int):
             object.__setattr__(self, "transposed_strides", tuple(self.transposed_strides))
         object.__setattr__(self, "stack_axes", _stack_axes(self.stack_axes, self.shape))
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it holds random keys, which no law draws."""
+        return not isinstance(self.dtype, np.dtype)
 
     @property
     def size(self) -> int:
@@ -186,7 +191,7 @@ def spec_of(caller: str, path: str, leaf: Any) -> ParamSpec:
         leaf: a ``ParamSpec``, ``jax.ShapeDtypeStruct``, or array.
 
     Raises:
-        TypeError: when the leaf has no shape and dtype, or a dtype that holds no numbers.
+        TypeError: when the leaf has no shape and dtype, or holds neither numbers nor random keys.
     """
     if isinstance(leaf, ParamSpec):
         return leaf
@@ -197,11 +202,18 @@ def spec_of(caller: str, path: str, leaf: Any) -> ParamSpec:
             "jax.eval_shape, equinox.filter(tree, equinox.is_array) or "
             "nnx.state(model, nnx.Param)."
         )
-    dtype = as_numeric_dtype(f"{caller}, at {path!r},", leaf.dtype)
+    dtype = as_leaf_dtype(f"{caller}, at {path!r},", leaf.dtype)
     if isinstance(leaf, np.ndarray | np.generic):
         # The dtype that jnp.asarray would give it: a float64 of NumPy is seldom meant to be one.
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
     return ParamSpec(tuple(leaf.shape), dtype, _sharding_of(leaf))
+
+
+def as_leaf_dtype(caller: str, dtype: Any) -> Any:
+    """A dtype of numbers or booleans, or that of random keys; objects and the like are refused."""
+    if not isinstance(dtype, str) and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return dtype
+    return as_numeric_dtype(caller, dtype)
 
 
 def as_numeric_dtype(caller: str, dtype: Any) -> np.dtype:

@@ -333,7 +333,8 @@ def plan(
     Args:
         params: any pytree whose leaves have a shape and a dtype: what ``jax.eval_shape`` returns, a
             Linen variables dictionary (boxes stay), an NNX state, the arrays of an Equinox module,
-            or what `jaxinit.flax` reads from a model. Arrays serve as shapes.
+            or what `jaxinit.flax` reads from a model. Arrays serve as shapes. Random keys have the
+            rule `own`, whatever the rules say.
         rules: a list of (pattern, initializer); the first match wins. A pattern is a glob over the
             canonical path such as ``"**/kernel"``, a compiled regular expression, or a predicate on
             (path, leaf). An initializer is one of `jaxinit.initializers`, its name or config, a

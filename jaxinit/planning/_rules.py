@@ -223,20 +223,25 @@ def planned_leaves(
         caller: public name that an error starts with.
         specs: the leaves.
         rules: the rules; those whose leaves are all frozen take none.
-        frozen: leaves that the rule `own` takes before all others.
+        frozen: leaves that the rule `own` takes before all others, as it takes random keys.
 
     Raises:
         ValueError: when `assign` does, or an initializer makes no sense for a leaf; all offenders
             are named with path, shape and rule.
         TypeError: the same, when only dtypes are wrong.
     """
+    keys = {path for path, spec in specs.items() if spec.is_key}
     models = {id(s.own.model): s.own.model for s in specs.values() if s.own is not None}
     elsewhere = {path for model in models.values() for path in model.leaves}.difference(specs)
-    open_specs = {path: spec for path, spec in specs.items() if path not in frozen}
+    kept = keys.union(frozen)
+    open_specs = {path: spec for path, spec in specs.items() if path not in kept}
     matchers = [rule.matcher for rule in rules]
-    assigned = assign(caller, matchers, open_specs, elsewhere.union(frozen))
-    rules = [*rules, Rule(Matcher("frozen", lambda path, spec: True), own)]
-    assigned.update(dict.fromkeys(frozen, len(rules) - 1))
+    assigned = assign(caller, matchers, open_specs, elsewhere | kept)
+    rules = [
+        *rules,
+        *(Rule(Matcher(why, lambda *_: True), own) for why in ("frozen", "random key")),
+    ]
+    assigned |= dict.fromkeys(frozen, len(rules) - 2) | dict.fromkeys(keys, len(rules) - 1)
     fitted: dict[Any, PlannedLeaf | Exception] = {}
     leaves, offenders = [], []
     for path, spec in specs.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -108,10 +108,16 @@ class Function:
             for node in graph.nodes
         )
 
-    def called(self) -> str:
-        """The function that it was called through, else the primitives that it is made of."""
+    def called(self, is_free: Callable[[str], bool]) -> str:
+        """The function that it was called through, else the primitives that it is made of.
+
+        Args:
+            is_free: whether a name does not stand for another function.
+        """
         calls = zip(*(node.calls for node in self.graph.nodes), strict=False)
         shared = [names[0] for names in calls if len(set(names)) == 1]
+        if self.on_host(_POINTS) is not None:  # else its values cannot tell it from the known ones
+            shared = list(filter(is_free, shared))
         return shared[-1] if shared else "+".join(node.primitive for node in self.graph.nodes)
 
 
@@ -139,7 +145,7 @@ class Activations:
         key = function.key()
         if key not in self._names:
             named = _name_of(function) or self._multiplied(member, function)
-            self._names[key] = named or function.called()
+            self._names[key] = named or function.called(_is_free)
         return Activation(self._names[key], function, factor)
 
     def _of_argument(self, graph: Graph) -> tuple[Function, float]:
@@ -276,6 +282,15 @@ def _known() -> dict[str, np.ndarray]:
             graph, _ = trace(entry.function, jax.ShapeDtypeStruct((), np.float32))
             values[name] = Function(graph).on_host(_POINTS)
     return values
+
+
+def _is_free(name: str) -> bool:
+    """Whether no known activation has a name."""
+    try:
+        activations.named(name)
+    except ValueError:
+        return True
+    return False
 
 
 def _name_of(function: Function) -> str | None:

@@ -148,7 +148,7 @@ def race(one: Subject, seeds: int, steps: int) -> dict[str, Any]:
     return {"own": own, "advice": ours, "ratio": ratio, "error": error, "losses": losses}
 
 
-def slower_of(advice: jaxinit.advice.Advice) -> dict[str, float]:
+def slower_of(advice: jaxinit.Advice) -> dict[str, float]:
     """What the advice wants rates of Adam multiplied with, by path."""
     found = {p.path: re.search(r"divided by ([\d.e+]+),.* rate", p.reason) for p in advice}
     return {path: 1 / float(said[1]) for path, said in found.items() if said}

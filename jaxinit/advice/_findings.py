@@ -426,7 +426,8 @@ def narrow_for_depth(case: Case) -> Iterator[Seen]:
     model, signals, chain = case.model, case.signals or case.advised, chain_of(case.model)
     widths = model.reading.chain.widths[:-1]
     is_asked = guide.PLAIN.holds(model) and len(widths) >= 4 and len(chain) > 0
-    if not is_asked or model.activation is None or model.width is None:
+    activation = model.activation
+    if not is_asked or activation is None or model.width is None:
         return
     weights = [signals.weight(p) for p in chain]
     # A rectifier has no length of its own: the spread is that of any length.
@@ -434,7 +435,7 @@ def narrow_for_depth(case: Case) -> Iterator[Seen]:
 
     def spread(orthogonal: bool) -> float:
         options = {"widths": widths, "weight_variance": weight, "orthogonal": orthogonal}
-        known = known_of(activations.width_spread, model.activation, **options)
+        known = known_of(activations.width_spread, activation, **options)
         return 0.0 if known is None else known.variance
 
     is_isometric = all(p.path in case.isometric for p in chain)

@@ -153,7 +153,7 @@ def before_decays(graph: Neighbours) -> set[int]:
     return found
 
 
-def before_couplings(graph: Neighbours, data: Collection[int]) -> set[int]:
+def before_couplings(graph: Neighbours, data: set[int]) -> set[int]:
     """Values that scales and shifts of affine couplings are made of, entry by entry.
 
     A coupling of a flow is ``b * exp(s) + t`` or ``(b - t) * exp(s)``, where ``s`` is made of what

@@ -242,7 +242,7 @@ def _hidden_by_sum(tape: Tape, node: Node, operands: Sequence[Value], aval: Aval
         if not isinstance(operand, Constant):
             continue
         sign = -1 if node.primitive == "sub" and place == 1 else 1
-        shown = sign * operand.array.real > _BIG_NEGATIVE
+        shown = sign * np.real(operand.array) > _BIG_NEGATIVE
         if shown.any() and not shown.all():
             rest = list(operands)
             rest[place] = Constant(np.where(shown, operand.array, 0))

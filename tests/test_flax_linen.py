@@ -402,7 +402,7 @@ def test_no_tracer_outlives_the_trace():
     assert statistics["batch_stats/var"] == init.ones
 
 
-def test_a_random_key_among_the_variables_is_left_to_the_plan():
+def test_a_plan_leaves_a_random_key_among_the_variables_to_the_model():
     class Keeper(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -410,8 +410,8 @@ def test_a_random_key_among_the_variables_is_left_to_the_plan():
             return nn.Dense(2)(x)
 
     tree = linen_tree(Keeper(), floats(1, 2))
-    with pytest.raises(TypeError, match=r"random/key.*filter"):
-        jaxinit.plan(tree, [("**", init.zeros)])
+    plan = jaxinit.plan(tree, [("**", init.zeros)])
+    assert plan["random/key"].initializer == jaxinit.own
     jaxinit.plan(tree["params"], [("**", init.zeros)])
 
 

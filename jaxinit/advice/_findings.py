@@ -344,8 +344,9 @@ def _off(case: Case, signals: Signals) -> Iterator[Seen]:
     ends = itertools.starmap(_surely, zip(signals.outputs, usual.outputs, strict=True))
     is_large = any(low > 4 * _LARGE for low, _ in ends)
     is_large |= any(low > _LARGE for low, _ in made.values())
-    # What branches add may be as small as it likes.
-    is_small = any(made[p.path][1] < _SMALL for p in asked if p.branch is None)
+    # What branches add may be as small as it likes, and a shallow network takes most random weights.
+    streams = [p for p in asked if p.branch is None]
+    is_small = len(streams) > 3 and any(made[p.path][1] < _SMALL for p in streams)
     most = _WEIGHTS[1] if is_large else 2 * _WEIGHTS[1]
     heavy = [p for p in asked if weights[p.path][0] > most]
     light = [p for p in asked if weights[p.path][1] < _WEIGHTS[0] and is_small]

@@ -6,6 +6,8 @@ that swapped fans show.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -61,6 +63,40 @@ def test_every_leaf_is_read_as_a_person_would(name):
     assert sum(one.nbytes for one in jax.live_arrays()) - before < 2**20
     made = {node.primitive for node in straighten(reading.graph) if node.equation is not None}
     assert made <= set(TABLE), "give these a row in jaxinit/jaxpr/_primitives.py"
+
+
+# What is advised.
+
+# Models whose advice takes the longest to predict, made of what the others show.
+LONG = [name for name in CASES if name.startswith(("images", "sequences", "others"))]
+# Of each other family every eighth.
+SOME = [name for name in CASES if name not in LONG][::8]
+
+
+@pytest.mark.parametrize("name", [*SOME, *slow(*(name for name in CASES if name not in SOME))])
+def test_the_advice_is_what_its_prediction_shows(name):
+    """Every layer within a factor of 4 of what its law makes of data of unit size, or a reason."""
+    case = CASES[name]()
+    reading = jaxinit.read(case.apply, case.variables, *case.inputs)
+    advice = jaxinit.advise(reading)
+    prediction = advice.predict()
+    said = {p.path: p for p in advice}
+    for layer in prediction.layers:
+        # Of a product of two parameters no row speaks.
+        if layer.path not in said or not reading[layer.path].uses:
+            continue
+        p, use = said[layer.path], reading[layer.path].uses[0]
+        # States of a recurrence start at zero, and a normalisation sets its own size.
+        is_apart = p.role == "recurrent" or (use.after and use.after.normalisation)
+        is_own = p.initializer in (init.zeros, jaxinit.own) or not use.fan_in
+        if is_apart or is_own or math.isnan(p.std):
+            continue
+        meant = p.std**2 * use.fan_in
+        is_right = meant / 4 <= layer.forward[0] and layer.forward[1] <= 4 * meant
+        words = ("second moment", "not judged", "beside it", "branch")
+        assert is_right or any(word in p.reason for word in words), (str(layer), p)
+    for output in prediction.outputs:
+        assert output[1] > 0 or any("start" in p.reason or "zero" in p.reason for p in advice)
 
 
 # The order of operands.

@@ -344,7 +344,7 @@ def _off(case: Case, signals: Signals) -> Iterator[Seen]:
     ends = itertools.starmap(_surely, zip(signals.outputs, usual.outputs, strict=True))
     is_large = any(low > 4 * _LARGE for low, _ in ends)
     is_large |= any(low > _LARGE for low, _ in made.values())
-    # What branches add may be as small as it likes, and a shallow network takes most random weights.
+    # Branches may add as little as they like, and a shallow network takes most random weights.
     streams = [p for p in asked if p.branch is None]
     is_small = len(streams) > 3 and any(made[p.path][1] < _SMALL for p in streams)
     most = _WEIGHTS[1] if is_large else 2 * _WEIGHTS[1]

@@ -317,10 +317,11 @@ def _aval(reading: Reading, path: str) -> Aval:
 def _parameter(tape: Tape, path: str, moments: Moments | None, aval: Aval) -> Value:
     if jnp.issubdtype(aval.dtype, np.complexfloating):
         return tape.parameter(path, (0.0, 1.0), aval.shape, COMPLEX)
-    if moments is not None and math.isnan(moments[1]):
-        return tape.parameter(path, (0.0, 1.0), aval.shape, f"the law of {path!r} is unknown")
+    is_unknown = moments is not None and math.isnan(moments[1])
     if not is_float(aval) or moments is None:
-        return Discrete(aval.shape, path, moments)
+        return Discrete(aval.shape, path, None if is_unknown else moments)
+    if is_unknown:
+        return tape.parameter(path, (0.0, 1.0), aval.shape, f"the law of {path!r} is unknown")
     return tape.parameter(path, moments, aval.shape)
 
 

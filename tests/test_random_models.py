@@ -25,7 +25,7 @@ from jaxinit import initializers as init
 pytestmark = pytest.mark.unoptimized
 
 # A model takes half a second to read, to advise and to audit.
-SOME = hypothesis.settings(max_examples=min(hypothesis.settings().max_examples // 4, 40))
+SOME = hypothesis.settings(max_examples=max(hypothesis.settings().max_examples // 10, 12))
 ACTIVATIONS = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,

@@ -164,9 +164,16 @@ def test_a_normalisation_behind_the_activation_is_one():
 # Attention.
 
 
-@pytest.mark.parametrize("factor, wanted", [(1.0, 1 / WIDTH), (WIDTH**-0.5, WIDTH**-0.5)])
+@pytest.mark.parametrize(
+    "factor, wanted",
+    [(1.0, 1 / WIDTH), (WIDTH**-0.5, WIDTH**-0.5), (1 / WIDTH, WIDTH**-0.5)],
+    ids=["not divided", "by sqrt d", "by d"],
+)
 def test_the_query_is_as_large_as_the_factor_of_the_scores_asks(factor, wanted):
-    """T5 does not divide its scores, and draws the query with (d d_k)^-1/2."""
+    """T5 does not divide its scores, and draws the query with (d d_k)^-1/2.
+
+    Scores that muP divides by d start small, which is what it is for.
+    """
 
     def fn(p, x):
         h = layer_norm(x)

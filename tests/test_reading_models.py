@@ -93,7 +93,7 @@ def test_the_advice_is_what_its_prediction_shows(name):
             continue
         meant = p.std**2 * use.fan_in
         is_right = meant / 4 <= layer.forward[0] and layer.forward[1] <= 4 * meant
-        words = ("second moment", "not judged", "beside it", "branch")
+        words = ("second moment", "size is not judged", "beside it", "branch")
         assert is_right or any(word in p.reason for word in words), (str(layer), p)
     for output in prediction.outputs:
         assert output[1] > 0 or any("start" in p.reason or "zero" in p.reason for p in advice)

@@ -87,6 +87,19 @@ def test_a_residual_stream_that_meets_the_same_weights_again_is_an_interval(roun
     assert found.outputs[0][0] < 2.8 < found.outputs[0][1]
 
 
+def test_a_stream_that_is_added_to_itself_is_looked_at_once():
+    """Every sum has the one before it as both terms: written out they are 2**40."""
+
+    def function(p, x):
+        stream = x + x @ p["w"]
+        for _ in range(40):
+            stream = stream + stream
+        return stream @ p["w"]
+
+    found = tied(function, {"w": (8, 8)}, array(4, 8))
+    assert len(found["w"]) == 2
+
+
 def test_powers_of_a_matrix_are_intervals():
     """x (W W')**k has second moments 2, 14, 132 at k = 1, 2, 3: the Catalan numbers of 2 k."""
 

@@ -512,11 +512,10 @@ def _repeat(tape: Tape, product: _Product, found: Signal) -> None:
     if used is None:
         return
     data, number, summed, _ = used
-    roots, terms = tape.roots(data), None
-    for met in tape.applications.get(number, ()):
-        if not roots & met.inputs or not _same_way(met, summed):
-            continue
-        terms = _terms(tape, data) if terms is None else terms
+    roots, earlier = tape.roots(data), tape.applications.get(number, ())
+    alike = [met for met in earlier if roots & met.inputs and _same_way(met, summed)]
+    terms = _terms(tape, data) if alike else set()
+    for met in alike:
         if met.data in terms or roots & tape.repeated:
             for source in found.sources:
                 own = tape.sources[source]
@@ -526,13 +525,14 @@ def _repeat(tape: Tape, product: _Product, found: Signal) -> None:
 
 def _terms(tape: Tape, data: Signal) -> set[int]:
     """Numbers of a value and of all that it is a sum of, without casts."""
-    found, pending = {data.base}, [data.number]
+    terms, pending = {data.number: data}, [data]
     while pending:
-        name, parts = tape.combined.get(pending.pop(), ("", ()))
+        name, parts = tape.combined.get(pending.pop().number, ("", ()))
+        fresh = {part.number: part for part in parts if part.number not in terms}
         if name in SUMS:
-            found.update(part.base for part in parts)
-            pending += [part.number for part in parts]
-    return found
+            terms |= fresh
+            pending += fresh.values()
+    return {term.base for term in terms.values()}
 
 
 def _remember_use(

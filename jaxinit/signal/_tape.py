@@ -291,8 +291,7 @@ class Tape:
         slices: so that the same slice twice is the same draws.
         applications: uses of each parameter, or of each slice of one, by its number.
         repeated: sources of outputs that repeat in part what the same weights made before.
-        of_constant: by their entries, scaled to 0 and 1, laws of constant arrays that met signals,
-            and the source that stands for them.
+        of_constant: laws of constant arrays that met signals, and the source that stands for them.
     """
 
     def __init__(self) -> None:
@@ -302,7 +301,9 @@ class Tape:
         self.origins: dict[int, Stack | Made] = {}
         self.combined: dict[int, tuple[str, Sequence[Signal]]] = {}
         self.slices: dict[Hashable, Value] = {}
-        self.of_constant: dict[Hashable, tuple[np.ndarray, int]] = {}
+        self.of_constant: dict[Constant, tuple[np.ndarray, int]] = {}
+        # The same by content, between 0 and 1.
+        self._of_units: dict[Hashable, tuple[np.ndarray, int]] = {}
         self.applications: dict[int, list[Application]] = {}
         self.repeated: set[int] = set()
         self._compressed: dict[int, Signal] = {}
@@ -542,16 +543,22 @@ class Tape:
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if low == high:
             return self.signal(np.full(tables.ROWS, low), (), value.shape, features)
-        unit = np.round((array - low) / (high - low), 6)
-        key, mirrored = ((unit.shape, each.tobytes()) for each in (unit, np.round(1 - unit, 6)))
-        if mirrored in self.of_constant:
-            table, source = self.of_constant[mirrored]
-            return self.signal(high - (high - low) * table, (source,), value.shape, features)
-        if key not in self.of_constant:
+        if value not in self.of_constant:
+            unit, source = self._of_unit(np.round((array - low) / (high - low), 6))
+            self.of_constant[value] = low + (high - low) * unit, source
+        table, source = self.of_constant[value]
+        return self.signal(table, (source,), value.shape, features)
+
+    def _of_unit(self, array: np.ndarray) -> tuple[np.ndarray, int]:
+        """Law and source of an array between 0 and 1; of its mirror image, where that is known."""
+        key, mirrored = ((array.shape, x.tobytes()) for x in (array, np.round(1 - array, 6)))
+        if mirrored in self._of_units:
+            table, source = self._of_units[mirrored]
+            return 1 - table, source
+        if key not in self._of_units:
             # From one position to the next it varies, from one sample to the next it does not.
-            self.of_constant[key] = tables.of_array(unit), self.source([0.0, 1.0])
-        table, source = self.of_constant[key]
-        return self.signal(low + (high - low) * table, (source,), value.shape, features)
+            self._of_units[key] = tables.of_array(array), self.source([0.0, 1.0])
+        return self._of_units[key]
 
 
 def _split_axes(axes: frozenset[int], new: Shape, old: Shape) -> frozenset[int] | None:

@@ -9,6 +9,7 @@ to the machine and are left out. Reading is strict: what is not exactly a manife
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -241,9 +242,8 @@ def _shape(place: str, value: Json) -> Shape:
 
 def _dtype(place: str, value: Json) -> np.dtype:
     name = _typed(place, value, str, "a string")
-    keys = {dtype.name: dtype for dtype in map(_key_dtype, ("threefry2x32", "rbg", "unsafe_rbg"))}
     try:
-        dtype = keys.get(name) or as_numeric_dtype("a leaf", name)
+        dtype = _key_dtypes().get(name) or as_numeric_dtype("a leaf", name)
     except TypeError:
         _fail(place, "the name of a numeric dtype", value)
     if dtype.name != name:
@@ -251,8 +251,14 @@ def _dtype(place: str, value: Json) -> np.dtype:
     return dtype
 
 
-def _key_dtype(impl: str) -> Any:
-    return jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype
+@functools.cache
+def _key_dtypes() -> dict[str, Any]:
+    """Dtypes of random keys, by name."""
+    keys = (
+        jax.eval_shape(functools.partial(jax.random.key, 0, impl=impl))
+        for impl in ("threefry2x32", "rbg", "unsafe_rbg")
+    )
+    return {key.dtype.name: key.dtype for key in keys}
 
 
 def _sharding(place: str, value: Json, shape: Shape) -> PartitionSpec | None:

@@ -73,20 +73,24 @@ def assert_support(values: np.ndarray, law: Law, dtype) -> None:
 # Every law in every dtype.
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"),
-    [
-        pytest.param(
-            case,
-            dtype,
-            id=f"{dtype}-{case.call}",
-            marks=[pytest.mark.slow] * case.is_slow(dtype),
-        )
-        for dtype in INEXACT
-        for case in CASES
-        if dtype in case.dtypes
-    ],
-)
+def each_dtype(dtypes, cases=CASES):
+    """Runs a test for every case in every one of some dtypes that it has."""
+    pairs = [(case, dtype) for dtype in dtypes for case in cases if dtype in case.dtypes]
+    return pytest.mark.parametrize(
+        ("case", "dtype"),
+        [
+            pytest.param(
+                case,
+                dtype,
+                id=f"{dtype}-{case.call}",
+                marks=[pytest.mark.slow] * case.is_slow(dtype),
+            )
+            for case, dtype in pairs
+        ],
+    )
+
+
+@each_dtype(INEXACT)
 def test_moments_and_support(case, dtype):
     drawn = case.draw_bulk(dtype)
     assert drawn.dtype == dtype
@@ -112,19 +116,9 @@ def test_the_test_above_has_power():
         assert_support(drawn, law.scaled(0.98), "float32")
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"),
-    [
-        pytest.param(
-            case,
-            dtype,
-            id=f"{dtype}-{case.call}",
-            marks=[pytest.mark.slow] * case.is_slow(dtype),
-        )
-        for dtype in ("float32", "complex64")
-        for case in CASES
-        if dtype in case.dtypes and case.bulk and case.initializer.random
-    ],
+@each_dtype(
+    ("float32", "complex64"),
+    [case for case in CASES if case.bulk and case.initializer.random],
 )
 def test_kurtosis(case, dtype):
     """The fourth moment, its error read off the sample: this tells the distributions apart.

@@ -40,8 +40,6 @@ ABOUT_SIZE = {
 MEANT = {
     ("Mamba", "fanless-bias"): "a time step under softplus, not a bias",
     ("SIREN", "fanless-bias"): "U(+-1/sqrt(fan_in)), as the authors draw it",
-    ("GRU of NNX", "forget-gate-bias"): "the update gate of a GRU",
-    ("Dreamer's world model", "forget-gate-bias"): "the update gate of a GRU",
 }
 
 

@@ -296,7 +296,8 @@ def gain_mismatch(case: Case) -> Iterator[Seen]:
     What becomes of them under the advice is what the model does by itself, with a pool for example.
     """
     if case.signals is not None:
-        yield from itertools.islice((*_chain_off(case, case.signals), *_off(case, case.signals)), 1)
+        found = itertools.chain(_chain_off(case, case.signals), _off(case, case.signals))
+        yield from itertools.islice(found, 1)
 
 
 def _chain_off(case: Case, signals: Signals) -> Iterator[Seen]:
